@@ -1,0 +1,259 @@
+"""Makes the store's files show what the index holds; a person's edit in between is merged, never overwritten.
+
+For each record: the audio first, the document last. The index is committed before a file is touched, so after a crash
+the same work is done again, and a file that already holds what was intended is never taken for a person's edit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import secrets
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from vmctl import durable
+from vmctl.audio import digest_of
+from vmctl.errors import RecordError
+from vmctl.index import Entry, audio_of
+from vmctl.model import MESSAGE, parse_key
+from vmctl.store import documents
+from vmctl.store.native import look_of
+from vmctl.store.pool import copy_durably
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vmctl.clock import Clock
+    from vmctl.index import Index
+    from vmctl.scan import Scanner
+    from vmctl.store.native import NativeStore
+    from vmctl.store.pool import Pool
+
+
+@dataclass(slots=True)
+class Applied:
+    """What was written, and what waits: for a recording that has not come, or for a file to stand still."""
+
+    written: list[str] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)
+
+
+class Applier:
+    """Writes into one store. The caller holds the store's lock."""
+
+    def __init__(self, store: NativeStore, index: Index, pool: Pool, scanner: Scanner, clock: Clock) -> None:
+        self._store = store
+        self._index = index
+        self._pool = pool
+        self._scanner = scanner
+        self._clock = clock
+
+    def apply_all(self) -> Applied:
+        """Write every file that lags behind the index."""
+        done = Applied()
+        for key in self._index.todo():
+            (done.written if self.apply(key) else done.waiting).append(key)
+        return done
+
+    def apply(self, key: str) -> bool:
+        """Write the file of one record; tells whether it shows the record now."""
+        if not self._as_last_seen(key):
+            self._scanner.look_at(key)
+            if not self._as_last_seen(key):
+                return False  # a person is at it: when the file stands still it is merged first
+        entry = self._index.get(key)
+        if entry is None or not entry.todo:
+            return True
+        if not entry.record.lives:
+            self._remove(entry)
+        elif not self._write(entry):
+            return False
+        return True
+
+    def holds_audio(self, entry: Entry) -> bool:
+        """Whether the recording that a record names is here, in the pool or in its place."""
+        audio = audio_of(entry.record.document)
+        return audio is None or not entry.record.lives or self.find(audio["sha256"]) is not None
+
+    def find(self, sha256: str) -> str | None:
+        """A file with this recording, relative to the store, if any; one in the store is known by its unchanged look."""
+        if self._pool.holds(sha256):
+            return f".vmctl/audio/{sha256}"
+        for entry in self._index.with_audio(sha256):
+            audio = audio_of(entry.shown.document) if entry.shown else None
+            if audio and audio["sha256"] == sha256:
+                path = self._store.audio_path(entry.record.key, audio["format"])
+                known = self._index.file(path)
+                if known and known[1] == sha256 and self._store.look(path) == known[0]:
+                    return path
+        return None
+
+    # One record
+
+    def _as_last_seen(self, key: str) -> bool:
+        entry = self._index.get(key)
+        audio = audio_of(entry.shown.document) if entry and entry.shown else None
+        path = self._store.path(key, audio["format"] if audio else "wav")
+        look, known = self._store.look(path), self._index.file(path)
+        if look is None:
+            return True  # nothing there to overwrite; an absence is judged by the scans
+        return known is not None and known[0] == look
+
+    def _write(self, entry: Entry) -> bool:
+        record = entry.record
+        kind = parse_key(record.key).kind
+        path = self._store.path(record.key)
+        if kind in documents.YAML_KINDS:
+            data = documents.write_yaml(kind, record.document)
+            durable.make_directory((self._store.root / path).parent)
+            self._exchange(entry, path, data)
+            return True
+        audio = audio_of(record.document)
+        if audio is None or audio["format"] not in self._store.formats:
+            return False
+        target = self._store.audio_path(record.key, audio["format"])
+        durable.make_directory((self._store.root / target).parent)
+        if not self._place(entry, audio, target):
+            return False
+        if kind == MESSAGE:
+            data = documents.write_message(record)
+            durable.write(self._store.root / path, data)
+            self._shown(entry, path, hashlib.sha256(data).hexdigest())
+        else:
+            self._shown(entry, target, audio["sha256"])
+        return True
+
+    def recover(self) -> None:
+        """Finish what a crash cut off: look at the files that were replaced and not looked at since."""
+        folder = self._store.state / "replaced"
+        for aside in sorted(folder.iterdir()) if folder.is_dir() else []:
+            path = aside.name.rpartition(".")[0].replace("%", "/")
+            key = next((key for key, _ in self._store.walk().files.values() if self._store.path(key) == path), None)
+            entry = self._index.get(key) if key else None
+            if entry is not None and entry.shown is not None:
+                with self._index.transaction():
+                    self._merge_late(entry, path, aside)
+            else:
+                aside.unlink()
+
+    def _exchange(self, entry: Entry, path: str, data: bytes) -> None:
+        """Replace a file that people edit, and look once more at what was replaced."""
+        aside = self._aside(path)
+        replaced = durable.exchange(self._store.root / path, data, aside)
+        with self._index.transaction():
+            late = replaced and self._merge_late(entry, path, aside)
+            self._index.set_file(path, look_of((self._store.root / path).lstat()), hashlib.sha256(data).hexdigest())
+            if not late:
+                self._index.put(replace(entry, shown=entry.record), self._clock.wall())
+            self._index.drop_fault(path)
+
+    def _merge_late(self, before: Entry, path: str, aside: Path) -> bool:
+        """If a person saved into the replaced file at the last moment, that is an edit of what it showed before.
+
+        `before` is the entry as it was when the file was replaced by what its record says. Tells whether it was so.
+        """
+        known = self._index.file(path)
+        if known is not None and digest_of(aside)[0] == known[1]:
+            aside.unlink()
+            return False
+        try:
+            document = documents.read_yaml(before.record.kind, aside.read_bytes(), path)
+        except RecordError as error:
+            self._index.set_fault(
+                f".vmctl/replaced/{aside.name}", f"saved while it was replaced, and broken: {error.what}",
+                f"take from it what you need into {path}, then remove it", self._clock.wall(),
+            )  # fmt: skip
+            return False
+        self._scanner.found(before.record.key, document, self._clock.wall())
+        merged = self._index.get(before.record.key)
+        if merged is not None:
+            self._index.put(replace(merged, shown=before.record), self._clock.wall())
+        aside.unlink()
+        return True
+
+    def _place(self, entry: Entry, audio: dict[str, Any], target: str) -> bool:
+        """Put the recording at its place; what was there goes to the pool. False where it has not come yet."""
+        sha256 = audio["sha256"]
+        place = self._store.root / target
+        known, look = self._index.file(target), self._store.look(target)
+        if look is not None and known is not None and known == (look, sha256):
+            return True
+        source = self.find(sha256)
+        if source is None or source == target:
+            return source is not None
+        if look is not None:
+            self._pool.take_in(place, digest_of(place)[0])
+        if entry.shown is not None:
+            self._drop_former_format(entry, target)
+        if source.startswith(".vmctl/"):
+            others = [other for other in self._index.with_audio(sha256) if other.record.key != entry.record.key]
+            self._pool.place(sha256, place, last=not others)
+        else:
+            copy_durably(self._store.root / source, place)
+        self._index.set_file(target, look_of(place.lstat()), sha256)
+        return True
+
+    def _drop_former_format(self, entry: Entry, target: str) -> None:
+        former = audio_of(entry.shown.document) if entry.shown else None
+        if former is None:
+            return
+        path = self._store.audio_path(entry.record.key, former["format"])
+        if path != target and self._store.look(path) is not None:
+            self._pool.take_in(self._store.root / path, former["sha256"])
+            self._index.drop_file(path)
+
+    def _remove(self, entry: Entry) -> None:
+        """Take a deleted record's files out of the store; what can be restored stays under .vmctl."""
+        key = entry.record.key
+        kind = parse_key(key).kind
+        shown = audio_of(entry.shown.document) if entry.shown else None
+        paths = [self._store.path(key, shown["format"] if shown else "wav")]
+        if kind == MESSAGE:
+            tomb = self._store.state / "deleted" / paths[0]
+            durable.make_directory(tomb.parent)
+            durable.write(tomb, documents.write_message(entry.record))
+            durable.remove(self._store.root / paths[0])
+        if shown is not None:
+            paths.append(self._store.audio_path(key, shown["format"]))
+            if self._store.look(paths[-1]) is not None:
+                place = self._store.root / paths[-1]
+                self._pool.take_in(place, digest_of(place)[0])
+        elif kind in documents.YAML_KINDS and self._store.look(paths[0]) is not None:
+            kept = self._store.state / "deleted" / paths[0]
+            durable.make_directory(kept.parent)
+            durable.move(self._store.root / paths[0], kept)
+        with self._index.transaction():
+            for path in paths:
+                self._index.drop_file(path)
+            self._index.put(replace(entry, shown=None), self._clock.wall())
+        self._tidy(paths[0])
+
+    def _shown(self, entry: Entry, path: str, digest: str) -> None:
+        with self._index.transaction():
+            self._index.set_file(path, look_of((self._store.root / path).lstat()), digest)
+            self._index.put(replace(entry, shown=entry.record), self._clock.wall())
+            self._index.drop_fault(path)
+        tomb = self._store.state / "deleted" / path
+        if tomb.exists():
+            durable.remove(tomb)
+
+    def _tidy(self, path: str) -> None:
+        """Remove the folders that a deleted mailbox leaves empty."""
+        folder = (self._store.root / path).parent
+        while folder != self._store.root and folder.parent.name != "":
+            if folder.name in {"callflows", "prompts", "mailboxes"}:
+                return
+            with contextlib.suppress(OSError):
+                for inner in ("messages", "greetings"):
+                    if (folder / inner).is_dir():
+                        (folder / inner).rmdir()
+                folder.rmdir()
+            if folder.exists():
+                return
+            folder = folder.parent
+
+    def _aside(self, path: str) -> Path:
+        folder = self._store.state / "replaced"
+        durable.make_directory(folder)
+        return folder / f"{path.replace('/', '%')}.{secrets.token_hex(4)}"

@@ -1,0 +1,266 @@
+"""vmctl.yaml: the network, its servers and services, and every timer and bound, checked as a whole before use.
+
+Durations are float seconds and sizes int bytes. `config_keys` holds the table of keys, `config_values` how a value is
+written, `config_checks` what is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from vmctl import yamltext
+from vmctl.config_checks import MEMBERS, Fault, Values, check_together, read_values
+from vmctl.config_keys import MODES, SERVERS, reference, template
+from vmctl.config_values import Address, parse_address
+from vmctl.errors import BrokenFile, ConfigFaults, ConfigMissing
+from vmctl.model import canonical
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "FILE", "MODES", "SERVERS", "Address", "Audio", "Config", "Failback", "Failover", "Limits", "Mail", "Scan",
+    "Server", "Service", "Sync", "find", "load", "parse", "parse_address", "reference", "template",
+]  # fmt: skip
+
+FILE: Final = "vmctl.yaml"
+VARIABLE: Final = "VMCTL_CONFIG"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One server; without `store` and `key` it runs on another host."""
+
+    name: str
+    store: Path | None
+    format: str
+    listen: Address
+    address: Address
+    mail: str
+    key: Path | None
+    public_key: str
+
+    @property
+    def here(self) -> bool:
+        """Whether its store is on this host."""
+        return self.store is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Callers and the server that serves them in normal operation."""
+
+    name: str
+    home: str
+    extensions: tuple[str, ...]
+    trunks: tuple[str, ...]
+    expansions: tuple[str, ...]
+    applications: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failover:
+    """When the other server takes over; seconds."""
+
+    after: float
+    automatic: bool
+    start_wait: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failback:
+    """When a service goes home again; seconds."""
+
+    policy: str
+    gate: str
+    hold: float
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sync:
+    """The traffic between the servers; seconds."""
+
+    heartbeat: float
+    lag: float
+    resend: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """How changes on disk are found; seconds."""
+
+    settle: float
+    every: float
+    full: float
+    debounce: float
+    debounce_max: float
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """The largest sync mail in bytes."""
+
+    max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Audio:
+    """Formats by file name ending, and the longest recording in seconds."""
+
+    formats: tuple[str, ...]
+    longest: float
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Messages a mailbox, mailboxes a store, bytes a YAML file."""
+
+    quota: int
+    mailboxes: int
+    document: int
+
+
+@dataclass(frozen=True)
+class Config:
+    """One vmctl.yaml without a fault."""
+
+    path: Path
+    network: str
+    mode: str
+    servers: dict[str, Server]
+    services: dict[str, Service]
+    failover: Failover
+    failback: Failback
+    sync: Sync
+    scan: Scan
+    mail: Mail
+    audio: Audio
+    limits: Limits
+
+    def peer_of(self, name: str) -> Server:
+        """The other server."""
+        return self.servers["secondary" if name == "primary" else "primary"]
+
+    def here(self) -> list[Server]:
+        """The servers whose stores are on this host: one or two."""
+        return [server for server in self.servers.values() if server.here]
+
+    def service_of_extension(self, extension: str) -> Service | None:
+        """The service that lists the extension; None when the mailbox itself says it."""
+        return self._service_by_extension.get(extension)
+
+    @cached_property
+    def shared(self) -> dict[str, Any]:
+        """What must be the same on both servers, as JSON values: all but stores, keys, addresses and scan timers."""
+        services = {
+            name: {"home": service.home} | {part: sorted(getattr(service, part)) for part in MEMBERS}
+            for name, service in self.services.items()
+        }
+        sections = {
+            name: asdict(getattr(self, name)) for name in ("failover", "failback", "sync", "mail", "audio", "limits")
+        }
+        sections["audio"]["formats"] = sorted(self.audio.formats)
+        return {"network": self.network, "mode": self.mode, "services": services, **sections}
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hex digits of the SHA-256 of what must be the same on both servers."""
+        return hashlib.sha256(canonical(self.shared)).hexdigest()[:16]
+
+    @cached_property
+    def _service_by_extension(self) -> dict[str, Service]:
+        return {extension: service for service in self.services.values() for extension in service.extensions}
+
+
+def find(explicit: Path | None, environ: Mapping[str, str]) -> Path:
+    """The vmctl.yaml to use: the one named, else VMCTL_CONFIG, else the one of this directory or the nearest above.
+
+    A directory stands for the vmctl.yaml in it. Raises ConfigMissing.
+    """
+    named = explicit or (Path(environ[VARIABLE]) if environ.get(VARIABLE) else None)
+    if named is not None:
+        path = named / FILE if os.path.isdir(named) else named  # noqa: PTH112 - False also where it may not look
+        try:
+            path.stat()
+        except OSError as error:
+            raise _missing(path, error, "" if explicit else f", which {VARIABLE} names") from error
+        return path
+    try:
+        here = Path.cwd()
+    except OSError as error:
+        raise ConfigMissing("the working directory is gone", why=error.strerror or str(error)) from error
+    for directory in (here, *here.parents):
+        if os.path.isfile(directory / FILE):  # noqa: PTH113
+            return directory / FILE
+    raise ConfigMissing(f"there is no {FILE} in {here} or a directory above it")
+
+
+def load(path: Path) -> Config:
+    """The config in the file. Raises ConfigMissing, or ConfigFaults with all that is wrong in it."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(yamltext.SIZE + 1)
+    except OSError as error:
+        raise _missing(path, error) from error
+    return parse(text, path)
+
+
+def parse(text: str | bytes, path: Path) -> Config:
+    """The config that `text` holds, as if it stood in `path`. Raises ConfigFaults."""
+    try:
+        document = yamltext.load(text, path.name)
+    except BrokenFile as error:
+        fault = Fault("", f"{error.what}: {error.why}", "mend the line; docs/config.md shows how a file looks")
+        raise _faults(path, [fault]) from error
+    values, faults = read_values(document, path.absolute().parent)
+    faults += check_together(values, {fault.key for fault in faults})
+    if faults:
+        raise _faults(path, faults)
+    return _built(values, path)
+
+
+def _missing(path: Path, error: OSError, words: str = "") -> ConfigMissing:
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return ConfigMissing(f"there is no {path}{words}")
+    return ConfigMissing(
+        f"cannot read {path}{words}",
+        why=error.strerror or str(error),
+        hint="name the file, and let the user who runs vmctl read it",
+    )
+
+
+def _faults(path: Path, faults: list[Fault]) -> ConfigFaults:
+    what = f"{len(faults)} fault{'s' if len(faults) > 1 else ''} in {path}"
+    return ConfigFaults(what, [{"file": str(path), **fault._asdict()} for fault in faults])
+
+
+def _built(values: Values, path: Path) -> Config:
+    return Config(
+        path=path.absolute(),
+        network=values["network"],
+        mode=values["mode"],
+        servers={name: _server(name, _section(values, f"servers.{name}")) for name in SERVERS},
+        services={name: Service(name, **_section(values, f"services.{name}")) for name in values["services"]},
+        failover=Failover(**_section(values, "failover")),
+        failback=Failback(**_section(values, "failback")),
+        sync=Sync(**_section(values, "sync")),
+        scan=Scan(**_section(values, "scan")),
+        mail=Mail(**_section(values, "mail")),
+        audio=Audio(**_section(values, "audio")),
+        limits=Limits(**_section(values, "limits")),
+    )
+
+
+def _server(name: str, part: Values) -> Server:
+    return Server(name, **{"store": None, "key": None, "listen": part["address"], **part})
+
+
+def _section(values: Values, path: str) -> Values:
+    start = path + "."
+    return {key.removeprefix(start): value for key, value in values.items() if key.startswith(start)}

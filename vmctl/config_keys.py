@@ -1,0 +1,255 @@
+"""The keys of vmctl.yaml, in one table: it drives the reading, the text of a new file and the page of the docs.
+
+A row is the dotted path (`*` for the name of a server or a service), how the value is written, its default in the form
+that the file holds, and what it means.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from vmctl import yamltext
+from vmctl.config_values import (
+    ADDRESS,
+    AUDIO_FORMATS,
+    BOOL,
+    EXTENSIONS,
+    MAIL,
+    NAME,
+    NAMES,
+    PATH,
+    PUBLIC_KEY,
+    Kind,
+    duration,
+    one_of,
+    size,
+    whole,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SERVERS: Final = ("primary", "secondary")
+MODES: Final = ("active-standby", "dual-active")
+REQUIRED: Final = object()
+OPTIONAL: Final = None
+
+
+class Key(NamedTuple):
+    """One row of the table."""
+
+    path: str
+    kind: Kind
+    default: Any
+    meaning: str
+
+
+KEYS: Final = (
+    Key("network", NAME, REQUIRED, "The network's name; the same on both servers. Every mail and store carries it."),
+    Key(
+        "mode",
+        one_of(*MODES),
+        "active-standby",
+        "Whether one server serves all callers (active-standby) or each serves its own (dual-active). "
+        "It gives the first mode of a new network; 'vmctl mode set' changes it later.",
+    ),
+    Key(
+        "servers.*.store",
+        PATH,
+        OPTIONAL,
+        "The directory with this server's mailboxes. Left out when the server runs on another host.",
+    ),
+    Key("servers.*.format", one_of("native", "asterisk"), "native", "How the files in the store are laid out."),
+    Key(
+        "servers.*.listen",
+        ADDRESS,
+        OPTIONAL,
+        "Where this server's receiver listens for mail. Left out, it is 'address'.",
+    ),
+    Key("servers.*.address", ADDRESS, REQUIRED, "Where the peer, or a mail server, reaches this server's receiver."),
+    Key("servers.*.mail", MAIL, REQUIRED, "The address that sync mails to and from this server carry."),
+    Key(
+        "servers.*.key",
+        PATH,
+        OPTIONAL,
+        "This server's private key, mode 0600; it never leaves its host. Left out together with 'store'.",
+    ),
+    Key("servers.*.public_key", PUBLIC_KEY, REQUIRED, "The public half of that key, which the peer checks mails with."),
+    Key(
+        "services.*.home",
+        one_of(*SERVERS),
+        REQUIRED,
+        "The server that serves these callers in normal operation; the other one is their backup.",
+    ),
+    Key(
+        "services.*.extensions",
+        EXTENSIONS,
+        [],
+        "Extensions of this service. One that is listed nowhere belongs to the service that its mailbox.yaml names.",
+    ),
+    Key("services.*.trunks", NAMES, [], "Trunks of this service, for 'vmctl route' and routes.json."),
+    Key("services.*.expansions", NAMES, [], "Expansion systems of this service, likewise."),
+    Key("services.*.applications", NAMES, [], "Applications of this service, likewise."),
+    Key(
+        "failover.after",
+        duration("100ms", "7d"),
+        "180s",
+        "How long the peer is silent before the other server takes its services over; a reboot should be shorter. "
+        "At least three heartbeats.",
+    ),
+    Key("failover.automatic", BOOL, True, "Whether that happens by itself. If not, 'vmctl failover' does it."),
+    Key(
+        "failover.start_wait",
+        duration("0s", "1h"),
+        "60s",
+        "How long a server that starts asks its peer who serves, before it goes by its own journal. "
+        "Shorter than 'after'.",
+    ),
+    Key(
+        "failback.policy",
+        one_of("graceful", "automatic", "manual"),
+        "graceful",
+        "When a service goes home again: graceful waits for the gate and for the last call to end, automatic also "
+        "goes after 'timeout', manual waits for 'vmctl failback'.",
+    ),
+    Key(
+        "failback.gate",
+        one_of("completed", "restarted"),
+        "completed",
+        "How far the stores must be in step before that: synchronization has completed, or has only restarted.",
+    ),
+    Key("failback.hold", duration("0s", "24h"), "60s", "How long home must have been well before its services return."),
+    Key("failback.timeout", duration("0s", "60m"), "60m", "How long policy automatic waits for calls to end."),
+    Key("sync.heartbeat", duration("50ms", "1h"), "10s", "How often each server tells the other that it is there."),
+    Key("sync.lag", duration("50ms", "24h"), "10s", "How old a change may be that is not yet on the peer, in step."),
+    Key("sync.resend", duration("50ms", "24h"), "30s", "How long a mail goes unanswered before its changes go again."),
+    Key(
+        "scan.settle",
+        duration("10ms", "1h"),
+        "2s",
+        "How long a file that a person edits must stand still before it is read, or be gone before it counts as such.",
+    ),
+    Key("scan.every", duration("50ms", "24h"), "60s", "How often the store is scanned without any event."),
+    Key("scan.full", duration("1s", "30d"), "1h", "How often a scan opens every directory, as events are hints."),
+    Key("scan.debounce", duration("1ms", "1m"), "200ms", "How long a store must be quiet after an event, for a scan."),
+    Key("scan.debounce_max", duration("1ms", "10m"), "2s", "How long a store that is never quiet waits for its scan."),
+    Key("mail.max", size("64kB", "512MB"), "16MB", "The largest sync mail; longer audio is split. Same on both."),
+    Key("audio.formats", AUDIO_FORMATS, ["wav"], "Formats, by file name ending, that recordings may have."),
+    Key("audio.longest", duration("1s", "24h"), "20m", "The longest recording."),
+    Key(
+        "limits.quota", whole(1, 100_000), 100, "Messages a mailbox holds unless its mailbox.yaml says another number."
+    ),
+    Key("limits.mailboxes", whole(1, 10_000_000), 100_000, "Mailboxes that a store may hold."),
+    Key("limits.document", size("1kB", "1MiB"), "64kB", "The largest YAML file in a store that is read and shipped."),
+)
+
+_SECTIONS = {
+    "servers": "The two servers, primary and secondary.",
+    "services": "The callers, by the server that serves them in normal operation.",
+    "failover": "When the other server takes over.",
+    "failback": "When services go home again.",
+    "sync": "The traffic between the servers.",
+    "scan": "How changes on disk are found. Each server may have its own values.",
+    "mail": "Sync mails.",
+    "audio": "Recordings.",
+    "limits": "Bounds.",
+}
+_HEAD = (
+    "# One network of two voicemail servers. Both hosts need the same text; only 'store', 'key', 'listen' and 'scan' may",
+    "# differ. Durations end in ms, s, m, h or d, sizes in B, kB, MB, GB, KiB, MiB or GiB. 'vmctl doctor' checks it all.",
+)
+_WIDTH = 118
+
+
+def template(values: Mapping[str, Any]) -> str:
+    """The text of a new vmctl.yaml with every key in it, each under its comment.
+
+    `values` holds what is known by concrete path (`servers.primary.mail`), in the form that the file holds; the names
+    of servers and services are taken from its keys. Other keys get their defaults; a key that has none is there as a
+    comment. Raises ValueError for a required key without a value.
+    """
+    _check_paths(values)
+    lines = list(_HEAD)
+    section = ""
+    for at, key in enumerate(KEYS):
+        head, _, rest = key.path.partition(".")
+        if rest and head != section:
+            section = head
+            lines += ["", f"# {_SECTIONS[head]}", f"{head}:"]
+            if "*" in key.path:
+                group = [row for row in KEYS[at:] if row.path.startswith(f"{head}.*.")]
+                lines += _named(head, group, values)
+        if "*" not in key.path:
+            lines += _entry(key, key.path, values, "" if not rest else "  ", blank=not rest)
+    return "\n".join(lines) + "\n"
+
+
+def reference() -> str:
+    """The table of keys as Markdown, for the docs."""
+    lines: list[str] = []
+    section = None
+    for key in KEYS:
+        head, dot, _ = key.path.partition(".")
+        if (head if dot else "") != section:
+            section = head if dot else ""
+            lines += ["", f"### {section}", "", _SECTIONS[section]] if section else ["### The network"]
+            lines += ["", "| key | written as | default | meaning |", "|---|---|---|---|"]
+        path = key.path.replace("*", "NAME")
+        lines.append(f"| `{path}` | {key.kind.words} | {_default_words(key)} | {key.meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def _named(head: str, group: list[Key], values: Mapping[str, Any]) -> list[str]:
+    names = dict.fromkeys(path.split(".")[1] for path in values if path.startswith(f"{head}."))
+    lines = []
+    for at, name in enumerate(names):
+        lines.append(f"  {name}:")
+        for key in group:
+            shown = key if at == 0 else key._replace(meaning="")  # comments stand once, at the first of the two
+            lines += _entry(shown, key.path.replace("*", name), values, "    ")
+    return lines
+
+
+def _check_paths(values: Mapping[str, Any]) -> None:
+    known = {key.path for key in KEYS}
+    for path in values:
+        head, last = path.partition(".")[0], path.rpartition(".")[2]
+        if path not in known and f"{head}.*.{last}" not in known:
+            raise ValueError(f"there is no key {path}")
+
+
+def _entry(key: Key, path: str, values: Mapping[str, Any], pad: str, *, blank: bool = False) -> list[str]:
+    name = path.rpartition(".")[2]
+    value = values.get(path, key.default)
+    if value is REQUIRED:
+        raise ValueError(f"{path} has no value")
+    lines = [""] if blank else []
+    if key.meaning:
+        default = "" if key.default in (REQUIRED, OPTIONAL) else f"; default {_default_text(key)}"
+        words = f"{key.meaning} ({key.kind.short}{default})"
+        lines += [f"{pad}# {line}" for line in _wrapped(words, _WIDTH - len(pad) - 2)]
+    if value is None:
+        return [*lines, f"{pad}# {name}:"]
+    return [*lines, f"{pad}{name}: {_line(value)}"]
+
+
+def _line(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_line, value)) + "]"
+    return yamltext.dump(value).rstrip("\n")
+
+
+def _default_text(key: Key) -> str:
+    return _line(key.default)
+
+
+def _default_words(key: Key) -> str:
+    if key.default is OPTIONAL:
+        return ""
+    return "*required*" if key.default is REQUIRED else f"`{_default_text(key)}`"
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)

@@ -1,0 +1,96 @@
+"""What this server knows of its peer: when it was last heard, what it holds, what it said of the roles.
+
+To hear the peer is to hold a mail that echoes a challenge of mine: its age is the age of the challenge, not of the
+mail's arrival, so an old or replayed mail never makes a dead peer live. Ages run on the steady clock and count only
+within one boot. All of it is notes in the index, so that commands see what the daemon knows.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vmctl.clock import Clock
+    from vmctl.index import Index
+    from vmctl.mail import SyncMail
+
+_MOST_CHALLENGES = 200
+
+
+class Contact:
+    """The peer as its mails show it. Call inside a transaction of the index where something is set."""
+
+    def __init__(self, index: Index, clock: Clock, after: float) -> None:
+        self._index = index
+        self._clock = clock
+        self._after = after
+
+    def forget(self) -> None:
+        """A new start: only an answer to a challenge of this start counts from now on."""
+        for name in ("challenges", "heard", "peer"):
+            self._index.set_note(name, None)
+
+    def challenge(self) -> str:
+        """A new challenge for the next mail. Those older than `failover.after` are void."""
+        now, boot = self._clock.steady(), self._clock.boot()
+        kept = [
+            one for one in self._index.note("challenges") or [] if one[2] == boot and 0 <= now - one[1] < self._after
+        ]
+        nonce = secrets.token_hex(8)
+        self._index.set_note("challenges", [*kept[-_MOST_CHALLENGES:], [nonce, now, boot]])
+        return nonce
+
+    def echo(self) -> str | None:
+        """The peer's newest challenge, to be echoed."""
+        return (self._index.note("peer_challenge") or {}).get("nonce")
+
+    def take(self, mail: SyncMail) -> bool:
+        """Note what a mail says of the peer; tells whether it is fresh: it echoes a challenge that still counts."""
+        last = self._index.note("peer_challenge") or {}
+        newest = mail.sent >= last.get("sent", 0) or mail.incarnation != last.get("incarnation")
+        if newest:
+            value = {"nonce": mail.challenge, "sent": mail.sent, "incarnation": mail.incarnation}
+            self._index.set_note("peer_challenge", value)
+        issued = self._issued(mail.echo)
+        if issued is None:
+            return False
+        heard = self._index.note("heard")
+        boot = self._clock.boot()
+        if not heard or heard["boot"] != boot or issued > heard["steady"]:
+            self._index.set_note("heard", {"steady": issued, "boot": boot, "wall": self._clock.wall()})
+        if newest:
+            facts = {**mail.status, "sent": mail.sent, "config": mail.config, "echoed": issued}
+            for name in ("acks", "wants", "packets"):
+                facts.pop(name, None)
+            self._index.set_note("peer", facts)
+        return True
+
+    def _issued(self, echo: str | None) -> float | None:
+        now, boot = self._clock.steady(), self._clock.boot()
+        for nonce, steady, of_boot in self._index.note("challenges") or []:
+            if nonce == echo and of_boot == boot and 0 <= now - steady < self._after:
+                return float(steady)
+        return None
+
+    def silent_for(self) -> float | None:
+        """Seconds since the challenge was issued that the peer echoed last; None if it was not heard in this start."""
+        heard = self._index.note("heard")
+        if not heard or heard["boot"] != self._clock.boot():
+            return None
+        return max(0.0, self._clock.steady() - float(heard["steady"]))
+
+    def last_heard(self) -> int | None:
+        """The wall time (microseconds) at which the peer was last heard, for showing."""
+        heard = self._index.note("heard")
+        return int(heard["wall"]) if heard else None
+
+    @property
+    def heard(self) -> bool:
+        """Whether the peer was heard within `failover.after`."""
+        silent = self.silent_for()
+        return silent is not None and silent < self._after
+
+    def facts(self) -> dict[str, Any]:
+        """What the peer said of itself in its newest fresh mail."""
+        return self._index.note("peer") or {}

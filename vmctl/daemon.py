@@ -1,0 +1,251 @@
+"""`vmctl serve`: one loop that scans when something changed, sends what is due, takes in what came, and ticks the roles.
+
+The loop is the only one that touches the index. Two threads feed it through one event: the receiver puts mails into
+the spool, the watcher hints at changes on disk. A third carries one mail at a time, so that a peer that hangs never
+stops the roles.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import secrets
+import signal
+import threading
+from typing import TYPE_CHECKING, Any
+
+from vmctl.errors import MailRefused, StoreError, SyncError
+from vmctl.post import DAEMON, Post
+from vmctl.watch import Debounce, Watcher
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+    from vmctl.clock import Clock
+    from vmctl.config import Config
+    from vmctl.outbox import Parcel
+
+log = logging.getLogger("vmctl.daemon")
+
+_SHORTEST_RETRY, _LONGEST_WAIT = 0.5, 1.0
+
+
+class Daemon:
+    """One server at work until it is told to stop."""
+
+    def __init__(self, config: Config, name: str, clock: Clock) -> None:
+        self._config = config
+        self._name = name
+        self._clock = clock
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._round = threading.Event()
+        self._hinted = threading.Event()
+        self._debounce = Debounce(config.scan.debounce, config.scan.debounce_max)
+        self._carrier = _Carrier(self._wake)
+        self._mails: Iterator[Parcel] | None = None
+        self._on_its_way: Parcel | None = None
+        self._next_scan = 0.0
+        self._next_beat = 0.0
+        self._not_before = 0.0
+        self._retry = _SHORTEST_RETRY
+        self._answer_after_scan = False
+        self._asking: str | None = None
+        self._trouble: str | None = None
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT. Raises AlreadyServing, AddressInUse, StoreMissing, ... before it begins."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_stop)
+        signal.signal(signal.SIGUSR1, self._on_round)
+        with Post(self._config, self._name, self._clock, role=DAEMON, wake=self._wake.set) as post:
+            post.replica.take()  # the spool before the first scan: what came is older than what is on disk
+            post.failover.start()
+            post.listen()
+            post.connect()
+            self._carrier.start(post)
+            try:
+                with Watcher(post.replica.store.root, self._hint) as watcher:
+                    log.info(
+                        "%s serves %s%s", self._name, post.replica.store.root, "" if watcher.watching else ", unwatched"
+                    )
+                    self._loop(post)
+            finally:
+                self._carrier.stop()
+        log.info("%s stopped", self._name)
+
+    def stop(self) -> None:
+        """End the loop; for any thread."""
+        self._stop.set()
+        self._wake.set()
+
+    def _on_stop(self, _number: int, _frame: FrameType | None) -> None:
+        self.stop()
+
+    def _on_round(self, _number: int, _frame: FrameType | None) -> None:
+        self._round.set()
+        self._wake.set()
+
+    def _hint(self) -> None:
+        self._hinted.set()
+        self._wake.set()
+
+    def _loop(self, post: Post) -> None:
+        while not self._stop.is_set():
+            try:
+                self._turn(post)
+                self._well(None)
+            except StoreError as error:
+                # a full or unreachable disk, say: the peer is told to try again, and so do we
+                self._well(f"{error.what}: {error.why}" if error.why else error.what)
+                self._next_scan = self._clock.steady() + self._config.scan.settle
+                self._stop.wait(_LONGEST_WAIT)
+                continue
+            self._wake.wait(self._pause(post))
+            self._wake.clear()
+
+    def _turn(self, post: Post) -> None:
+        now = self._clock.steady()
+        intake = post.take()
+        if self._round.is_set():
+            self._round.clear()
+            self._asking = secrets.token_hex(8)
+            self._answer_after_scan = True
+        if post.asked or any(taken.request.get("round") for taken in intake.taken):
+            self._answer_after_scan = True
+        self._scan_if_due(post, now)
+        moved = post.failover.tick()
+        self._answered(post, intake.taken)
+        self._delivered(post)
+        self._send(post, urgent=moved)
+        post.note_step()
+
+    # Scanning
+
+    def _scan_if_due(self, post: Post, now: float) -> None:
+        if self._hinted.is_set():
+            self._hinted.clear()
+            self._debounce.hit(now)
+        due = self._debounce.due
+        if not (self._answer_after_scan or now >= self._next_scan or (due is not None and now >= due)):
+            return
+        self._debounce.clear()
+        report = post.replica.scan()
+        wait = self._config.scan.settle + 0.01 if report.again else self._config.scan.every
+        self._next_scan = self._clock.steady() + wait
+        if self._answer_after_scan and not report.again:
+            self._answer_after_scan = False
+            self._next_beat = 0.0
+
+    def _pause(self, post: Post) -> float:
+        now = self._clock.steady()
+        moments = [self._next_scan, now + _LONGEST_WAIT]
+        if self._debounce.due is not None:
+            moments.append(self._debounce.due)
+        if self._on_its_way is None:  # else the carrier wakes the loop
+            moments.append(max(self._next_beat, self._not_before))
+            resend = post.replica.outbox.next_resend()
+            if resend is not None:
+                moments.append(max(now + resend, self._not_before))
+        return max(0.0, min(moments) - now)
+
+    # Sending: one mail on its way at a time
+
+    def _send(self, post: Post, *, urgent: bool) -> None:
+        now = self._clock.steady()
+        beat = now >= self._next_beat or urgent
+        if self._on_its_way is not None or now < self._not_before:
+            if urgent:
+                self._next_beat = 0.0
+            return
+        if self._mails is None:
+            always = beat and not self._answer_after_scan
+            asking = {"round": self._asking} if self._asking and not self._answer_after_scan else None
+            if always:
+                self._next_beat = now + self._config.sync.heartbeat
+            self._mails = post.parcels(always=always, request=asking, answer=not self._answer_after_scan)
+        self._on_its_way = next(self._mails, None)
+        if self._on_its_way is None:
+            self._mails = None
+        else:
+            self._carrier.carry(self._on_its_way)
+
+    def _delivered(self, post: Post) -> None:
+        """Settle the mail that the carrier came back from."""
+        done = self._carrier.result()
+        if done is None:
+            return
+        parcel, error = done
+        self._on_its_way = None
+        if error is None:
+            post.replica.outbox.left(parcel)
+            self._retry = _SHORTEST_RETRY
+            self._wake.set()
+            return
+        self._mails = None
+        log.warning("%s; next attempt in %.1f s", " - ".join(filter(None, (error.what, error.why))), self._retry)
+        self._not_before = self._clock.steady() + self._retry
+        self._retry = min(self._retry * 2, max(self._config.sync.heartbeat, _SHORTEST_RETRY))
+        if isinstance(error, MailRefused):
+            post.replica.outbox.left(parcel)  # again after sync.resend, not at once
+
+    def _answered(self, post: Post, taken: list[Any]) -> None:
+        """Keep the time of a round that a command asked for, once the peer has answered it."""
+        if self._asking is None:
+            return
+        if not any(self._asking in (one.status.get("answers") or []) for one in taken):
+            return
+        if post.in_step:
+            self._asking = None
+            with post.replica.index.transaction():
+                post.replica.index.set_meta("round_at", str(self._clock.wall()))
+        else:
+            self._asking = secrets.token_hex(8)
+            self._next_beat = 0.0
+
+    def _well(self, trouble: str | None) -> None:
+        if trouble != self._trouble:
+            self._trouble = trouble
+            (log.error if trouble else log.info)("%s", trouble or "well again")
+
+
+class _Carrier:
+    """A thread that hands one mail at a time to the peer's server."""
+
+    def __init__(self, wake: threading.Event) -> None:
+        self._wake = wake
+        self._work: queue.SimpleQueue[Parcel | None] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[tuple[Parcel, SyncError | None]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def start(self, post: Post) -> None:
+        self._thread = threading.Thread(target=self._run, args=(post,), name="vmctl carrier", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop after the mail that is on its way; a peer that hangs is not waited for."""
+        self._work.put(None)
+        if self._thread is not None:
+            self._thread.join(timeout=5.0)
+
+    def carry(self, parcel: Parcel) -> None:
+        self._work.put(parcel)
+
+    def result(self) -> tuple[Parcel, SyncError | None] | None:
+        try:
+            return self._done.get_nowait()
+        except queue.Empty:
+            return None
+
+    def _run(self, post: Post) -> None:
+        while (parcel := self._work.get()) is not None:
+            try:
+                post.carry(parcel)
+                error: SyncError | None = None
+            except SyncError as fault:
+                error = fault
+            except Exception as fault:  # noqa: BLE001 - whatever it is, the loop must hear of it
+                error = SyncError("a mail could not be sent", why=f"{type(fault).__name__}: {fault}")
+            self._done.put((parcel, error))
+            self._wake.set()

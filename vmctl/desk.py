@@ -1,0 +1,359 @@
+"""What commands do to a store: each change goes into the index and its file under the store's lock, whole or not at all.
+
+A file that a person saved a moment ago is taken in first; one that is broken is named and not overwritten.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from vmctl import callflow, durable, yamltext
+from vmctl.audio import inspect
+from vmctl.clock import rfc3339
+from vmctl.errors import (
+    AlreadyExists,
+    BadValue,
+    BrokenFile,
+    CallflowFaults,
+    MailboxFull,
+    NotFound,
+    StoreBusy,
+    VmctlError,
+)
+from vmctl.fields import STATUSES, check_mailbox, check_message
+from vmctl.index import Entry
+from vmctl.model import (
+    ABSENT,
+    CALLFLOW,
+    GREETING,
+    MAILBOX,
+    MESSAGE,
+    PROMPT,
+    SETTINGS_KEY,
+    Key,
+    Record,
+    Tick,
+    created,
+    deleted,
+    edited,
+    greeting_key,
+    mailbox_key,
+    message_key,
+    parse_key,
+    restored,
+)  # fmt: skip
+from vmctl.names import check_extension, check_greeting, check_name, is_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from vmctl.replica import Replica
+
+_PATIENCE = 1.0
+
+
+class Desk:
+    """The changes that a person, a script or the voicemail application orders at one server."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        self._index = replica.index
+        self._store = replica.store
+
+    # Mailboxes
+
+    def create_mailbox(self, extension: str, document: dict[str, Any]) -> None:
+        """Make a mailbox. Raises AlreadyExists, BadName, BadValue."""
+        key = mailbox_key(check_extension(extension))
+        document = check_mailbox({"service": self._home_service()} | document)
+        self._check_service(document)
+
+        def act(entry: Entry | None, tick: Tick, at: int) -> Record:
+            if entry is not None and entry.record.lives:
+                raise AlreadyExists(f"mailbox {extension} is there already", hint="change it with 'vmctl mailbox set'")
+            if self._index.count("kind = 'mailbox' AND lives") >= self._replica.config.limits.mailboxes:
+                raise BadValue("there are as many mailboxes as limits.mailboxes allows")
+            return created(key, document, tick, at, before=entry.record if entry else None)
+
+        self._change(key, act)
+
+    def set_mailbox(self, extension: str, changes: dict[str, Any]) -> None:
+        """Set fields of a mailbox, or remove those that are ABSENT. Raises NotFound, BadValue."""
+        key = mailbox_key(check_extension(extension))
+        removed = {name: value for name, value in changes.items() if value is ABSENT}
+        checked = check_mailbox({name: value for name, value in changes.items() if value is not ABSENT})
+        self._check_service(checked)
+        self._change(key, self._editing(f"mailbox {extension}", checked | removed))
+
+    def delete_mailbox(self, extension: str) -> int:
+        """Delete a mailbox with its greetings and messages; tells how many of those. They can be restored."""
+        key = mailbox_key(check_extension(extension))
+        with self._replica.locked():
+            self._ready(key)
+            self._alive(key, f"mailbox {extension}")
+            keys = [inner.record.key for inner in self._index.in_mailbox(extension) if inner.record.lives]
+            with self._index.transaction():
+                for each in [*keys, key]:
+                    entry = self._index.get(each)
+                    if entry is not None:
+                        self._put(replace(entry, record=deleted(entry.record, self._tick())))
+            for each in [*keys, key]:
+                self._replica.applier.apply(each)
+        return len(keys)
+
+    # Messages
+
+    def leave(
+        self, extension: str, source: Path, *, caller: str = "unknown", name: str | None = None,
+        received: str | None = None, urgent: bool = False, ident: str | None = None,
+    ) -> str:  # fmt: skip
+        """Leave a message; when this returns its id, no crash loses it.
+
+        `received` is RFC 3339. Raises BadAudio, NotFound, MailboxFull, AlreadyExists, DiskFull; then nothing changed.
+        """
+        key = mailbox_key(check_extension(extension))
+        audio = self._replica.config.audio
+        recording = inspect(source, formats=audio.formats, longest=audio.longest)
+        wall = self._replica.clock.wall()
+        document: dict[str, Any] = {"from": caller, "received": received or rfc3339(wall), "status": "new"}
+        document |= {"name": name} if name else {}
+        document |= {"urgent": True} if urgent else {}
+        document |= {"seconds": recording.seconds} if recording.seconds is not None else {}
+        document = check_message(document | {"audio": recording.as_field()})
+        ident = new_id(wall) if ident is None else check_name(ident, "message id")
+        with self._replica.locked():
+            if self._store.look(self._store.path(key)) is None:
+                raise NotFound(
+                    f"there is no mailbox {extension}", hint=f"make it with 'vmctl mailbox create {extension}'"
+                )
+            self._check_quota(extension)
+            self._check_unused(ident)
+            self._replica.pool.copy_in(source, recording.sha256)
+            self._leave(message_key(extension, ident), document, recording.sha256)
+        return ident
+
+    def _leave(self, key: str, document: dict[str, Any], sha256: str) -> None:
+        # The message's own file says all that the index needs, so it may come first: then a fault takes all back.
+        try:
+            with self._index.transaction():
+                self._put(Entry(created(key, document, self._tick(), self._replica.clock.wall())))
+                self._replica.applier.apply(key)
+        except BaseException:
+            with contextlib.suppress(VmctlError):
+                durable.remove(self._store.root / self._store.path(key))
+                durable.remove(self._store.root / self._store.audio_path(key, document["audio"]["format"]))
+                if not self._index.with_audio(sha256):
+                    self._replica.pool.drop(sha256)
+            raise
+
+    def mark(self, extension: str, ident: str, status: str) -> None:
+        """Set a message's status: new, old or saved. Raises NotFound, BadValue."""
+        if status not in STATUSES:
+            raise BadValue(f"{status[:40]!r} is no status", hint="a status is one of " + ", ".join(STATUSES))
+        key = self._message(extension, ident)
+        self._change(key, self._editing(f"message {ident} in mailbox {extension}", {"status": status}))
+
+    def delete_message(self, extension: str, ident: str) -> None:
+        """Delete a message; it can be restored. Raises NotFound."""
+        self._delete(self._message(extension, ident), f"message {ident} in mailbox {extension}")
+
+    def restore_message(self, extension: str, ident: str) -> bool:
+        """Bring a deleted message back; tells whether its recording is here, or has to come from the peer first."""
+        key = self._message(extension, ident)
+        with self._replica.locked():
+            entry = self._index.get(key)
+            if entry is None:
+                raise NotFound(f"no message {ident} was ever in mailbox {extension}")
+            if entry.record.lives:
+                raise AlreadyExists(f"message {ident} in mailbox {extension} is not deleted", hint="nothing to do")
+            with self._index.transaction():
+                self._put(replace(entry, record=restored(entry.record, self._tick())))
+                box = self._index.get(mailbox_key(extension))
+                if box is not None and not box.record.lives:
+                    self._put(replace(box, record=restored(box.record, self._tick())))
+            self._replica.applier.apply(mailbox_key(extension))
+            return self._replica.applier.apply(key)
+
+    # Greetings, prompts, callflows, settings
+
+    def set_greeting(self, extension: str, name: str, source: Path) -> None:
+        """Put a greeting into a mailbox. Raises NotFound, BadName, BadAudio."""
+        key = greeting_key(check_extension(extension), check_greeting(name))
+        if self._store.look(self._store.path(mailbox_key(extension))) is None:
+            raise NotFound(f"there is no mailbox {extension}", hint=f"make it with 'vmctl mailbox create {extension}'")
+        self._set_audio(key, source)
+
+    def delete_greeting(self, extension: str, name: str) -> None:
+        """Delete a greeting. Raises NotFound."""
+        key = greeting_key(check_extension(extension), check_greeting(name))
+        self._delete(key, f"greeting {name} of mailbox {extension}")
+
+    def set_prompt(self, name: str, source: Path) -> None:
+        """Put a prompt. Raises BadName, BadAudio."""
+        self._set_audio(str(Key(PROMPT, None, check_name(name))), source)
+
+    def delete_prompt(self, name: str) -> None:
+        """Delete a prompt. Raises NotFound."""
+        self._delete(str(Key(PROMPT, None, check_name(name))), f"prompt {name}")
+
+    def set_callflow(self, name: str, text: str) -> None:
+        """Put a callflow. Raises BrokenFile, CallflowFaults; then nothing changed."""
+        key = str(Key(CALLFLOW, None, check_name(name)))
+        check_callflow(text, name, prompts=self._store.names(PROMPT), mailboxes=self._store.names(MAILBOX))
+        self._change(key, self._setting(key, {"text": text}))
+
+    def delete_callflow(self, name: str) -> None:
+        """Delete a callflow. Raises NotFound."""
+        self._delete(str(Key(CALLFLOW, None, check_name(name))), f"callflow {name}")
+
+    def set_settings(self, changes: dict[str, Any]) -> None:
+        """Set settings by `section.key`, or remove those that are ABSENT. Raises BadValue, NotFound."""
+        for name in changes:
+            if not (1 <= len(name.split(".")) <= 2 and all(map(is_name, name.split(".")))):  # noqa: PLR2004
+                raise BadValue(f"{name[:80]!r} names no setting", hint="write it as section.key")
+        document = {name: value for name, value in changes.items() if value is not ABSENT}
+        removed = sorted(changes.keys() - document.keys())
+
+        def act(entry: Entry | None, tick: Tick, at: int) -> Record:
+            if entry is None or not entry.record.lives:
+                return created(SETTINGS_KEY, document, tick, at, before=entry.record if entry else None)
+            for name in removed:
+                if name not in entry.record.document:
+                    raise NotFound(f"there is no setting {name}", hint="'vmctl settings show' lists them")
+            for name in document:
+                _check_section(name, entry.record.document)
+            return edited(entry.record, changes, tick, at)
+
+        self._change(SETTINGS_KEY, act)
+
+    # One change
+
+    def _set_audio(self, key: str, source: Path) -> None:
+        audio = self._replica.config.audio
+        recording = inspect(source, formats=audio.formats, longest=audio.longest)
+        self._replica.pool.copy_in(source, recording.sha256)
+        self._change(key, self._setting(key, {"audio": recording.as_field()}))
+
+    def _delete(self, key: str, what: str) -> None:
+        def act(entry: Entry | None, tick: Tick, _at: int) -> Record:
+            return deleted(_living(entry, what), tick)
+
+        self._change(key, act)
+
+    def _editing(self, what: str, changes: dict[str, Any]) -> Callable[[Entry | None, Tick, int], Record]:
+        return lambda entry, tick, at: edited(_living(entry, what), changes, tick, at)
+
+    def _setting(self, key: str, document: dict[str, Any]) -> Callable[[Entry | None, Tick, int], Record]:
+        def act(entry: Entry | None, tick: Tick, at: int) -> Record:
+            if entry is None or not entry.record.lives:
+                return created(key, document, tick, at, before=entry.record if entry else None)
+            return edited(entry.record, document, tick, at)
+
+        return act
+
+    def _change(self, key: str, act: Callable[[Entry | None, Tick, int], Record]) -> None:
+        with self._replica.locked():
+            self._ready(key)
+            with self._index.transaction():
+                entry = self._index.get(key)
+                record = act(entry, self._tick(), self._replica.clock.wall())
+                self._put(replace(entry, record=record) if entry else Entry(record))
+            if not self._replica.applier.apply(key) and record.lives:
+                raise StoreBusy(
+                    f"the file of {key} is being edited",
+                    hint="the change is kept: it is written when the file stands still",
+                )
+
+    def _ready(self, key: str) -> None:
+        """Take in what a person saved into the file before; refuse to go on over a broken one."""
+        audio_only = parse_key(key).kind in {PROMPT, GREETING}
+        path = (self._store.audio(key) or self._store.path(key)) if audio_only else self._store.path(key)
+        deadline = time.monotonic() + self._replica.config.scan.settle + _PATIENCE
+        while True:
+            report = self._replica.scanner.look_at(key)
+            if not report.unsettled or time.monotonic() > deadline:
+                break
+            time.sleep(0.02)
+        look, known = self._store.look(path), self._index.file(path)
+        if look is not None and (known is None or known[0] != look):
+            fault = next((fault for fault in self._index.faults() if fault["path"] == path), None)
+            if fault is not None:
+                raise BrokenFile(fault["why"], hint=fault["mend"])
+            raise StoreBusy(f"{path} is being edited at this moment", hint="save it, then try again")
+
+    def _alive(self, key: str, what: str) -> Record:
+        return _living(self._index.get(key), what)
+
+    def _put(self, entry: Entry) -> None:
+        self._index.put(entry, self._replica.clock.wall())
+
+    def _tick(self) -> Tick:
+        return Tick(self._index.next_number(self._replica.clock.wall()), self._index.meta("incarnation"))
+
+    def _message(self, extension: str, ident: str) -> str:
+        return message_key(check_extension(extension), check_name(ident, "message id"))
+
+    def _check_quota(self, extension: str) -> None:
+        config = self._replica.config
+        quota: Any = config.limits.quota
+        with contextlib.suppress(BrokenFile):  # a broken file must not cost a caller's message
+            settings = self._store.document(SETTINGS_KEY) or {}
+            mailbox = self._store.document(mailbox_key(extension)) or {}
+            quota = mailbox.get("quota", settings.get("defaults.quota", quota))
+        there = len(self._store.names(MESSAGE, extension))
+        if isinstance(quota, int) and there >= quota:
+            raise MailboxFull(f"mailbox {extension} is full", why=f"it holds {there} messages, its quota is {quota}")
+
+    def _check_unused(self, ident: str) -> None:
+        same = self._index.keys("kind = 'message' AND name = ?", (ident,))
+        if same:
+            raise AlreadyExists(f"there is a message of the id {ident} already: {same[0]}", hint="leave the id out")
+
+    def _check_service(self, document: dict[str, Any]) -> None:
+        service = document.get("service")
+        services = self._replica.config.services
+        if service is not None and service not in services:
+            raise BadValue(f"there is no service {service[:40]!r}", hint="a service is one of " + ", ".join(services))
+
+    def _home_service(self) -> str:
+        services = self._replica.config.services.values()
+        mine = [service.name for service in services if service.home == self._replica.server.name]
+        return (mine or [service.name for service in services])[0]
+
+
+def check_callflow(text: str, name: str, *, prompts: list[str], mailboxes: list[str]) -> dict[str, Any]:
+    """The document of a callflow's text. Raises BrokenFile, or CallflowFaults with all faults of one that is checked."""
+    document = yamltext.load(text, name)
+    if not isinstance(document, dict):
+        raise BrokenFile(f"callflow {name} is not a mapping", why=f"its value is a {type(document).__name__}")
+    if callflow.is_checked(document):
+        faults = callflow.check(document, prompts=prompts, mailboxes=mailboxes)
+        if faults:
+            count = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
+            raise CallflowFaults(f"callflow {name} has {count}", [dict(fault) for fault in faults])
+    return document
+
+
+def new_id(wall: int) -> str:
+    """An id for a message: it sorts by time (`wall`, microseconds) and is unique across both servers."""
+    moment = datetime.fromtimestamp(wall / 1_000_000, UTC)
+    return f"{moment:%Y%m%dT%H%M%S}{wall % 1_000_000:06d}-{secrets.token_hex(6)}"
+
+
+def _living(entry: Entry | None, what: str) -> Record:
+    if entry is None or not entry.record.lives:
+        raise NotFound(f"there is no {what}", why="" if entry is None else "it was deleted")
+    return entry.record
+
+
+def _check_section(name: str, document: dict[str, Any]) -> None:
+    section, dot, _ = name.partition(".")
+    clash = section in document if dot else any(other.startswith(f"{name}.") for other in document)
+    if clash:
+        raise BadValue(f"{section} cannot be both a value and a section", hint="unset the one before setting the other")

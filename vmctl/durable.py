@@ -1,0 +1,236 @@
+"""The one place that makes files durable: temp beside the target, fsync, rename, fsync the directory.
+
+Each function promises that after its return a power cut finds the new content, and that before it the old content is
+whole: nobody ever reads half of either. Every step goes through a module-level name (`_write`, `_fsync`, `_rename`,
+`_link`), so that a test can make each of them fail. Not promised: what a disk does that lies about fsync.
+
+Faults of the disk come out as DiskFull (no room: try again) or StoreUnusable (everything else the system refuses).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vmctl.errors import DiskFull, StoreBusy, StoreUnusable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TEMP_PREFIX = ".vmctl-tmp-"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+_fsync = os.fsync
+_rename = os.rename
+_link = os.link
+
+
+def _write(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+@contextlib.contextmanager
+def disk_faults(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals into ours: DiskFull or StoreUnusable, with the path."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise DiskFull(f"no room on the disk for {path}", why=os.strerror(error.errno or 0)) from error
+        raise StoreUnusable(f"cannot write {path}", why=error.strerror or str(error)) from error
+
+
+def temp_beside(path: Path) -> Path:
+    """A name for a new file in the same directory, which scans leave alone."""
+    return path.with_name(TEMP_PREFIX + secrets.token_hex(8))
+
+
+def write(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Put `data` at `path`, in place of what was there. The directory must exist."""
+    with disk_faults(path):
+        temp = _new_file(path, data, mode)
+        try:
+            _rename(temp, path)
+        except BaseException:
+            temp.unlink(missing_ok=True)
+            raise
+        fsync_directory(path.parent)
+
+
+def create(path: Path, data: bytes, *, mode: int = 0o600) -> bool:
+    """Put `data` at `path` unless something is there already; tells whether it did."""
+    with disk_faults(path):
+        temp = _new_file(path, data, mode)
+        try:
+            _link(temp, path)
+        except FileExistsError:
+            return False
+        finally:
+            temp.unlink(missing_ok=True)
+        fsync_directory(path.parent)
+        return True
+
+
+def exchange(path: Path, data: bytes, aside: Path, *, mode: int = 0o600) -> bool:
+    """Put `data` at `path` and keep what was there under `aside`; tells whether there was anything.
+
+    A person may save into the old file until the very rename: whoever looks at `aside` afterwards sees that too.
+    """
+    with disk_faults(path):
+        temp = _new_file(path, data, mode)
+        try:
+            kept = _link_aside(path, aside)
+            _rename(temp, path)
+        except BaseException:
+            temp.unlink(missing_ok=True)
+            raise
+        fsync_directory(path.parent)
+        return kept
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename on one file system; both directories are durable afterwards."""
+    with disk_faults(target):
+        _rename(source, target)
+        fsync_directory(target.parent)
+        if source.parent != target.parent:
+            fsync_directory(source.parent)
+
+
+def append(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Add `data` at the end of `path`, which is made if it is missing."""
+    with disk_faults(path):
+        made = not path.exists()
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+        try:
+            before = os.fstat(fd).st_size
+            try:
+                _write(fd, data)
+                _fsync(fd)
+            except OSError:
+                os.ftruncate(fd, before)
+                raise
+        finally:
+            os.close(fd)
+        if made:
+            fsync_directory(path.parent)
+
+
+def make_directory(path: Path, *, mode: int = 0o700) -> None:
+    """Make `path` and what is missing above it; each new name is durable in its parent."""
+    with disk_faults(path):
+        missing = []
+        while not path.is_dir():
+            missing.append(path)
+            path = path.parent
+        for folder in reversed(missing):
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir(mode=mode)
+            fsync_directory(folder.parent)
+
+
+def remove(path: Path) -> bool:
+    """Remove a file for good; tells whether it was there."""
+    with disk_faults(path):
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            return False
+        fsync_directory(path.parent)
+        return True
+
+
+def fsync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def lock(path: Path, *, timeout: float, what: str, shared_text: str = "") -> Iterator[None]:
+    """Hold `path` locked against other processes and threads. Raises StoreBusy after `timeout` seconds.
+
+    `shared_text` is written into the file, so that a refused process can say who holds it.
+    """
+    fd = take_lock(path, timeout=timeout, what=what, shared_text=shared_text)
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+def take_lock(path: Path, *, timeout: float, what: str, shared_text: str = "") -> int:
+    """Lock `path` until the returned file descriptor is closed or the process ends. Raises StoreBusy."""
+    with disk_faults(path):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    deadline = time.monotonic() + timeout
+    pause = 0.001
+    try:
+        while not _try_lock(fd):
+            if time.monotonic() >= deadline:
+                holder = os.pread(fd, 200, 0).decode("utf-8", "replace").strip() or "another process"
+                raise StoreBusy(f"{what} is in use by {holder}")
+            time.sleep(pause)
+            pause = min(pause * 2, 0.05)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, shared_text.encode(), 0)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def lock_holder(path: Path) -> str | None:
+    """What the holder of a lock wrote into it, or None when nobody holds it."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        if _try_lock(fd):
+            return None
+        return os.pread(fd, 200, 0).decode("utf-8", "replace").strip() or "another process"
+    finally:
+        os.close(fd)
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _new_file(path: Path, data: bytes, mode: int) -> Path:
+    temp = temp_beside(path)
+    fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    try:
+        try:
+            _write(fd, data)
+            _fsync(fd)
+        finally:
+            os.close(fd)
+    except BaseException:
+        temp.unlink(missing_ok=True)
+        raise
+    return temp
+
+
+def _link_aside(path: Path, aside: Path) -> bool:
+    try:
+        _link(path, aside)
+    except FileNotFoundError:
+        return False
+    return True

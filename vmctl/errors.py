@@ -1,0 +1,447 @@
+"""Every error that vmctl raises on purpose, with its exit code, whether trying again may help, and the mend.
+
+    VmctlError                       1
+    +-- ConfigError                 10..19  what people wrote
+    |   +-- ConfigMissing           10
+    |   +-- ConfigFaults            11
+    |   +-- NotEmpty                12
+    |   +-- ServerUnclear           13
+    |   +-- OutputClosed            14
+    +-- StoreError                  20..29  the directory on disk
+    |   +-- StoreMissing            20
+    |   +-- StoreForeign            21
+    |   +-- StoreNewer              22
+    |   +-- StoreBusy               23  (try again)
+    |   +-- DiskFull                24  (try again)
+    |   +-- IndexDamaged            25
+    |   +-- StoreUnusable           26  (try again)
+    |   +-- StoreDamaged            27
+    +-- RecordError                 30..39  one mailbox, message, greeting, callflow, prompt, setting
+    |   +-- NotFound                30
+    |   +-- AlreadyExists           31
+    |   +-- BadName                 32
+    |   +-- BadValue                33
+    |   +-- BadAudio                34
+    |   +-- MailboxFull             35
+    |   +-- BrokenFile              36
+    |   +-- CallflowFaults          37
+    +-- SyncError                   40..49  the two servers together
+    |   +-- PeerUnreachable         40  (try again)
+    |   +-- NotInStep               41  (try again)
+    |   +-- StoresDiffer            42
+    |   +-- MailRefused             43
+    |   +-- AddressInUse            44
+    |   +-- AlreadyServing          45
+    |   +-- DeletionsHeld           46
+    +-- RoleError                   50..59  who serves whom
+    |   +-- NoSuchService           50
+    |   +-- NothingToFailBack       51
+    |   +-- ServiceNotNamed         52
+    |   +-- NotYet                  53  (try again)
+    +-- MailError                   60..69  one mail that came in
+    |   +-- MailGarbage             60
+    |   +-- MailMisdirected         61
+    |   +-- MailForged              62
+    |   +-- MailNewer               63  (try again)
+    |   +-- MailTooLarge            64
+    +-- JournalError                70..79
+    |   +-- JournalBroken           70
+    +-- KeyFault                    80..89
+    |   +-- KeyMissing              80
+    |   +-- KeyExposed              81
+    +-- DemoFailed                  90
+
+0 is done, 1 a bug in vmctl, 2 a command typed wrong. A code that is not in the table means failure.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class VmctlError(Exception):
+    """Something went wrong that vmctl has no name for."""
+
+    exit_code: ClassVar[int] = 1
+    retry: ClassVar[bool] = False
+    hint: str = "this is a bug: please report it with the command and its output"
+
+    def __init__(self, what: str, *, why: str = "", hint: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.why = why
+        if hint is not None:
+            self.hint = hint
+
+    def as_json(self) -> dict[str, Any]:
+        """The error as the value that `--json` prints."""
+        return {
+            "error": type(self).__name__,
+            "exit_code": self.exit_code,
+            "retry": self.retry,
+            "what": self.what,
+            "why": self.why,
+            "hint": self.hint,
+        }
+
+
+class ConfigError(VmctlError):
+    """The configuration cannot be used."""
+
+    exit_code = 10
+
+
+class ConfigMissing(ConfigError):
+    """No vmctl.yaml where it was looked for."""
+
+    exit_code = 10
+    hint = "name it with --config FILE or VMCTL_CONFIG, go to its directory, or make a network with 'vmctl init DIR'"
+
+
+class ConfigFaults(ConfigError):
+    """The vmctl.yaml has faults; all of them are listed."""
+
+    exit_code = 11
+    hint = "mend the keys that are named, then try again"
+
+    def __init__(self, what: str, faults: list[dict[str, str]], **words: Any) -> None:
+        super().__init__(what, **words)
+        self.faults = faults
+
+    def as_json(self) -> dict[str, Any]:
+        """The error with its list of faults."""
+        return {**super().as_json(), "faults": self.faults}
+
+
+class NotEmpty(ConfigError):
+    """The directory for a new network already holds something."""
+
+    exit_code = 12
+    hint = "name a directory that does not exist yet or is empty"
+
+
+class ServerUnclear(ConfigError):
+    """The command does not say which server it is about."""
+
+    exit_code = 13
+    hint = "say --server primary or --server secondary, or set VMCTL_SERVER"
+
+
+class OutputClosed(ConfigError):
+    """Nobody reads the standard output."""
+
+    exit_code = 14
+    hint = "run it again with an open standard output"
+
+
+class StoreError(VmctlError):
+    """A store cannot be used."""
+
+    exit_code = 20
+
+
+class StoreMissing(StoreError):
+    """The store's directory or its identity is not there: it may not be mounted."""
+
+    exit_code = 20
+    hint = "mount it, or correct 'store' in vmctl.yaml; nothing was created, read or deleted"
+
+
+class StoreForeign(StoreError):
+    """The store belongs to another server or another network."""
+
+    exit_code = 21
+    hint = "correct 'store' in vmctl.yaml; nothing was changed"
+
+
+class StoreNewer(StoreError):
+    """The store was written by a newer vmctl."""
+
+    exit_code = 22
+    hint = "update vmctl on this machine; nothing was changed"
+
+
+class StoreBusy(StoreError):
+    """Another process kept the store locked for too long."""
+
+    exit_code = 23
+    retry = True
+    hint = "try again; 'vmctl status' shows whether a daemon runs"
+
+
+class DiskFull(StoreError):
+    """There is no room left on the disk."""
+
+    exit_code = 24
+    retry = True
+    hint = "make room, then try again; nothing was left half-written"
+
+
+class IndexDamaged(StoreError):
+    """The index of a store cannot be read."""
+
+    exit_code = 25
+    hint = "move .vmctl/index.db aside: the next 'vmctl sync' builds it anew from the files and the peer"
+
+
+class StoreUnusable(StoreError):
+    """The operating system refused to read or write the store."""
+
+    exit_code = 26
+    retry = True
+    hint = "mend the disk, the mount or the permissions, then try again"
+
+
+class StoreDamaged(StoreError):
+    """The identity of a store cannot be read."""
+
+    exit_code = 27
+    hint = "put .vmctl/identity.json back from a backup; no recording is touched"
+
+
+class RecordError(VmctlError):
+    """One thing in a store cannot be used as asked."""
+
+    exit_code = 30
+
+
+class NotFound(RecordError):
+    """The mailbox, message, greeting, callflow, prompt or setting is not there."""
+
+    exit_code = 30
+    hint = "the 'list' command beside this one shows what is there"
+
+
+class AlreadyExists(RecordError):
+    """Something of this name is there already."""
+
+    exit_code = 31
+    hint = "choose another name, or change the one that is there with 'set'"
+
+
+class BadName(RecordError):
+    """An extension, name or id has characters or a length that is not allowed."""
+
+    exit_code = 32
+
+
+class BadValue(RecordError):
+    """A value has the wrong type, length or range."""
+
+    exit_code = 33
+
+
+class BadAudio(RecordError):
+    """A recording is not audio that can be played, or is too long."""
+
+    exit_code = 34
+    hint = "give a WAV file (PCM) with at least one frame, or name its format under 'audio.formats' in vmctl.yaml"
+
+
+class MailboxFull(RecordError):
+    """The mailbox has reached its quota."""
+
+    exit_code = 35
+    hint = "delete messages, or raise the mailbox's quota with 'vmctl mailbox set EXT --quota N'"
+
+
+class BrokenFile(RecordError):
+    """A file in the store cannot be read as what it should be."""
+
+    exit_code = 36
+    hint = "mend the file: it stays as it is and is not shipped until then"
+
+
+class CallflowFaults(RecordError):
+    """A callflow of schema vmctl/1 has faults; all of them are listed."""
+
+    exit_code = 37
+    hint = "mend the nodes that are named, then try again"
+
+    def __init__(self, what: str, faults: list[dict[str, str]], **words: Any) -> None:
+        super().__init__(what, **words)
+        self.faults = faults
+
+    def as_json(self) -> dict[str, Any]:
+        """The error with its list of faults."""
+        return {**super().as_json(), "faults": self.faults}
+
+
+class SyncError(VmctlError):
+    """The two servers could not be brought or shown in step."""
+
+    exit_code = 40
+
+
+class PeerUnreachable(SyncError):
+    """The peer does not answer."""
+
+    exit_code = 40
+    retry = True
+    hint = "start it with 'vmctl serve' there, or check its 'address' in vmctl.yaml; what is pending is kept"
+
+
+class NotInStep(SyncError):
+    """The time ran out before both stores were in step."""
+
+    exit_code = 41
+    retry = True
+    hint = "try again, with a longer --timeout; 'vmctl status' shows what is pending, nothing is lost"
+
+
+class StoresDiffer(SyncError):
+    """The two stores do not hold the same."""
+
+    exit_code = 42
+    hint = "run 'vmctl sync', then 'vmctl verify' again"
+
+
+class MailRefused(SyncError):
+    """The peer refused a sync mail for good."""
+
+    exit_code = 43
+    hint = "its reply says why; compare vmctl.yaml on both servers and the version of vmctl"
+
+
+class AddressInUse(SyncError):
+    """The receiver cannot listen on its address."""
+
+    exit_code = 44
+    hint = "stop what listens there, or change 'listen' in vmctl.yaml"
+
+
+class AlreadyServing(SyncError):
+    """Another daemon or sync runs on this store."""
+
+    exit_code = 45
+    hint = "one is enough: use the one that runs, or stop it first"
+
+
+class DeletionsHeld(SyncError):
+    """So much is gone from a store at once that its deletion waits for a person's word."""
+
+    exit_code = 46
+    hint = "put the files back, or let the deletions go with 'vmctl sync --accept-deletions'"
+
+
+class RoleError(VmctlError):
+    """A role cannot move as ordered."""
+
+    exit_code = 50
+
+
+class NoSuchService(RoleError):
+    """The config names no such service."""
+
+    exit_code = 50
+    hint = "'vmctl status' lists the services"
+
+
+class NothingToFailBack(RoleError):
+    """The service is served by its home already."""
+
+    exit_code = 51
+    hint = "nothing to do: 'vmctl status' shows who serves"
+
+
+class ServiceNotNamed(RoleError):
+    """There are two services and the order names none."""
+
+    exit_code = 52
+    hint = "say --service NAME or --all"
+
+
+class NotYet(RoleError):
+    """The order is kept, and waits for what is named."""
+
+    exit_code = 53
+    retry = True
+    hint = "'vmctl status' shows what is awaited"
+
+
+class MailError(VmctlError):
+    """A mail that came in cannot be taken."""
+
+    exit_code = 60
+    smtp_reply: ClassVar[str] = "554 5.6.0"
+
+
+class MailGarbage(MailError):
+    """The mail is not a sync mail, or a cut-off one."""
+
+    exit_code = 60
+    smtp_reply = "554 5.6.0"
+    hint = "only vmctl's own mails belong here: see docs/sync-mail.md"
+
+
+class MailMisdirected(MailError):
+    """The mail is for another network or another server."""
+
+    exit_code = 61
+    smtp_reply = "550 5.1.1"
+    hint = "compare 'network' and 'servers' in vmctl.yaml on both servers"
+
+
+class MailForged(MailError):
+    """The mail's signature is not the peer's, or what it covers was altered."""
+
+    exit_code = 62
+    smtp_reply = "550 5.7.1"
+    hint = "compare 'public_key' in vmctl.yaml on both servers; if they agree somebody else wrote this mail"
+
+
+class MailNewer(MailError):
+    """The mail's format is newer than this vmctl."""
+
+    exit_code = 63
+    retry = True
+    smtp_reply = "451 4.3.5"
+    hint = "update vmctl on this machine: the peer keeps the mail and tries again"
+
+
+class MailTooLarge(MailError):
+    """The mail is larger than mail.max."""
+
+    exit_code = 64
+    smtp_reply = "552 5.3.4"
+    hint = "give 'mail.max' in vmctl.yaml the same value on both servers"
+
+
+class JournalError(VmctlError):
+    """The journal of role transitions cannot be trusted."""
+
+    exit_code = 70
+
+
+class JournalBroken(JournalError):
+    """A line of the journal was cut, edited, moved or removed."""
+
+    exit_code = 70
+    hint = "compare it with the peer's journal; 'vmctl journal --verify' names the line"
+
+
+class KeyFault(VmctlError):
+    """A key cannot be used."""
+
+    exit_code = 80
+
+
+class KeyMissing(KeyFault):
+    """A private key is not where the config says."""
+
+    exit_code = 80
+    hint = "put the key file back from its backup, or correct 'key' in vmctl.yaml"
+
+
+class KeyExposed(KeyFault):
+    """A private key can be read by others."""
+
+    exit_code = 81
+    hint = "take the permission away with 'chmod 600 FILE'"
+
+
+class DemoFailed(VmctlError):
+    """A step of the demo did not come true."""
+
+    exit_code = 90
+    hint = "run it with --keep DIR and look at the logs there"

@@ -1,0 +1,209 @@
+"""What came from the peer: a mail of the spool into the index, in one transaction, as often as it may come.
+
+Merging is a join, so a mail that comes twice, late or out of order changes nothing that it should not. Nothing is
+acknowledged here: the acknowledgement leaves with the next mail, after the transaction, when the audio is durable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from vmctl.index import Entry, Index, audio_of
+from vmctl.merge import conflicts, holds, merge, merge_fields
+from vmctl.model import MAILBOX, MESSAGE, Record, Tick, Vector, mailbox_key, parse_key, restored
+from vmctl.outbox import missing_ranges
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vmctl.clock import Clock
+    from vmctl.contact import Contact
+    from vmctl.mail import Audio, SyncMail
+    from vmctl.store.pool import Pool
+
+log = logging.getLogger("vmctl.inbox")
+
+_PAST_INCARNATIONS = 100
+
+
+@dataclass(slots=True)
+class Taken:
+    """What a mail changed: keys of records, conflicts that it brought to light, and whether this server was rolled back."""
+
+    changed: list[str] = field(default_factory=list)
+    conflicts: list[str] = field(default_factory=list)
+    acked: list[str] = field(default_factory=list)
+    fresh: bool = False
+    rolled_back: bool = False
+    request: dict[str, Any] = field(default_factory=dict)
+    status: dict[str, Any] = field(default_factory=dict)
+
+
+class Inbox:
+    """Takes mails of the peer into the index of one server."""
+
+    def __init__(
+        self, index: Index, pool: Pool, contact: Contact, clock: Clock, acknowledged: Callable[[str], None]
+    ) -> None:
+        self._index = index
+        self._pool = pool
+        self._contact = contact
+        self._clock = clock
+        self._acknowledged = acknowledged
+
+    def take(self, mail: SyncMail) -> Taken:
+        """Take one mail, whole or not at all."""
+        taken = Taken(request=mail.request, status=mail.status)
+        for audio in mail.audio:
+            self._sound(audio)
+        with self._index.transaction():
+            current = self._peer_incarnation(mail.incarnation)
+            self._index.add_packet(mail.packet, self._clock.wall())
+            for value in mail.records:
+                self._record(value, taken)
+            self._bring_mailboxes_back(taken)
+            if current:
+                taken.fresh = self._contact.take(mail)
+                if mail.peer_incarnation == self._index.meta("incarnation"):
+                    self._acks(mail.status.get("acks"), taken)
+                    self._wants(mail.status.get("wants"))
+                self._checkpoints(mail, taken)
+                if mail.journal is not None:
+                    self._index.set_note("peer_journal", list(mail.journal))
+        return taken
+
+    # Who speaks
+
+    def _peer_incarnation(self, name: str) -> bool:
+        """Whether the mail is from the peer's present incarnation; a new one voids what was believed of the peer."""
+        current = self._index.meta("peer_incarnation")
+        if name == current:
+            return True
+        past = self._index.note("peer_past") or []
+        if name in past:
+            return False  # a delayed mail: its records still count, what it says of the peer does not
+        if current:
+            self._index.set_note("peer_past", [*past, current][-_PAST_INCARNATIONS:])
+            self._index.forget_bases()
+            self._index.set_note("peer_checkpoint", None)
+            log.warning("the peer has a new incarnation: everything is offered to it again")
+        self._index.set_meta("peer_incarnation", name)
+        return True
+
+    def _checkpoints(self, mail: SyncMail, taken: Taken) -> None:
+        echoed = mail.echo_checkpoint
+        if echoed and echoed.get("incarnation") == self._index.meta("incarnation"):
+            number, nonce = echoed.get("number"), echoed.get("nonce")
+            if isinstance(number, int) and isinstance(nonce, str):
+                taken.rolled_back = not self._index.confirm_checkpoint(number, nonce)
+        theirs = mail.checkpoint
+        newest = self._index.note("peer_checkpoint")
+        if theirs and isinstance(theirs.get("number"), int) and (newest is None or theirs["number"] > newest["number"]):
+            self._index.set_note("peer_checkpoint", theirs)
+
+    # Records
+
+    def _record(self, value: dict[str, Any], taken: Taken) -> None:
+        try:
+            key = str(value["key"])
+            parse_key(key)
+            part = Record.from_json(key, value)
+            base = value.get("base")
+            vector: Vector | None = None if base is None else dict(base["vector"])
+            version = str(value["version"])
+            based_on = "" if base is None else str(base["version"])
+        except (ValueError, KeyError, TypeError) as error:
+            log.error("a record of the peer cannot be read and is left with it: %s", error)
+            return
+        self._index.witness(max(part.vector.values(), default=0))
+        entry = self._index.get(key)
+        mine = entry.record if entry else None
+        if vector is not None and not holds(mine, vector, based_on):
+            self._index.add_want(key)
+            if entry is not None:
+                self._put(replace(entry, record=merge_fields(entry.record, part)), taken)
+            return
+        self._index.drop_want(key)
+        if entry is None:
+            self._put(Entry(part, base=part if part.version == version else None), taken)
+        else:
+            for conflict in conflicts(entry.record, part):
+                if self._index.get(conflict.key) is None:
+                    self._put(Entry(conflict), taken)
+                    taken.conflicts.append(conflict.key)
+            if entry.record.vector == part.vector and vector is None and entry.record.version != version:
+                log.error("%s: equal vectors over different content: merged alike", key)
+            merged = merge(entry.record, part)
+            self._put(replace(entry, record=merged, base=merged if merged.version == version else entry.base), taken)
+        self._index.add_ack(key, version)
+
+    def _bring_mailboxes_back(self, taken: Taken) -> None:
+        """A message left while the mailbox was being deleted on the other server brings the mailbox back."""
+        keys = list(map(parse_key, taken.changed))
+        boxes = {key.name for key in keys if key.kind == MAILBOX}
+        boxes |= {str(key.mailbox) for key in keys if key.kind == MESSAGE}
+        for extension in sorted(boxes):
+            entry = self._index.get(mailbox_key(extension))
+            if entry is None or entry.record.lives:
+                continue
+            if any(inner.record.lives and inner.record.kind == MESSAGE for inner in self._index.in_mailbox(extension)):
+                tick = Tick(self._index.next_number(self._clock.wall()), self._index.meta("incarnation"))
+                self._put(replace(entry, record=restored(entry.record, tick)), taken)
+                log.warning("mailbox %s is back: a message was left in it while it was deleted", extension)
+
+    def _put(self, entry: Entry, taken: Taken) -> None:
+        self._index.put(entry, self._clock.wall())
+        taken.changed.append(entry.record.key)
+
+    # Recordings
+
+    def _sound(self, audio: Audio) -> None:
+        """A recording, or a piece of one, into the pool, durably, before the record that names it."""
+        whole = audio.offset == 0 and len(audio.data) == audio.size
+        if self._pool.holds(audio.sha256):
+            return
+        if whole:
+            if hashlib.sha256(audio.data).hexdigest() == audio.sha256:
+                self._pool.put(audio.data, audio.sha256)
+            return
+        self._pool.put_part(audio.sha256, audio.offset, audio.data)
+        with self._index.transaction():
+            self._index.add_range("parts", audio.sha256, audio.offset, audio.offset + len(audio.data))
+            if missing_ranges(self._index.ranges("parts", audio.sha256), audio.size):
+                return
+            self._index.drop_ranges("parts", audio.sha256)
+        if not self._pool.finish(audio.sha256):
+            log.error("a recording in pieces had other bytes than its digest: it is asked for again")
+
+    # What the peer holds and lacks
+
+    def _acks(self, acks: Any, taken: Taken) -> None:
+        for ack in acks if isinstance(acks, list) else []:
+            if not (isinstance(ack, list) and len(ack) == 2):  # noqa: PLR2004
+                continue
+            key, version = str(ack[0]), str(ack[1])
+            entry = self._index.get(key)
+            if entry is not None and entry.record.version == version:
+                self._index.put(replace(entry, base=entry.record), self._clock.wall())
+                self._acknowledged(key)
+                taken.acked.append(key)
+
+    def _wants(self, wants: Any) -> None:
+        if not isinstance(wants, dict):
+            return
+        for key in wants.get("records") or []:
+            entry = self._index.get(str(key))
+            if entry is not None:
+                self._index.put(replace(entry, base=None), self._clock.wall())
+                self._acknowledged(entry.record.key)
+        for want in wants.get("audio") or []:
+            sha256 = str(want.get("sha256")) if isinstance(want, dict) else ""
+            entry = next(iter(self._index.with_audio(sha256)), None)
+            audio = audio_of(entry.record.document) if entry else None
+            for gap in want.get("missing") or [] if audio else []:
+                start, stop = int(gap[0]), int(gap[1])
+                if audio and 0 <= start < stop <= audio["size"]:
+                    self._index.add_range("offers", sha256, start, stop)

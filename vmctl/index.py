@@ -1,0 +1,462 @@
+"""What one server knows of every record: one SQLite file, `.vmctl/index.db`. Everything in it can be built again.
+
+For each record it holds the version that this server has (`record`), the version that the store's file shows
+(`shown`), and the version that the peer has acknowledged (`base`). Where `shown` lags behind, a file is to be
+written; where `base` does, the record is to be shipped. So a crash at any moment leaves nothing but work to do.
+
+A commit is durable (WAL with synchronous=FULL): promise 1 rests on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+
+from vmctl.clock import tick
+from vmctl.errors import DiskFull, IndexDamaged, StoreBusy, StoreNewer, StoreUnusable, VmctlError
+from vmctl.model import CALLFLOW, GREETING, KINDS, MAILBOX, MESSAGE, PROMPT, SETTINGS, Record, canonical, parse_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+FORMAT: Final = 1
+_SAME = "="
+# The order of shipping: what a server needs to answer calls at all comes before what callers left.
+_RANK = {SETTINGS: 0, CALLFLOW: 0, MAILBOX: 0, PROMPT: 1, GREETING: 1, MESSAGE: 3}
+_OTHER_RANK = 2
+
+_SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE records (
+    key TEXT PRIMARY KEY, kind TEXT NOT NULL, mailbox TEXT, name TEXT NOT NULL, lives INTEGER NOT NULL, rank INTEGER NOT NULL,
+    number INTEGER NOT NULL, version TEXT NOT NULL, state TEXT NOT NULL, audio TEXT,
+    shown TEXT, base TEXT, todo INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX pending ON records (rank, number) WHERE base IS NOT '=';
+CREATE INDEX todo ON records (rank, key) WHERE todo;
+CREATE INDEX by_audio ON records (audio) WHERE audio IS NOT NULL;
+CREATE INDEX by_name ON records (name) WHERE kind = 'message';
+CREATE INDEX by_mailbox ON records (mailbox, kind);
+CREATE TABLE files (
+    path TEXT PRIMARY KEY, folder TEXT NOT NULL, size INTEGER NOT NULL, mtime INTEGER NOT NULL, ctime INTEGER NOT NULL,
+    inode INTEGER NOT NULL, digest TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX by_folder ON files (folder);
+CREATE TABLE folders (
+    path TEXT PRIMARY KEY, mtime INTEGER NOT NULL, ctime INTEGER NOT NULL, inode INTEGER NOT NULL,
+    looked INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE faults (path TEXT PRIMARY KEY, why TEXT NOT NULL, mend TEXT NOT NULL, since INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE checkpoints (number INTEGER PRIMARY KEY, nonce TEXT NOT NULL);
+CREATE TABLE acks (key TEXT PRIMARY KEY, version TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE wants (key TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE packets (packet TEXT PRIMARY KEY, taken INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE parts (sha256 TEXT, start INTEGER, stop INTEGER, PRIMARY KEY (sha256, start)) WITHOUT ROWID;
+CREATE TABLE offers (sha256 TEXT, start INTEGER, stop INTEGER, PRIMARY KEY (sha256, start)) WITHOUT ROWID;
+"""
+
+
+class Look(NamedTuple):
+    """How a file looked to stat: equal looks are taken for an unchanged file (sizes in bytes, times in ns)."""
+
+    size: int
+    mtime: int
+    ctime: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A record as it is here, as its file shows it (None: no file), and as the peer is known to hold it."""
+
+    record: Record
+    shown: Record | None = None
+    base: Record | None = None
+
+    @property
+    def pending(self) -> bool:
+        """Whether the peer lacks this version."""
+        return self.base is None or self.base.version != self.record.version
+
+    @property
+    def todo(self) -> bool:
+        """Whether the store's file does not show this version."""
+        record, shown = self.record, self.shown
+        if record.kind not in KINDS:
+            return False
+        if not record.lives or shown is None:
+            return record.lives != (shown is not None)
+        if record.kind == MESSAGE:  # its file also holds stamps and presence
+            return shown.version != record.version
+        return canonical(shown.document) != canonical(record.document)
+
+
+def audio_of(document: dict[str, Any]) -> dict[str, Any] | None:
+    """The `audio` field of a document if it is one: `sha256`, `size` in bytes, `format`."""
+    audio = document.get("audio")
+    if not isinstance(audio, dict):
+        return None
+    digest, size, form = audio.get("sha256"), audio.get("size"), audio.get("format")
+    if not (isinstance(digest, str) and len(digest) == 64 and not set(digest) - set("0123456789abcdef")):  # noqa: PLR2004
+        return None
+    if not isinstance(size, int) or size < 0 or not (isinstance(form, str) and form.isascii() and form.isalnum()):
+        return None
+    return audio
+
+
+class Index:
+    """The open index of one store. Not shared between threads; processes share the file."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+        self._last = 0
+        self._digest = 0
+        self._depth = 0
+
+    @classmethod
+    def open(cls, path: Path, *, create: bool = False) -> Self:
+        """Open the index, or make an empty one. Raises StoreUnusable, IndexDamaged or StoreNewer."""
+        if not create and not path.exists():
+            raise StoreUnusable(f"there is no index at {path}", hint="run 'vmctl sync': it builds the index anew")
+        try:
+            db = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
+            try:
+                db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=OFF;")
+                version = db.execute("PRAGMA user_version").fetchone()[0]
+                if version == 0:
+                    path.chmod(0o600)
+                    db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={FORMAT}; COMMIT;")
+                elif version > FORMAT:
+                    raise StoreNewer(f"{path} has format {version}, this vmctl knows {FORMAT}")
+            except BaseException:
+                db.close()
+                raise
+        except sqlite3.DatabaseError as error:
+            raise _ours(error) from error
+        return cls(db)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    @contextlib.contextmanager
+    def transaction(self, *, rollback: bool = False) -> Iterator[None]:
+        """All or nothing, durable at its end. `rollback` throws everything away instead: for a dry run.
+
+        One transaction inside another is part of the outer one.
+        """
+        if self._depth:
+            yield
+            return
+        self._run("BEGIN IMMEDIATE")
+        self._depth = 1
+        try:
+            self._last = int(self.meta("last", "0"))
+            self._digest = int(self.meta("digest", "0"), 16)
+            before = (self._last, self._digest)
+            yield
+            if rollback:
+                self._db.execute("ROLLBACK")
+                return
+            if before != (self._last, self._digest):
+                self.set_meta("last", str(self._last))
+                self.set_meta("digest", f"{self._digest:032x}")
+            self._run("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+        finally:
+            self._depth = 0
+
+    def _run(self, query: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+        try:
+            return self._db.execute(query, values)
+        except sqlite3.DatabaseError as error:
+            raise _ours(error) from error
+
+    # Numbers and notes
+
+    def next_number(self, wall: int) -> int:
+        """The number of a new change; only inside a transaction."""
+        assert self._depth, "numbers are given inside a transaction"  # noqa: S101
+        self._last = tick(self._last, wall)
+        return self._last
+
+    def witness(self, number: int) -> None:
+        """Raise the clock above a reading of the peer's; only inside a transaction."""
+        self._last = max(self._last, number)
+
+    @property
+    def last_number(self) -> int:
+        """The number of the newest change here."""
+        return self._last if self._depth else int(self.meta("last", "0"))
+
+    @property
+    def digest(self) -> str:
+        """A digest over the versions of all records: equal on both servers when they hold the same."""
+        return f"{self._digest:032x}" if self._depth else self.meta("digest", "0" * 32)
+
+    def meta(self, name: str, default: str = "") -> str:
+        """A note by its name."""
+        row = self._run("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return default if row is None else str(row[0])
+
+    def set_meta(self, name: str, value: str) -> None:
+        """Set a note."""
+        self._run("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
+    def note(self, name: str) -> Any:
+        """A note that holds JSON, or None."""
+        text = self.meta(name)
+        return json.loads(text) if text else None
+
+    def set_note(self, name: str, value: Any) -> None:
+        """Set a note that holds JSON."""
+        self.set_meta(name, canonical(value).decode())
+
+    # Records
+
+    def get(self, key: str) -> Entry | None:
+        """The entry of a record."""
+        row = self._run("SELECT key, state, shown, base FROM records WHERE key = ?", (key,)).fetchone()
+        return None if row is None else _entry(row)
+
+    def put(self, entry: Entry, wall: int) -> None:
+        """Store an entry; a version that is new here gets the next change number."""
+        record = entry.record
+        old = self._run("SELECT version, number FROM records WHERE key = ?", (record.key,)).fetchone()
+        version = record.version
+        if old is None or old[0] != version:
+            number = self.next_number(wall)
+            self._digest ^= int(version, 16) ^ (0 if old is None else int(old[0], 16))
+        else:
+            number = old[1]
+        key = parse_key(record.key)
+        audio = audio_of(record.document)
+        self._run(
+            "INSERT OR REPLACE INTO records VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            (
+                record.key, key.kind, key.name if key.kind == MAILBOX else key.mailbox, key.name, record.lives,
+                _RANK.get(key.kind, _OTHER_RANK), number, version, _dump(record),
+                audio["sha256"] if audio else None, _dump_other(entry.shown, version), _dump_other(entry.base, version),
+                entry.todo,
+            ),
+        )  # fmt: skip
+
+    def entries(self, where: str = "1", values: tuple[Any, ...] = ()) -> Iterator[Entry]:
+        """The entries that a condition selects, by key."""
+        rows = self._run(f"SELECT key, state, shown, base FROM records WHERE {where} ORDER BY key", values)  # noqa: S608
+        return map(_entry, rows.fetchall())
+
+    def keys(self, where: str = "1", values: tuple[Any, ...] = ()) -> list[str]:
+        """The keys that a condition selects, in order."""
+        query = f"SELECT key FROM records WHERE {where} ORDER BY key"  # noqa: S608
+        return [row[0] for row in self._run(query, values)]
+
+    def count(self, where: str = "1", values: tuple[Any, ...] = ()) -> int:
+        """How many records a condition selects."""
+        return int(self._run(f"SELECT count(*) FROM records WHERE {where}", values).fetchone()[0])  # noqa: S608
+
+    def in_mailbox(self, extension: str) -> list[Entry]:
+        """The entries of a mailbox's greetings and messages."""
+        return list(self.entries("mailbox = ? AND kind IN ('greeting', 'message')", (extension,)))
+
+    def with_audio(self, sha256: str) -> list[Entry]:
+        """The entries that name a recording."""
+        return list(self.entries("audio = ?", (sha256,)))
+
+    def todo(self) -> list[str]:
+        """The keys whose files are to be written, the most needed first."""
+        return [row[0] for row in self._run("SELECT key FROM records WHERE todo ORDER BY rank, key")]
+
+    def pending(self) -> list[tuple[str, int]]:
+        """Keys and ranks of what the peer lacks: settings, callflows and mailboxes first, then the newest."""
+        query = "SELECT key, rank FROM records WHERE base IS NOT '=' ORDER BY rank, number DESC"
+        return [(row[0], row[1]) for row in self._run(query)]
+
+    def pending_count(self) -> int:
+        """How many records the peer lacks."""
+        return int(self._run("SELECT count(*) FROM records WHERE base IS NOT '='").fetchone()[0])
+
+    def oldest_pending(self) -> int | None:
+        """The change number (a clock reading, microseconds) of the oldest record that the peer lacks."""
+        value = self._run("SELECT min(number) FROM records WHERE base IS NOT '='").fetchone()[0]
+        return None if value is None else int(value)
+
+    def forget_bases(self) -> None:
+        """The peer's acknowledgements are void: everything is offered again."""
+        self._run("UPDATE records SET base = NULL")
+        self._run("DELETE FROM offers")
+
+    # Files and folders as the last scan saw them
+
+    def file(self, path: str) -> tuple[Look, str] | None:
+        """How a file looked and the SHA-256 of its bytes."""
+        row = self._run("SELECT size, mtime, ctime, inode, digest FROM files WHERE path = ?", (path,)).fetchone()
+        return None if row is None else (Look(*row[:4]), row[4])
+
+    def files_in(self, folder: str) -> dict[str, tuple[Look, str]]:
+        """The known files of one folder."""
+        rows = self._run("SELECT path, size, mtime, ctime, inode, digest FROM files WHERE folder = ?", (folder,))
+        return {row[0]: (Look(*row[1:5]), row[5]) for row in rows}
+
+    def hand_files(self) -> dict[str, tuple[Look, str]]:
+        """The known files of all folders but `messages`."""
+        rows = self._run("SELECT path, size, mtime, ctime, inode, digest FROM files WHERE folder NOT LIKE '%/messages'")
+        return {row[0]: (Look(*row[1:5]), row[5]) for row in rows}
+
+    def set_file(self, path: str, look: Look, digest: str) -> None:
+        """Remember how a file looks and what it holds."""
+        folder = path.rpartition("/")[0]
+        self._run("INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?,?)", (path, folder, *look, digest))
+
+    def drop_file(self, path: str) -> None:
+        """Forget a file."""
+        self._run("DELETE FROM files WHERE path = ?", (path,))
+
+    def folders(self) -> dict[str, tuple[int, int, int, int]]:
+        """Message folders: mtime, ctime, inode, and when they were looked at (all ns but the inode)."""
+        return {row[0]: (row[1], row[2], row[3], row[4]) for row in self._run("SELECT * FROM folders")}
+
+    def set_folder(self, path: str, mtime: int, ctime: int, inode: int, looked: int) -> None:
+        """Remember how a message folder looked, and when."""
+        self._run("INSERT OR REPLACE INTO folders VALUES (?,?,?,?,?)", (path, mtime, ctime, inode, looked))
+
+    def drop_folder(self, path: str) -> None:
+        """Forget a message folder."""
+        self._run("DELETE FROM folders WHERE path = ?", (path,))
+
+    def faults(self) -> list[dict[str, Any]]:
+        """The files that cannot be read or are odd: path, why, mend, since (microseconds)."""
+        names = ("path", "why", "mend", "since")
+        return [dict(zip(names, row, strict=True)) for row in self._run("SELECT * FROM faults ORDER BY path")]
+
+    def set_fault(self, path: str, why: str, mend: str, since: int) -> bool:
+        """Name a fault; tells whether it is new."""
+        old = self._run("SELECT why FROM faults WHERE path = ?", (path,)).fetchone()
+        if old is not None and old[0] == why:
+            return False
+        self._run("INSERT OR REPLACE INTO faults VALUES (?,?,?,?)", (path, why, mend, since))
+        return True
+
+    def drop_fault(self, path: str) -> None:
+        """The fault is mended."""
+        self._run("DELETE FROM faults WHERE path = ?", (path,))
+
+    # What the conversation with the peer needs
+
+    def add_checkpoint(self, number: int, nonce: str) -> None:
+        """Remember a checkpoint before it leaves in a mail."""
+        self._run("INSERT OR REPLACE INTO checkpoints VALUES (?, ?)", (number, nonce))
+
+    def confirm_checkpoint(self, number: int, nonce: str) -> bool:
+        """Whether the echoed checkpoint is one of ours or older than the last confirmed one; forgets older ones."""
+        if number <= int(self.meta("confirmed", "0")):
+            return True
+        if not self._run("SELECT 1 FROM checkpoints WHERE number = ? AND nonce = ?", (number, nonce)).fetchone():
+            return False
+        self._run("DELETE FROM checkpoints WHERE number < ?", (number,))
+        self.set_meta("confirmed", str(number))
+        return True
+
+    def drop_checkpoints(self) -> None:
+        """A new incarnation begins without any."""
+        self._run("DELETE FROM checkpoints")
+        self.set_meta("confirmed", "0")
+
+    def add_ack(self, key: str, version: str) -> None:
+        """Remember to acknowledge a version in the next mail."""
+        self._run("INSERT OR REPLACE INTO acks VALUES (?, ?)", (key, version))
+
+    def acks(self) -> list[tuple[str, str]]:
+        """The versions to acknowledge."""
+        return [(row[0], row[1]) for row in self._run("SELECT key, version FROM acks ORDER BY key")]
+
+    def drop_ack(self, key: str, version: str) -> None:
+        """The acknowledgement left."""
+        self._run("DELETE FROM acks WHERE key = ? AND version = ?", (key, version))
+
+    def add_want(self, key: str) -> None:
+        """Remember to ask for a record whole."""
+        self._run("INSERT OR REPLACE INTO wants VALUES (?)", (key,))
+
+    def wants(self) -> list[str]:
+        """The records to ask for."""
+        return [row[0] for row in self._run("SELECT key FROM wants ORDER BY key")]
+
+    def drop_want(self, key: str) -> None:
+        """The record came whole."""
+        self._run("DELETE FROM wants WHERE key = ?", (key,))
+
+    def add_packet(self, packet: str, wall: int) -> bool:
+        """Remember a packet; tells whether it is new. The newest 10,000 are kept: merging one again is harmless."""
+        new = self._run("INSERT OR IGNORE INTO packets VALUES (?, ?)", (packet, wall)).rowcount == 1
+        if new and wall % 64 == 0:
+            query = (
+                "DELETE FROM packets WHERE taken < (SELECT taken FROM packets ORDER BY taken DESC LIMIT 1 OFFSET 9999)"
+            )
+            self._run(query)
+        return new
+
+    def ranges(self, table: str, sha256: str) -> list[tuple[int, int]]:
+        """The byte ranges of a recording that came (`parts`) or are asked for (`offers`), in order."""
+        rows = self._run(f"SELECT start, stop FROM {table} WHERE sha256 = ? ORDER BY start", (sha256,))  # noqa: S608
+        return [(row[0], row[1]) for row in rows]
+
+    def add_range(self, table: str, sha256: str, start: int, stop: int) -> None:
+        """Add a byte range."""
+        self._run(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?)", (sha256, start, stop))  # noqa: S608
+
+    def drop_range(self, table: str, sha256: str, start: int) -> None:
+        """Forget one range."""
+        self._run(f"DELETE FROM {table} WHERE sha256 = ? AND start = ?", (sha256, start))  # noqa: S608
+
+    def drop_ranges(self, table: str, sha256: str) -> None:
+        """Forget the ranges of a recording."""
+        self._run(f"DELETE FROM {table} WHERE sha256 = ?", (sha256,))  # noqa: S608
+
+    def offered(self) -> list[str]:
+        """The recordings that the peer asked for."""
+        return [row[0] for row in self._run("SELECT DISTINCT sha256 FROM offers ORDER BY sha256")]
+
+
+def _dump(record: Record) -> str:
+    return canonical(record.as_json()).decode("utf-8", "surrogatepass")
+
+
+def _dump_other(record: Record | None, version: str) -> str | None:
+    if record is None:
+        return None
+    return _SAME if record.version == version else _dump(record)
+
+
+def _entry(row: tuple[str, str, str | None, str | None]) -> Entry:
+    key, state, shown, base = row
+    record = _record(key, state)
+    return Entry(record, _other(record, shown), _other(record, base))
+
+
+def _other(record: Record, text: str | None) -> Record | None:
+    if text is None:
+        return None
+    return record if text == _SAME else _record(record.key, text)
+
+
+def _record(key: str, text: str) -> Record:
+    try:
+        return Record.from_json(key, json.loads(text))
+    except ValueError as error:
+        raise IndexDamaged(f"the index holds an unreadable record {key}", why=str(error)) from error
+
+
+def _ours(error: sqlite3.DatabaseError) -> VmctlError:
+    text = str(error)
+    if not isinstance(error, sqlite3.OperationalError):
+        return IndexDamaged("the index is damaged", why=text)
+    if "full" in text:
+        return DiskFull("no room on the disk for the index", why=text)
+    if "locked" in text:
+        return StoreBusy("another process keeps the index locked", why=text)
+    return StoreUnusable("the index cannot be used", why=text)

@@ -1,0 +1,183 @@
+"""One server at work in this process: its replica and its roles, the receiver and the courier between it and the peer.
+
+The daemon has one for its life, `vmctl sync` one for a round. Whoever has it holds `.vmctl/serve.lock`, so that a
+server has one receiver at a time.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Self
+
+from vmctl import durable, identity
+from vmctl.errors import AlreadyServing, StoreBusy
+from vmctl.failover import Failover
+from vmctl.receiver import Receiver
+from vmctl.replica import Replica
+from vmctl.sender import Courier
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from vmctl.clock import Clock
+    from vmctl.config import Config
+    from vmctl.outbox import Parcel
+    from vmctl.replica import Intake
+
+DAEMON, ROUND = "vmctl serve", "vmctl sync"
+_ANSWER_TIMEOUT = 30.0
+
+
+class Post:
+    """A server that sends and receives. Use it with `with`."""
+
+    def __init__(
+        self, config: Config, name: str, clock: Clock, *, role: str, wake: Callable[[], object], patience: float = 0.0
+    ) -> None:
+        self.config = config
+        self.server = config.servers[name]
+        self.peer = config.peer_of(name)
+        self._clock = clock
+        self._role = role
+        self._wake = wake
+        self._patience = patience
+        self._lock = -1
+        self.receiver: Receiver | None = None
+        self._courier: Courier | None = None
+        self._answers: list[str] = []
+        self._noted: float | None = None
+
+    def __enter__(self) -> Self:
+        """Take the store for this process. Raises AlreadyServing, StoreMissing, StoreForeign, ..."""
+        assert self.server.store is not None, "a post needs a store on this host"  # noqa: S101
+        identity.read(self.server.store, self.config.network, self.server.name)
+        self._lock = _hold(self.server.store, self.server.name, self._role, self._patience)
+        try:
+            self.replica = Replica.open(self.config, self.server.name, self._clock)
+            self.failover = Failover(self.replica)
+        except BaseException:
+            os.close(self._lock)
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Stop receiving and give the store free. A mail that is being taken in is finished first."""
+        try:
+            if self.receiver is not None:
+                self.receiver.stop()
+            if self._courier is not None:
+                self._courier.close()
+            self.replica.close()
+        finally:
+            os.close(self._lock)
+
+    def listen(self, address: tuple[str, int] | None = None) -> int:
+        """Receive from now on, at `address` or where the config says; the port. Raises AddressInUse."""
+        where = address or (self.server.listen.host, self.server.listen.port)
+        self.receiver = Receiver(
+            where,
+            hostname=self.server.mail.rpartition("@")[2],
+            mail_max=self.config.mail.max,
+            mine=self.server.mail,
+            peer=self.peer.mail,
+            take=self._receive,
+        )
+        self.receiver.start()
+        return self.receiver.port
+
+    def connect(self, address: tuple[str, int] | None = None) -> None:
+        """Send to `address` from now on, or to where the config says; the connection is made with the first mail."""
+        self._courier = Courier(
+            address or (self.peer.address.host, self.peer.address.port),
+            helo=self.server.mail.rpartition("@")[2],
+            timeout=_ANSWER_TIMEOUT,
+            mail_max=self.config.mail.max,
+        )
+
+    def _receive(self, raw: bytes) -> None:
+        self.replica.receive(raw)
+        self._wake()
+
+    def take(self) -> Intake:
+        """Take in what the spool holds, and note what the peer asks for or orders."""
+        intake = self.replica.take()
+        for taken in intake.taken:
+            if taken.fresh:
+                self.failover.hear_orders(taken.status.get("orders"))
+            if isinstance(taken.request.get("round"), str):
+                self._answers.append(taken.request["round"])
+        return intake
+
+    @property
+    def asked(self) -> bool:
+        """Whether the peer waits for an answer of this server."""
+        return bool(self._answers)
+
+    def parcels(
+        self, *, always: bool = False, anew: bool = False, request: dict[str, Any] | None = None, answer: bool = True
+    ) -> Iterator[Parcel]:
+        """The mails that are due, with what the peer must know of the roles and, with `answer`, the answer it waits for."""
+        answers: list[str] = []
+        if answer:
+            answers, self._answers = self._answers, []
+        status = self.failover.facts() | ({"answers": answers} if answers else {})
+        yield from self.replica.outbox.parcels(
+            always=always or bool(answers), anew=anew, request=request, status=status
+        )
+
+    def carry(self, parcel: Parcel) -> None:
+        """Hand one mail to the peer's server. Raises PeerUnreachable, MailRefused. For one thread at a time."""
+        assert self._courier is not None, "connect first"  # noqa: S101
+        self._courier.send(parcel.raw, self.server.mail, self.peer.mail)
+
+    def deliver(self, parcel: Parcel) -> None:
+        """Hand one mail to the peer's server and settle what it settles. Raises PeerUnreachable, MailRefused."""
+        self.carry(parcel)
+        self.replica.outbox.left(parcel)
+
+    @property
+    def in_step(self) -> bool:
+        """Whether nothing is pending here, and the peer's newest word says the same of the same records."""
+        index = self.replica.index
+        facts = self.replica.contact.facts()
+        return (
+            index.pending_count() == 0
+            and index.count("todo") == 0
+            and facts.get("pending") == 0
+            and facts.get("digest") == index.digest
+        )
+
+    def note_step(self) -> bool:
+        """Keep the time if both are in step now, once a heartbeat; tells whether they are."""
+        if not self.in_step:
+            self._noted = None
+            return False
+        now = self._clock.steady()
+        if self._noted is not None and now - self._noted < self.config.sync.heartbeat:
+            return True
+        self._noted = now
+        with self.replica.index.transaction():
+            self.replica.index.set_meta("in_step_at", str(self._clock.wall()))
+        return True
+
+
+def who_serves(store: Path) -> tuple[str, int] | None:
+    """What runs on a store (`vmctl serve` or `vmctl sync`) and its process, or None."""
+    holder = durable.lock_holder(store / identity.DIRECTORY / "serve.lock")
+    if holder is None:
+        return None
+    role, _, number = holder.partition(", process ")
+    return role, int(number) if number.isdigit() else 0
+
+
+def _hold(store: Path, name: str, role: str, patience: float) -> int:
+    path = store / identity.DIRECTORY / "serve.lock"
+    try:
+        return durable.take_lock(
+            path, timeout=patience, what=f"the server {name}", shared_text=f"{role}, process {os.getpid()}"
+        )
+    except StoreBusy as error:
+        raise AlreadyServing(
+            f"{name} is served already: {error.what.rpartition(' by ')[2]} has the store {store}"
+        ) from error

@@ -1,0 +1,262 @@
+"""One server's store, its index and its conversation with the peer: the main path, top to bottom.
+
+    store --scan--> index --delta--> changes --parcels--> mail --smtplib--> ~~ --receive--> spool --take-->
+    changes --merge--> index --apply--> store,   and the acknowledgement goes home in the next mail the other way
+
+Everything that changes the store or the index holds the store's lock, for as short as it can.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
+
+from vmctl import durable, identity
+from vmctl.apply import Applied, Applier
+from vmctl.contact import Contact
+from vmctl.errors import MailError, StoreUnusable
+from vmctl.inbox import Inbox, Taken
+from vmctl.index import Index
+from vmctl.journal import Journal
+from vmctl.mail import SyncMail, parse
+from vmctl.model import Field, Record, Vector, join
+from vmctl.outbox import Outbox
+from vmctl.scan import Report, Scanner
+from vmctl.spool import Spool
+from vmctl.store.native import NativeStore
+from vmctl.store.pool import Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from vmctl.clock import Clock
+    from vmctl.config import Config, Server
+
+log = logging.getLogger("vmctl.replica")
+
+LOCK_TIMEOUT = 60.0
+_MOST_LOOKS = 3
+_PARSED_BYTES = 32_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """What came in and what was written of it."""
+
+    taken: list[Taken]
+    applied: Applied
+
+    @property
+    def anything(self) -> bool:
+        """Whether there was a mail at all."""
+        return bool(self.taken)
+
+
+class Replica:
+    """One server that is here. Not shared between threads, but for `receive`."""
+
+    def __init__(self, config: Config, server: Server, index: Index, clock: Clock, *, remembers: bool) -> None:
+        assert server.store is not None, "a replica needs a store on this host"  # noqa: S101
+        self.config = config
+        self.server = server
+        self.peer = config.peer_of(server.name)
+        self.clock = clock
+        self.index = index
+        self.store = NativeStore(server.store, config.audio.formats, config.limits.document)
+        self.pool = Pool(self.store.state)
+        self.spool = Spool(self.store.state)
+        self.journal = Journal(self.store.state / "journal.jsonl")
+        self.contact = Contact(index, clock, config.failover.after)
+        if not remembers:
+            self._start_over("the index is new")
+        self.scanner = Scanner(self.store, index, clock, index.meta("incarnation"), config.scan.settle)
+        self.applier = Applier(self.store, index, self.pool, self.scanner, clock)
+        self.outbox = Outbox(config, server.name, self.store, index, self.applier, self.contact, self.journal, clock)
+        self.inbox = Inbox(index, self.pool, self.contact, clock, self.outbox.acknowledged)
+        self._parsed: dict[Path, SyncMail] = {}
+        self._parsed_bytes = 0
+
+    @classmethod
+    def open(cls, config: Config, name: str, clock: Clock) -> Replica:
+        """Open the store of a server that is here.
+
+        A store whose index is gone, or is not the one of its identity, starts over under a new incarnation: it keeps
+        all files, and everything is offered and asked for again. Raises StoreMissing, StoreForeign, StoreNewer, ...
+        """
+        server = config.servers[name]
+        assert server.store is not None, "a replica needs a store on this host"  # noqa: S101
+        whose = identity.read(server.store, config.network, name)
+        with store_lock(server.store):
+            index = Index.open(server.store / identity.DIRECTORY / "index.db", create=True)
+            try:
+                replica = cls(config, server, index, clock, remembers=index.meta("incarnation") == whose.incarnation)
+                replica.applier.recover()
+            except BaseException:
+                index.close()
+                raise
+        return replica
+
+    def close(self) -> None:
+        """Close the index."""
+        self.index.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the store against other processes."""
+        with store_lock(self.store.root):
+            yield
+
+    # From the store into the index
+
+    def scan(self, *, full: bool = False, accept_deletions: bool = False) -> Report:
+        """One look at the store; files that lag behind the index are written."""
+        with self.locked():
+            self._check_identity()
+            report = self.scanner.scan(full=full or self._full_is_due(), accept_deletions=accept_deletions)
+            self.applier.apply_all()
+        return report
+
+    def scan_settled(
+        self, wait: Callable[[float], object], *, full: bool = False, accept_deletions: bool = False
+    ) -> Report:
+        """A scan, and the second look that it owes to files that have not stood still or are gone."""
+        report = self.scan(full=full, accept_deletions=accept_deletions)
+        for _ in range(_MOST_LOOKS):
+            if not report.again:
+                break
+            wait(self.config.scan.settle + 0.02)
+            report = self.scan(accept_deletions=accept_deletions)
+        return report
+
+    def _full_is_due(self) -> bool:
+        last = int(self.index.meta("full_scan", "0"))
+        return not 0 <= self.clock.wall() - last < self.config.scan.full * 1_000_000
+
+    def _check_identity(self) -> None:
+        whose = identity.read(self.store.root, self.config.network, self.server.name)
+        if whose.incarnation != self.index.meta("incarnation"):
+            raise StoreUnusable(
+                f"the store {self.store.root} was exchanged while it was in use", hint="start the command again"
+            )
+
+    # From the peer into the store
+
+    def receive(self, raw: bytes) -> None:
+        """Take a mail into the spool; when this returns it is durable. Raises MailError for one that is not the peer's.
+
+        The only method that another thread may call.
+        """
+        mail = self._parse(raw)
+        identity.read(self.store.root, self.config.network, self.server.name)
+        path = self.spool.put(raw, mail.packet, self.clock.wall())
+        if self._parsed_bytes + len(raw) <= _PARSED_BYTES:
+            self._parsed_bytes += len(raw)
+            self._parsed[path] = mail
+
+    def take(self) -> Intake:
+        """Merge every mail of the spool into the index, write the files, and let the spool go."""
+        with self.locked():
+            taken = [mail for path in self.spool.waiting() if (mail := self._take_one(path)) is not None]
+            return Intake(taken, self.applier.apply_all())
+
+    def _take_one(self, path: Path) -> Taken | None:
+        mail = self._parsed.pop(path, None)
+        if mail is None:
+            try:
+                mail = self._parse(self.spool.read(path))
+            except MailError as error:
+                log.error("a mail in the spool cannot be taken: %s; it is kept as %s", error, self.spool.refuse(path))
+                return None
+        else:
+            self._parsed_bytes = max(0, self._parsed_bytes - path.stat().st_size)
+        taken = self.inbox.take(mail)
+        if taken.rolled_back:
+            self._start_over("the peer holds later changes of this server than this server does")
+            self.scanner.incarnation = self.index.meta("incarnation")
+        self.spool.done(path)
+        return taken
+
+    def _parse(self, raw: bytes) -> SyncMail:
+        from vmctl import keys
+
+        def verify(signature: bytes, data: bytes) -> bool:
+            return keys.verify(self.peer.public_key, signature, data)
+
+        return parse(raw, network=self.config.network, me=self.server.name, peer=self.peer.name, verify=verify)
+
+    # Memory that was lost
+
+    def _start_over(self, why: str) -> None:
+        """A new incarnation: what was changed above the last confirmed checkpoint is issued again under it."""
+        root = self.store.root
+        former = self.index.meta("incarnation")
+        whose = identity.renew(root, self.config.network, self.server.name)
+        with self.index.transaction():
+            confirmed = int(self.index.meta("confirmed", "0"))
+            for entry in self.index.entries() if former else ():
+                number = self.index.next_number(self.clock.wall())
+                record = reissued(entry.record, former, confirmed, whose.incarnation, number)
+                if record is not entry.record:
+                    self.index.put(replace(entry, record=record), self.clock.wall())
+            self.index.forget_bases()
+            self.index.drop_checkpoints()
+            self.index.set_meta("incarnation", whose.incarnation)
+        if former:
+            log.warning("%s starts over as %s: %s", self.server.name, whose.incarnation, why)
+        at = self.clock.wall()
+        self.journal.append(
+            "event",
+            at=at,
+            server=self.server.name,
+            event="new incarnation",
+            now=whose.incarnation,
+            before=former,
+            reason=why,
+        )
+
+
+def reissued(record: Record, former: str, confirmed: int, now: str, number: int) -> Record:
+    """The record with what `former` changed above `confirmed` credited to the incarnation `now`.
+
+    The numbers of a rolled-back server's later changes mean other changes at the peer, so they are taken back.
+    """
+    if record.vector.get(former, 0) <= confirmed:
+        return record
+
+    def moved(vector: Vector) -> Vector:
+        if vector.get(former, 0) <= confirmed:
+            return vector
+        rest = {by: count for by, count in vector.items() if by != former} | ({former: confirmed} if confirmed else {})
+        return join(rest, {now: number})
+
+    fields = {
+        name: Field(
+            value, stamp._replace(by=now, number=number) if stamp.by == former and stamp.number > confirmed else stamp
+        )
+        for name, (value, stamp) in record.fields.items()
+    }
+    return replace(record, fields=fields, vector=moved(record.vector), kept=moved(record.kept), deleted=record.deleted)
+
+
+@contextlib.contextmanager
+def store_lock(root: Path) -> Iterator[None]:
+    """Hold a store against other processes. Raises StoreBusy."""
+    with durable.lock(
+        root / identity.DIRECTORY / "lock", timeout=LOCK_TIMEOUT, what=f"the store {root}", shared_text=_me()
+    ):
+        yield
+
+
+def _me() -> str:
+    import os
+
+    return f"vmctl, process {os.getpid()}"

@@ -1,0 +1,257 @@
+"""One round of synchronization: scan, ship, take in, until both stores are in step or the time is over.
+
+For each server on this host that no daemon serves, this process does the work: it listens, sends and takes in. A
+daemon on this host is told to do a round at once, and watched. A peer elsewhere is asked for an answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from vmctl.clock import duration
+from vmctl.errors import AlreadyServing, NotInStep, StoreUnusable
+from vmctl.index import Index
+from vmctl.post import DAEMON, ROUND, Post, who_serves
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vmctl.clock import Clock
+    from vmctl.config import Config, Server
+
+_LOOPBACK = ("127.0.0.1", 0)
+_POLL = 0.05
+_ASK_AGAIN = 5.0
+_MOST_TURNS = 12
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a round did at one server."""
+
+    mails: int = 0
+    bytes: int = 0
+    shipped: int = 0
+    taken: int = 0
+    scanned: int = 0
+    conflicts: list[str] = field(default_factory=list)
+    held: list[str] = field(default_factory=list)
+    faults: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a round came to; `by` says who did the work for each server that is here."""
+
+    in_step: bool = False
+    servers: dict[str, Tally] = field(default_factory=dict)
+    by: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class Round:
+    """One round over the servers that are on this host."""
+
+    def __init__(
+        self, config: Config, clock: Clock, *, timeout: float, full: bool = False, accept_deletions: bool = False,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> None:  # fmt: skip
+        self._config = config
+        self._clock = clock
+        self._timeout = timeout
+        self._deadline = clock.steady() + timeout
+        self._full = full
+        self._accept = accept_deletions
+        self._progress = progress or (lambda _what, _done, _all: None)
+        self._mail_came = threading.Event()
+        self._outcome = Outcome()
+
+    def run(self) -> Outcome:
+        """Do it. Raises NotInStep, PeerUnreachable (try again), AlreadyServing, and what a store may raise."""
+        began = self._clock.steady()
+        daemons = [server for server in self._config.here() if self._daemon(server)]
+        for server in daemons:
+            self._outcome.by[server.name] = DAEMON
+        with contextlib.ExitStack() as stack:
+            posts = [stack.enter_context(self._post(server)) for server in self._config.here() if server not in daemons]
+            for post in posts:
+                self._outcome.by[post.server.name] = ROUND
+                self._outcome.servers[post.server.name] = Tally()
+            for post in posts:
+                self._scan(post)
+            if len(posts) == len(self._config.servers):
+                self._between(posts)
+            elif posts:
+                self._with_peer(posts[0])
+            else:
+                self._by_daemons(daemons)
+            for post in posts:
+                self._outcome.servers[post.server.name].faults = post.replica.index.faults()
+        self._outcome.seconds = round(self._clock.steady() - began, 3)
+        return self._outcome
+
+    def _post(self, server: Server) -> Post:
+        patience = max(0.0, self._deadline - self._clock.steady())
+        return Post(self._config, server.name, self._clock, role=ROUND, wake=self._mail_came.set, patience=patience)
+
+    @staticmethod
+    def _daemon(server: Server) -> bool:
+        assert server.store is not None  # noqa: S101 - it is here
+        runs = who_serves(server.store)
+        return runs is not None and runs[0] == DAEMON
+
+    def _scan(self, post: Post) -> None:
+        self._progress(f"scanning {post.server.name}", 0, 0)
+        tally = self._outcome.servers[post.server.name]
+        post.replica.take()  # what came before the last stop is older than what is on disk
+        report = post.replica.scan_settled(self._wait, full=self._full, accept_deletions=self._accept)
+        tally.scanned = len(set(report.changed))
+        tally.held = report.held
+
+    def _wait(self, seconds: float) -> None:
+        threading.Event().wait(seconds)
+
+    # Both servers in this process, over SMTP on loopback all the same
+
+    def _between(self, posts: list[Post]) -> None:
+        one, other = posts
+        ports = {post.server.name: post.listen(_LOOPBACK) for post in posts}
+        one.connect((_LOOPBACK[0], ports[other.server.name]))
+        other.connect((_LOOPBACK[0], ports[one.server.name]))
+        for turn in range(_MOST_TURNS):
+            said = [self._ship(post, to, always=turn < 2, anew=turn == 0) for post, to in ((one, other), (other, one))]
+            moved = [post.failover.tick(automatic=False) for post in posts]
+            in_step = one.note_step() and other.note_step()
+            if turn > 0 and not any(said) and not any(moved):
+                break
+            if any(moved):
+                for post, to in ((one, other), (other, one)):
+                    self._ship(post, to, always=True)
+                    to.failover.tick(automatic=False)
+            if turn > 1 and in_step and not any(moved):
+                break
+            self._check_time(posts)
+        self._outcome.in_step = all([post.note_step() for post in posts])
+        if not self._outcome.in_step:
+            raise self._not_in_step(posts)
+
+    def _ship(self, post: Post, to: Post, *, always: bool, anew: bool = False) -> bool:
+        """Send what is due, and let the other take each mail in at once; tells whether records went."""
+        tally = self._outcome.servers[post.server.name]
+        total = post.replica.index.pending_count()
+        records = False
+        for parcel in post.parcels(always=always, anew=anew):
+            post.deliver(parcel)
+            self._count(tally, parcel)
+            records = records or bool(parcel.versions or parcel.acks or parcel.pieces)
+            self._took(to)
+            if total:
+                self._progress(f"{post.server.name} to {to.server.name}", min(tally.shipped, total), total)
+        return records
+
+    # The peer is served by somebody else
+
+    def _with_peer(self, post: Post) -> None:
+        post.listen()
+        post.connect()
+        nonce = secrets.token_hex(8)
+        self._send(post, nonce, anew=True)
+        answered, asked = False, self._clock.steady()
+        while True:
+            self._mail_came.wait(min(0.5, max(0.0, self._deadline - self._clock.steady())))
+            self._mail_came.clear()
+            answers = [answer for taken in self._took(post) for answer in taken.status.get("answers") or []]
+            answered = answered or nonce in answers
+            moved = post.failover.tick(automatic=False)
+            self._send(post, None, always=moved)
+            if answered and post.note_step():
+                self._outcome.in_step = True
+                return
+            if answered or self._clock.steady() - asked > _ASK_AGAIN:
+                nonce, answered, asked = secrets.token_hex(8), False, self._clock.steady()
+                self._send(post, nonce)
+            self._check_time([post])
+
+    def _send(self, post: Post, nonce: str | None, *, always: bool = False, anew: bool = False) -> None:
+        request = {"round": nonce} if nonce else {}
+        tally = self._outcome.servers[post.server.name]
+        for parcel in post.parcels(always=always or nonce is not None, anew=anew, request=request):
+            post.deliver(parcel)
+            self._count(tally, parcel)
+            self._took(post)
+
+    # Daemons do the work
+
+    def _by_daemons(self, servers: list[Server]) -> None:
+        asked = self._clock.wall()
+        for server in servers:
+            self._nudge(server)
+        waiting = {server.name: server for server in servers}
+        while waiting:
+            for name, server in list(waiting.items()):
+                if self._in_step_since(server, asked):
+                    del waiting[name]
+            if waiting and self._clock.steady() >= self._deadline:
+                names = " and ".join(sorted(waiting))
+                raise NotInStep(
+                    f"the daemon of {names} did not report both stores in step within {duration(self._timeout)}",
+                    why="it may still be waiting for the peer, or for files to stand still",
+                )
+            self._wait(_POLL)
+        self._outcome.in_step = True
+
+    @staticmethod
+    def _nudge(server: Server) -> None:
+        assert server.store is not None  # noqa: S101 - it is here
+        runs = who_serves(server.store)
+        if runs is None or runs[0] != DAEMON:
+            raise AlreadyServing(f"the daemon of {server.name} stopped at this moment", hint="run the command again")
+        try:
+            os.kill(runs[1], signal.SIGUSR1)
+        except (OSError, OverflowError) as error:
+            raise StoreUnusable(
+                f"cannot reach the daemon of {server.name}, process {runs[1]}", why=str(error),
+                hint="run the command as the user that runs the daemon",
+            ) from error  # fmt: skip
+
+    @staticmethod
+    def _in_step_since(server: Server, asked: int) -> bool:
+        assert server.store is not None  # noqa: S101 - it is here
+        index = Index.open(server.store / ".vmctl" / "index.db")
+        try:
+            return int(index.meta("round_at", "0")) >= asked
+        finally:
+            index.close()
+
+    # Counting and giving up
+
+    def _took(self, post: Post) -> list[Any]:
+        intake = post.take()
+        tally = self._outcome.servers[post.server.name]
+        for taken in intake.taken:
+            tally.taken += len(taken.changed)
+            tally.conflicts += taken.conflicts
+        return intake.taken
+
+    @staticmethod
+    def _count(tally: Tally, parcel: Any) -> None:
+        tally.mails += 1
+        tally.bytes += len(parcel.raw)
+        tally.shipped += len(parcel.versions)
+
+    def _check_time(self, posts: list[Post]) -> None:
+        if self._clock.steady() >= self._deadline:
+            raise self._not_in_step(posts)
+
+    def _not_in_step(self, posts: list[Post]) -> NotInStep:
+        parts = []
+        for post in posts:
+            index = post.replica.index
+            parts.append(f"{post.server.name}: {index.pending_count()} pending, {index.count('todo')} not yet written")
+        return NotInStep(f"not in step after {duration(self._timeout)}", why="; ".join(parts))

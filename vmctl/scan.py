@@ -1,0 +1,454 @@
+"""Finds what people and the voicemail application changed in a store since the last scan, and puts it in the index.
+
+A file is unchanged when its size, mtime, ctime and inode are. A file that a person made is read only when it has
+stood still for `settle` seconds. A file that is gone counts as deleted only at a second look, `settle` seconds after
+the first, and not when so much is gone that a fault is more likely than a wish. A change made here by hand is stamped
+with its file's mtime. Nothing is written to the store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from vmctl.audio import digest_of, inspect
+from vmctl.delta import changed_fields
+from vmctl.errors import BadAudio, BrokenFile, RecordError, StoreError, StoreUnusable
+from vmctl.index import Entry, Look, audio_of
+from vmctl.merge import conflicts, merge
+from vmctl.model import (
+    MAILBOX,
+    MESSAGE,
+    Field,
+    Record,
+    Tick,
+    canonical,
+    created,
+    deleted,
+    edited,
+    message_key,
+    parse_key,
+    restored,
+)  # fmt: skip
+from vmctl.names import is_name
+from vmctl.store import documents
+from vmctl.store.native import NativeStore, Walk, look_of
+
+if TYPE_CHECKING:
+    from vmctl.clock import Clock
+    from vmctl.index import Index
+
+# A directory changed as lately as this before it was listed may change again without a new mtime.
+_RACY_NS = 2_000_000_000
+_LITTER_SECONDS = 60
+_MOST_GONE = 20
+_SMALL_MAILBOX = 4
+
+
+@dataclass(slots=True)
+class Report:
+    """What a scan found: keys that changed, files that have to stand still first, deletions that wait for a word."""
+
+    changed: list[str] = field(default_factory=list)
+    unsettled: set[str] = field(default_factory=set)
+    absent: set[str] = field(default_factory=set)
+    held: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+    opened: int = 0
+
+    @property
+    def again(self) -> bool:
+        """Whether a second look is owed."""
+        return bool(self.unsettled or self.absent)
+
+
+class Scanner:
+    """Looks at one store, again and again; remembers between two looks what was absent at the first."""
+
+    def __init__(self, store: NativeStore, index: Index, clock: Clock, incarnation: str, settle: float) -> None:
+        self._store = store
+        self._index = index
+        self._clock = clock
+        self.incarnation = incarnation
+        self._settle = settle
+        self._absent: dict[str, float] = {}
+        self._faulty: set[str] = set()
+        self._plain_pin = False
+        self._report = Report()
+
+    def scan(self, *, full: bool = False, accept_deletions: bool = False) -> Report:
+        """One look at the whole store, in one transaction of the index."""
+        self._report = Report()
+        self._faulty = set()
+        with self._index.transaction():
+            walk = self._store.walk()
+            for path, why in {**walk.odd, **walk.unread}.items():
+                self._fault(path, why, "move it out of the store, or mend its name or permissions")
+            known = {} if full else self._index.hand_files()
+            for path, (key, look) in walk.files.items():
+                if path not in known or known[path][0] != look:
+                    self._hand_file(key, path, look)
+            listed = self._message_folders(walk, full=full)
+            self._absences(walk, listed, accept=accept_deletions)
+            self._mended(listed)
+            if full:
+                self._index.set_meta("full_scan", str(self._clock.wall()))
+        return self._report
+
+    def look_at(self, key: str) -> Report:
+        """One look at the file of one record, before a command or the peer changes it."""
+        self._report = Report()
+        with self._index.transaction():
+            parts = parse_key(key)
+            if parts.kind == MESSAGE:
+                folder = self._store.folder(str(parts.mailbox))
+                if self._store.look(self._store.path(key)) is not None:
+                    self._message(key, folder, self._store.messages(folder), self._index.files_in(folder))
+            else:
+                path = self._file_of(key)
+                look = None if path is None else self._store.look(path)
+                if path is not None and look is not None:
+                    known = self._index.file(path)
+                    if known is None or known[0] != look:
+                        self._hand_file(key, path, look)
+        return self._report
+
+    def found(self, key: str, document: dict[str, Any], at: int, state: Record | None = None) -> None:
+        """A file holds this document: compare it with what the file held, and take a difference as an edit.
+
+        `at` is the time of the edit in microseconds. `state` is the record that a message's file brings along.
+        """
+        entry = self._index.get(key)
+        wall = self._clock.wall()
+        if entry is None:
+            fresh = state or created(key, document, self._tick(), min(at, wall))
+            self._witness(fresh)
+            # without its stamps the file does not show the record yet: an empty vector makes it be written again
+            shown = fresh if state or parse_key(key).kind != MESSAGE else replace(fresh, vector={})
+            self._put(Entry(fresh, shown))
+            return
+        record, shown_before = entry.record, entry.shown
+        if shown_before is None:
+            self._appeared(entry, document, min(at, wall), state)
+        elif not _equal(shown_before.document, document):
+            if _equal(record.document, document):
+                self._put(replace(entry, shown=record if record.kind != MESSAGE else state or shown_before))
+                return
+            changes = changed_fields(shown_before.document, document)
+            self._edit(entry, edited(shown_before, changes, self._tick(), min(at, wall)))
+
+    def gone(self, key: str) -> None:
+        """The file of a record is gone for good: its deletion is a change of this server."""
+        entry = self._index.get(key)
+        if entry is None or entry.shown is None:
+            return
+        if parse_key(key).kind == MAILBOX:
+            for inner in self._index.in_mailbox(parse_key(key).name):
+                if inner.record.lives:
+                    self._put(replace(inner, record=deleted(inner.record, self._tick())))
+        record = merge(entry.record, deleted(entry.shown, self._tick())) if entry.record.lives else entry.record
+        self._put(replace(entry, record=record, shown=None))
+
+    # Files that people edit
+
+    def _hand_file(self, key: str, path: str, look: Look) -> None:
+        if not self._settled(look):
+            self._report.unsettled.add(path)
+            return
+        self._report.opened += 1
+        try:
+            document, digest = self._read(key, path)
+        except (RecordError, StoreUnusable) as error:
+            self._fault(path, _words(error), error.hint)
+            return
+        if self._store.look(path) != look:
+            self._report.unsettled.add(path)
+            return
+        self.found(key, document, look.mtime // 1000)
+        if self._plain_pin:
+            self._hide_pin(key)
+        self._index.set_file(path, look, digest)
+
+    def _read(self, key: str, path: str) -> tuple[dict[str, Any], str]:
+        kind = parse_key(key).kind
+        self._plain_pin = False
+        if kind in documents.YAML_KINDS:
+            data = self._store.read(path)
+            document = documents.read_yaml(kind, data, path)
+            self._plain_pin = kind == MAILBOX and "pin" in document and document["pin"].encode() not in data
+            return document, hashlib.sha256(data).hexdigest()
+        recording = inspect(self._store.root / path, formats=self._store.formats, longest=float("inf"))
+        return {"audio": recording.as_field()}, recording.sha256
+
+    def _hide_pin(self, key: str) -> None:
+        """The file still shows a plain PIN: it is to be written again, with the hash that the record has."""
+        entry = self._index.get(key)
+        if entry is not None and entry.shown is not None:
+            plain = {"pin": Field(None, entry.shown.fields["pin"].stamp)}
+            self._index.put(
+                replace(entry, shown=replace(entry.shown, fields=entry.shown.fields | plain)), self._clock.wall()
+            )
+
+    def _file_of(self, key: str) -> str | None:
+        return self._store.path(key) if parse_key(key).kind in documents.YAML_KINDS else self._store.audio(key)
+
+    # Messages, which machines write
+
+    def _message_folders(self, walk: Walk, *, full: bool) -> set[str]:
+        known = self._index.folders()
+        listed = set()
+        for folder, (extension, status) in walk.folders.items():
+            mtime, ctime, inode = status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+            before = known.get(folder)
+            if not full and before and before[:3] == (mtime, ctime, inode) and before[3] - max(mtime, ctime) > _RACY_NS:
+                continue
+            looked = self._clock.wall() * 1000
+            listed.add(folder)
+            well = self._messages(extension, folder)
+            self._index.set_folder(folder, mtime, ctime, inode, looked if well else 0)
+        return listed | (known.keys() - walk.folders.keys())
+
+    def _messages(self, extension: str, folder: str) -> bool:
+        """Look at each message of a folder; tells whether all was well, so that it need not be listed again."""
+        there = self._store.messages(folder)
+        known = self._index.files_in(folder)
+        before = len(self._faulty) + len(self._report.unsettled) + len(self._report.damaged)
+        for name, status in there.items():
+            ident, dot, suffix = name.rpartition(".")
+            path = f"{folder}/{name}"
+            if not dot or not is_name(ident) or not (suffix == "json" or suffix in self._store.formats):
+                self._fault(path, "its name or format is not one that vmctl keeps here", "move it out of the store")
+            elif suffix != "json":
+                if f"{ident}.json" not in there and path not in known and self._is_litter(status):
+                    self._fault(path, "a recording without its message", "move it away, or write its JSON file")
+            elif not self._unchanged(ident, folder, there, known):
+                self._message(message_key(extension, ident), folder, there, known)
+        return before == len(self._faulty) + len(self._report.unsettled) + len(self._report.damaged)
+
+    def _unchanged(
+        self, ident: str, folder: str, there: dict[str, os.stat_result], known: dict[str, tuple[Look, str]]
+    ) -> bool:
+        path = f"{folder}/{ident}.json"
+        if path not in known or known[path][0] != look_of(there[f"{ident}.json"]):
+            return False
+        sounds = [name for name in (f"{ident}.{form}" for form in self._store.formats) if f"{folder}/{name}" in known]
+        return bool(sounds) and all(
+            name in there and known[f"{folder}/{name}"][0] == look_of(there[name]) for name in sounds
+        )
+
+    def _message(
+        self, key: str, folder: str, there: dict[str, os.stat_result], known: dict[str, tuple[Look, str]]
+    ) -> None:
+        ident = parse_key(key).name
+        path = f"{folder}/{ident}.json"
+        look = look_of(there[f"{ident}.json"])
+        self._report.opened += 1
+        try:
+            data = self._store.read(path)
+            document, state = documents.read_message(key, data, path)
+            self._only_one(key)
+            if state is None and not self._settled(look):
+                self._report.unsettled.add(path)
+                return
+            audio = self._sound(key, document, folder, there, known)
+        except (RecordError, StoreError) as error:
+            if not self._settled(look):
+                self._report.unsettled.add(path)
+            else:
+                self._fault(path, _words(error), error.hint)
+            return
+        if audio is None:
+            return
+        self.found(key, document | {"audio": audio}, look.mtime // 1000, state)
+        self._index.set_file(path, look, hashlib.sha256(data).hexdigest())
+
+    def _sound(
+        self,
+        key: str,
+        document: dict[str, Any],
+        folder: str,
+        there: dict[str, os.stat_result],
+        known: dict[str, tuple[Look, str]],
+    ) -> dict[str, Any] | None:
+        """The `audio` field, checked against the file; None where the recording is damaged or still being written."""
+        ident = parse_key(key).name
+        named = audio_of(document)
+        forms = [named["format"]] if named else [form for form in self._store.formats if f"{ident}.{form}" in there]
+        name = f"{ident}.{forms[0]}" if forms else ""
+        path = f"{folder}/{name}"
+        if name not in there:
+            if named is None:
+                raise BadAudio(f"{folder}/{ident}.json has no recording beside it", hint=f"put {ident}.wav beside it")
+            self._damage(key, path, "its recording is gone")
+            return None
+        look = look_of(there[name])
+        if named is None:
+            if not self._settled(look):
+                self._report.unsettled.add(path)
+                return None
+            facts = inspect(self._store.root / path, formats=self._store.formats, longest=float("inf"))
+            document.setdefault("seconds", facts.seconds)
+            self._index.set_file(path, look, facts.sha256)
+            return facts.as_field()
+        digest = known[path][1] if path in known and known[path][0] == look else digest_of(self._store.root / path)[0]
+        if digest != named["sha256"]:
+            self._damage(key, path, "its recording has other bytes than the message says")
+            return None
+        self._index.set_file(path, look, digest)
+        return named
+
+    def _damage(self, key: str, path: str, why: str) -> None:
+        """Damage is never a deletion or an edit: the recording is to be put back, from the pool or from the peer."""
+        self._report.damaged.append(key)
+        self._fault(path, why, "nothing to do: it is fetched from the other server; 'vmctl sync' does it now")
+        entry = self._index.get(key)
+        if entry is not None and entry.record.lives:
+            self._put(replace(entry, shown=None))
+
+    def _only_one(self, key: str) -> None:
+        if self._index.get(key) is not None:
+            return
+        same = self._index.keys("kind = 'message' AND name = ? AND lives", (parse_key(key).name,))
+        others = [other for other in same if self._store.look(self._store.path(other)) is not None]
+        if others:
+            raise BrokenFile(
+                f"a message of this id is there twice: {key} and {others[0]}",
+                hint="give the copy an id of its own: rename both its files and mend 'id' in its JSON",
+            )
+
+    # What is no longer there
+
+    def _absences(self, walk: Walk, listed: set[str], *, accept: bool) -> None:
+        now = self._clock.steady()
+        missing = self._missing(walk, listed)
+        self._absent = {key: self._absent.get(key, now) for key in missing}
+        gone = [key for key, since in self._absent.items() if now - since >= self._settle]
+        self._report.absent = {key for key in missing if key not in gone}
+        held = set() if accept else self._suspicious(gone)
+        device = str(self._store.root.stat().st_dev)
+        if gone and not accept and self._index.meta("device", device) != device:
+            held = set(gone)
+        for key in gone:
+            if key in held:
+                why = f"gone, with {len(gone) - 1} more at once: its deletion waits for a person's word"
+                self._fault(self._store.path(key), why, "put it back, or 'vmctl sync --accept-deletions'")
+                self._report.held.append(key)
+            else:
+                self._absent.pop(key)
+                self.gone(key)
+        if not held:
+            self._index.set_meta("device", device)
+
+    def _missing(self, walk: Walk, listed: set[str]) -> set[str]:
+        """The keys whose files are not there although what holds them could be read."""
+        there = {key for key, _ in walk.files.values()}
+        keys = self._index.keys("shown IS NOT NULL AND kind <> 'message'")
+        keys = [key for key in keys if key not in there]
+        for folder in sorted(listed):
+            extension = folder.split("/")[1]
+            keys += self._index.keys("mailbox = ? AND kind = 'message' AND shown IS NOT NULL", (extension,))
+        missing = {key for key in keys if not self._is_there(key, walk)}
+        for folder in listed:
+            if folder not in walk.folders and folder not in walk.unread:
+                self._index.drop_folder(folder)
+        for key in missing:  # to be listed again, by another process too, until the absence is decided
+            if parse_key(key).kind == MESSAGE:
+                self._index.set_folder(self._store.folder(str(parse_key(key).mailbox)), 0, 0, 0, 0)
+        return missing
+
+    def _is_there(self, key: str, walk: Walk) -> bool:
+        path = self._store.path(key)
+        if any(path.startswith(f"{folder}/") or folder == "." for folder in walk.unread):
+            return True  # what cannot be read is not known to be absent
+        entry = self._index.get(key)
+        shown = audio_of(entry.shown.document) if entry and entry.shown else None
+        try:
+            return self._store.look(self._store.path(key, shown["format"] if shown else "wav")) is not None
+        except StoreError:
+            return True
+
+    def _suspicious(self, gone: list[str]) -> set[str]:
+        """The deletions that look like a fault: too many at once, a whole mailbox, or a great part of one."""
+        if len(gone) > _MOST_GONE:
+            return set(gone)
+        held = set()
+        boxes: dict[str, list[str]] = {}
+        for key in gone:
+            parts = parse_key(key)
+            if parts.kind == MAILBOX:
+                held.add(parts.name)
+            elif parts.kind == MESSAGE:
+                boxes.setdefault(str(parts.mailbox), []).append(key)
+        for extension, keys in boxes.items():
+            before = self._index.count("mailbox = ? AND kind = 'message' AND shown IS NOT NULL", (extension,))
+            if before >= _SMALL_MAILBOX and len(keys) * 4 > before:
+                held.add(extension)
+        return {key for key in gone if (parse_key(key).mailbox or parse_key(key).name) in held}
+
+    # Changes to the index
+
+    def _appeared(self, entry: Entry, document: dict[str, Any], at: int, state: Record | None) -> None:
+        record = entry.record
+        if record.lives:
+            if _equal(record.document, document):
+                self._put(replace(entry, shown=state if record.kind == MESSAGE else record))
+                return
+            # made here by hand while the peer's was on its way: both were made without knowing the other
+            self._edit(entry, state or created(record.key, document, self._tick(), at))
+        elif record.kind == MESSAGE:
+            alive = restored(record, self._tick())
+            changes = changed_fields(record.document, document)
+            self._put(
+                replace(entry, record=edited(alive, changes, self._tick(), at) if changes else alive, shown=state)
+            )
+        else:
+            alive = created(record.key, document, self._tick(), at, before=record)
+            self._put(replace(entry, record=alive, shown=alive))
+
+    def _edit(self, entry: Entry, mine: Record) -> None:
+        """The file shows `mine`, made without having seen what the index took in meanwhile."""
+        for conflict in conflicts(entry.record, mine):
+            if self._index.get(conflict.key) is None:
+                self._put(Entry(conflict))
+        self._put(replace(entry, record=merge(entry.record, mine), shown=mine))
+
+    def _put(self, entry: Entry) -> None:
+        self._index.put(entry, self._clock.wall())
+        self._report.changed.append(entry.record.key)
+
+    def _tick(self) -> Tick:
+        return Tick(self._index.next_number(self._clock.wall()), self.incarnation)
+
+    def _witness(self, record: Record) -> None:
+        self._index.witness(max(record.vector.values(), default=0))
+
+    # Faults
+
+    def _fault(self, path: str, why: str, mend: str) -> None:
+        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+        self._faulty.add(shown)
+        self._index.set_fault(shown, why, mend, self._clock.wall())
+
+    def _mended(self, listed: set[str]) -> None:
+        for fault in self._index.faults():
+            path = fault["path"]
+            folder = path.rpartition("/")[0]
+            if path not in self._faulty and (folder in listed or not folder.endswith("/messages")):
+                self._index.drop_fault(path)
+
+    def _settled(self, look: Look) -> bool:
+        age = self._clock.wall() * 1000 - look.ctime
+        return age >= self._settle * 1e9 or age < -self._settle * 1e9
+
+    def _is_litter(self, status: os.stat_result) -> bool:
+        return self._clock.wall() * 1000 - status.st_mtime_ns > _LITTER_SECONDS * 1e9
+
+
+def _equal(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one == other and canonical(one) == canonical(other)
+
+
+def _words(error: RecordError | StoreError) -> str:
+    return f"{error.what} ({error.why})" if error.why else error.what

@@ -1,0 +1,167 @@
+"""Takes sync mails to the peer by SMTP; the only door to smtplib.
+
+The replies to a mail are read here, by their codes: 5xx is for good, everything else is tried again. So whatever smtplib
+raises (all of it is an OSError) is a fault of the connection, and also tried again.
+
+A mail is delivered when the peer's 250 after the final dot was read. A connection that breaks before that may still
+have delivered it (RFC 1047), so a mail is sent again until it is acknowledged, and the peer drops what it has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import smtplib
+from typing import TYPE_CHECKING, Self
+
+from vmctl.errors import MailRefused, PeerUnreachable
+from vmctl.mail_parts import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_OK, _OK_FORWARD, _GO_AHEAD = 250, 251, 354
+_BARE_END = re.compile(rb"\r(?!\n)|(?<!\r)\n")
+
+
+class Courier:
+    """One SMTP connection to `address` (host, port), kept open between mails and opened again when it dropped.
+
+    `helo` is this server's host name, `timeout` seconds for each answer, `mail_max` bytes of the largest mail. For
+    one thread at a time. Use it with `with`, or call `close`.
+    """
+
+    def __init__(self, address: tuple[str, int], *, helo: str, timeout: float, mail_max: int) -> None:
+        self.address = address
+        self._helo = helo
+        self._timeout = timeout
+        self._mail_max = mail_max
+        self._smtp: smtplib.SMTP | None = None
+
+    def __enter__(self) -> Self:
+        """The courier; it connects with the first mail."""
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Close."""
+        self.close()
+
+    def size_limit(self) -> int:
+        """Bytes of the largest mail that the peer takes now: the lesser of ours and its SIZE (RFC 1870).
+
+        Connects if need be. Raises PeerUnreachable.
+        """
+        with self._faults():
+            return self._limit(self._connected())
+
+    def send(self, raw: bytes, sender: str, recipient: str) -> None:
+        """Deliver one mail with this envelope; on return the peer has answered 250.
+
+        Raises PeerUnreachable (try again; a mail that got as far as its end may have arrived) or MailRefused (the peer
+        will never take this one); `why` has the peer's reply.
+        """
+        with self._faults():
+            smtp = self._connected()
+            if len(raw) > self._limit(smtp):
+                raise MailRefused(
+                    f"a mail of {len(raw)} bytes is too large for {self._where}",
+                    why=f"it takes {self._limit(smtp)} bytes",
+                    hint="give 'mail.max' in vmctl.yaml the same value on both servers",
+                )
+            options = [f"size={len(raw)}"] if smtp.has_extn("size") else []
+            self._expect({_OK}, smtp.mail(sender, options), "the sender")
+            self._expect({_OK, _OK_FORWARD}, smtp.rcpt(recipient), "the recipient")
+            self._expect({_GO_AHEAD}, smtp.docmd("DATA"), "the command DATA")
+            smtp.send(_on_the_wire(raw))
+            self._expect({_OK}, smtp.getreply(), "the mail")
+
+    def close(self) -> None:
+        """Say goodbye and close; a connection that is broken already is no fault."""
+        smtp, self._smtp = self._smtp, None
+        if smtp is not None:
+            with contextlib.suppress(OSError):  # smtplib's exceptions are OSErrors too
+                smtp.quit()
+            smtp.close()
+
+    @property
+    def _where(self) -> str:
+        return f"{self.address[0]}:{self.address[1]}"
+
+    def _connected(self) -> smtplib.SMTP:
+        if self._smtp is not None and not _answers(self._smtp):
+            self._drop()
+        if self._smtp is None:
+            host, port = self.address
+            smtp = smtplib.SMTP(local_hostname=self._helo, timeout=self._timeout)
+            self._smtp = smtp
+            code, reply = smtp.connect(host, port)
+            if code != 220:  # noqa: PLR2004 - "ready", RFC 5321
+                raise smtplib.SMTPConnectError(code, reply)
+            smtp.ehlo_or_helo_if_needed()
+        return self._smtp
+
+    def _limit(self, smtp: smtplib.SMTP) -> int:
+        theirs = smtp.esmtp_features.get("size", "")
+        size = int(theirs) if theirs.isascii() and theirs.isdigit() else 0  # RFC 1870: none or 0 is "no fixed limit"
+        return min(self._mail_max, size or self._mail_max)
+
+    def _drop(self) -> None:
+        smtp, self._smtp = self._smtp, None
+        if smtp is not None:
+            smtp.close()
+
+    def _expect(self, codes: set[int], answer: tuple[int, bytes], what: str) -> None:
+        code, reply = answer
+        if code in codes:
+            return
+        why = one_line(f"it answered: {code} {_text(reply)}", 400)
+        if 500 <= code <= 599:  # noqa: PLR2004 - permanent, RFC 5321
+            raise MailRefused(f"{self._where} refused {what}", why=why)
+        raise PeerUnreachable(f"{self._where} does not take {what} now", why=why)
+
+    @contextlib.contextmanager
+    def _faults(self) -> Iterator[None]:
+        """Foreign exceptions become ours here; a connection that saw a fault is not used again."""
+        try:
+            yield
+        except (PeerUnreachable, MailRefused):
+            self._drop()
+            raise
+        except OSError as error:  # refused, timed out, no such host, and everything of smtplib
+            self._drop()
+            raise PeerUnreachable(f"{self._where} does not answer", why=_words(error)) from error
+        except ValueError as error:  # a line end or a foreign letter in an address
+            self._drop()
+            raise MailRefused("an address cannot be used in SMTP", why=one_line(str(error))) from error
+        except BaseException:
+            self._drop()  # interrupted in the middle of a dialogue
+            raise
+
+
+def _words(error: OSError) -> str:
+    if isinstance(error, smtplib.SMTPResponseException):
+        return one_line(f"it answered: {error.smtp_code} {_text(error.smtp_error)}", 400)
+    return one_line(str(error), 400) or type(error).__name__
+
+
+def _text(reply: bytes | str) -> str:
+    return reply.decode("utf-8", "replace") if isinstance(reply, bytes) else reply
+
+
+def _answers(smtp: smtplib.SMTP) -> bool:
+    # RSET rather than MAIL at once: a kept connection that the peer closed meanwhile is found before anything is sent
+    try:
+        return smtp.rset()[0] == _OK
+    except OSError:
+        return False
+
+
+def _on_the_wire(raw: bytes) -> bytes:
+    """The mail with its dots doubled (RFC 5321, 4.5.2) and its end. A bare CR or LF could smuggle a second mail in."""
+    if not raw.count(b"\r\n") == raw.count(b"\n") == raw.count(b"\r"):
+        raw = _BARE_END.sub(b"\r\n", raw)
+    if b"\n." in raw:
+        raw = raw.replace(b"\n.", b"\n..")
+    if raw.startswith(b"."):
+        raw = b"." + raw
+    return raw + (b".\r\n" if raw.endswith(b"\r\n") else b"\r\n.\r\n")

@@ -1,0 +1,1 @@
+"""Stores on disk, a file for each format."""

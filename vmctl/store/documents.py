@@ -1,0 +1,123 @@
+"""The text of each kind of file, and the document that it stands for. Pure: no disk, no clock."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from vmctl import yamltext
+from vmctl.errors import BadValue, BrokenFile
+from vmctl.fields import check_mailbox, check_message
+from vmctl.model import ABSENT, CALLFLOW, MAILBOX, SETTINGS, Field, Record, Stamp, parse_key
+from vmctl.names import is_name
+
+YAML_HEAD = "# vmctl rewrites this file when its values change on the other server; comments are lost then.\n"
+YAML_KINDS = (SETTINGS, CALLFLOW, MAILBOX)
+
+
+def read_yaml(kind: str, data: bytes, name: str) -> dict[str, Any]:
+    """The document of a YAML file. Raises BrokenFile, CallflowFaults or BadValue; `name` is for their words."""
+    value = yamltext.load(data, name)
+    if kind == SETTINGS and value is None:
+        value = {}
+    if not isinstance(value, dict):
+        raise BrokenFile(f"{name} is not a mapping", why=f"its value is a {type(value).__name__}")
+    if kind == CALLFLOW:
+        return {"text": data.decode("utf-8")}
+    if kind == SETTINGS:
+        return _flat(value, name)
+    return _as_broken(check_mailbox, value, name)
+
+
+def write_yaml(kind: str, document: dict[str, Any]) -> bytes:
+    """The file of a document: a callflow's own text, else YAML under a line that says who rewrites it."""
+    if kind == CALLFLOW:
+        return str(document.get("text", "")).encode()
+    value = _nested(document) if kind == SETTINGS else document
+    return (YAML_HEAD + (yamltext.dump(value) if value else "{}\n")).encode()
+
+
+def read_message(key: str, data: bytes, name: str) -> tuple[dict[str, Any], Record | None]:
+    """The document of a message's JSON, and its record if the file holds stamps and presence. Raises BrokenFile."""
+    try:
+        value = json.loads(data, parse_constant=_no_constant, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise BrokenFile(f"{name} is no JSON", why=str(error)) from error
+    if not isinstance(value, dict):
+        raise BrokenFile(f"{name} is not a mapping")
+    ident = value.pop("id", None)
+    if ident is not None and ident != parse_key(key).name:
+        raise BrokenFile(f"{name} holds the id of another message", why=f"its id is {str(ident)[:80]!r}")
+    sync = value.pop("sync", None)
+    document = _as_broken(check_message, value, name)
+    if sync is None:
+        return document, None
+    try:
+        return document, _record(key, document, sync)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BrokenFile(f"{name} has a damaged 'sync' part", why=str(error)) from error
+
+
+def write_message(record: Record) -> bytes:
+    """The JSON file of a message: its fields, then what a new index needs to know."""
+    stamps = {name: list(field.stamp) for name, field in record.fields.items()}
+    sync = {key: value for key, value in record.as_json().items() if key != "fields"} | {"stamps": stamps}
+    value = {"id": parse_key(record.key).name, **record.document, "sync": sync}
+    return (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode()
+
+
+def _record(key: str, document: dict[str, Any], sync: dict[str, Any]) -> Record:
+    stamps: dict[str, Any] = sync["stamps"]
+    fields = {name: Field(document.get(name, ABSENT), Stamp(*stamp)) for name, stamp in stamps.items()}
+    number, by = sync["born"]
+    for name in document.keys() - fields.keys():  # a field that a person added
+        fields[name] = Field(document[name], Stamp(number, by, number))
+    skeleton = {name: {"is": None, "at": list(field.stamp)} for name, field in fields.items()}
+    checked = Record.from_json(key, sync | {"fields": skeleton})
+    return Record(key, checked.born, fields, checked.vector, checked.kept, checked.deleted)
+
+
+def _flat(value: dict[str, Any], name: str) -> dict[str, Any]:
+    document: dict[str, Any] = {}
+    for section, part in value.items():
+        names = [section, *part] if isinstance(part, dict) else [section]
+        wrong = [word for word in names if not is_name(word)]
+        if wrong:
+            raise BrokenFile(f"{name} has a bad key {wrong[0][:80]!r}", why="keys are letters, digits, '-' and '_'")
+        if isinstance(part, dict):
+            document |= {f"{section}.{key}": item for key, item in part.items()}
+        else:
+            document[section] = part
+    return document
+
+
+def _nested(document: dict[str, Any]) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for name in sorted(document):
+        section, dot, key = name.partition(".")
+        if not dot:
+            value[section] = document[name]
+        elif isinstance(value.get(section, {}), dict):
+            value.setdefault(section, {})[key] = document[name]
+    return value
+
+
+def _as_broken(check: Any, value: dict[str, Any], name: str) -> dict[str, Any]:
+    try:
+        checked: dict[str, Any] = check(value)
+    except BadValue as error:
+        raise BrokenFile(
+            f"{name}: {error.what}", why=error.why, hint="correct the file: it is not shipped until then"
+        ) from error
+    return checked
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a key is there twice")
+    return value
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(f"{text} is no JSON value")

@@ -1,0 +1,239 @@
+"""The native store on disk: which file holds which record, and what is there. It reads; `vmctl.apply` writes.
+
+    settings.yaml
+    callflows/<name>.yaml                      prompts/<name>.wav
+    mailboxes/<extension>/mailbox.yaml
+    mailboxes/<extension>/greetings/<name>.wav
+    mailboxes/<extension>/messages/<id>.wav, <id>.json
+    .vmctl/                                    index, journal, spool, pool: never replicated
+
+Paths are texts relative to the store, with '/'. Symbolic links are never followed: they are named as odd.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from vmctl.durable import TEMP_PREFIX
+from vmctl.errors import BrokenFile, StoreUnusable
+from vmctl.index import Look
+from vmctl.model import (
+    CALLFLOW,
+    GREETING,
+    MAILBOX,
+    MESSAGE,
+    PROMPT,
+    SETTINGS,
+    SETTINGS_KEY,
+    Key,
+    greeting_key,
+    mailbox_key,
+    parse_key,
+)  # fmt: skip
+from vmctl.names import GREETINGS, is_extension, is_name
+from vmctl.store import documents
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+STATE = ".vmctl"
+_YAML = ".yaml"
+
+
+@dataclass(slots=True)
+class Walk:
+    """What is in a store: files that people edit, message folders, and what belongs to nothing."""
+
+    files: dict[str, tuple[str, Look]] = field(default_factory=dict)  # path -> key, look
+    folders: dict[str, tuple[str, os.stat_result]] = field(default_factory=dict)  # path -> extension, stat
+    odd: dict[str, str] = field(default_factory=dict)  # path -> why
+    unread: dict[str, str] = field(default_factory=dict)  # folders that could not be read -> why
+
+
+def look_of(status: os.stat_result) -> Look:
+    """What stat says of a file, as the index keeps it."""
+    return Look(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
+class NativeStore:
+    """One store of the native format."""
+
+    def __init__(self, root: Path, formats: tuple[str, ...], document_limit: int) -> None:
+        self.root = root
+        self.formats = formats
+        self._limit = document_limit
+
+    @property
+    def state(self) -> Path:
+        """The directory of vmctl's own files."""
+        return self.root / STATE
+
+    def path(self, key: str, audio_format: str = "wav") -> str:
+        """The file that holds a record: its document, or its audio where it is nothing but audio."""
+        kind, mailbox, name = parse_key(key)
+        if kind == SETTINGS:
+            return "settings.yaml"
+        if kind == CALLFLOW:
+            return f"callflows/{name}{_YAML}"
+        if kind == PROMPT:
+            return f"prompts/{name}.{audio_format}"
+        if kind == MAILBOX:
+            return f"mailboxes/{name}/mailbox{_YAML}"
+        if kind == GREETING:
+            return f"mailboxes/{mailbox}/greetings/{name}.{audio_format}"
+        if kind == MESSAGE:
+            return f"{self.folder(str(mailbox))}/{name}.json"
+        raise ValueError(f"records of kind {kind!r} have no file")
+
+    def folder(self, extension: str) -> str:
+        """The folder of a mailbox's messages."""
+        return f"mailboxes/{extension}/messages"
+
+    def audio_path(self, key: str, audio_format: str) -> str:
+        """The file that holds a record's audio."""
+        path = self.path(key, audio_format)
+        return path.removesuffix(".json") + "." + audio_format if parse_key(key).kind == MESSAGE else path
+
+    def look(self, path: str) -> Look | None:
+        """How a file looks, None where there is none. Raises StoreUnusable, so that a fault is no absence."""
+        try:
+            return look_of((self.root / path).lstat())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise StoreUnusable(f"cannot look at {path}", why=error.strerror or str(error)) from error
+
+    def read(self, path: str) -> bytes:
+        """The bytes of a document. Raises BrokenFile where it is too large or no plain file."""
+        try:
+            fd = os.open(self.root / path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise BrokenFile(f"{path} cannot be read", why=error.strerror or str(error)) from error
+        with os.fdopen(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise BrokenFile(f"{path} is no plain file")
+            data = file.read(self._limit + 1)
+        if len(data) > self._limit:
+            raise BrokenFile(f"{path} is larger than limits.document", why=f"the limit is {self._limit} bytes")
+        return data
+
+    def document(self, key: str) -> dict[str, Any] | None:
+        """The document of settings, a callflow, a mailbox or a message, straight from its file; None without one."""
+        path = self.path(key)
+        if self.look(path) is None:
+            return None
+        kind = parse_key(key).kind
+        if kind == MESSAGE:
+            return documents.read_message(key, self.read(path), path)[0]
+        return documents.read_yaml(kind, self.read(path), path)
+
+    def audio(self, key: str) -> str | None:
+        """The file of a prompt's or greeting's audio in whatever format it is there; None without one."""
+        paths = (self.path(key, form) for form in self.formats)
+        return next((path for path in paths if self.look(path) is not None), None)
+
+    def names(self, kind: str, mailbox: str | None = None) -> list[str]:
+        """The names of what has a file: callflows, prompts, mailboxes, or a mailbox's greetings and messages."""
+        if kind == MAILBOX:
+            return [
+                name
+                for name in self._names("mailboxes")
+                if is_extension(name) and self.look(f"mailboxes/{name}/mailbox.yaml")
+            ]
+        folders = {
+            CALLFLOW: ("callflows", (_YAML,)),
+            PROMPT: ("prompts", tuple(f".{form}" for form in self.formats)),
+            GREETING: (f"mailboxes/{mailbox}/greetings", tuple(f".{form}" for form in self.formats)),
+            MESSAGE: (f"mailboxes/{mailbox}/messages", (".json",)),
+        }
+        folder, suffixes = folders[kind]
+        found = {os.path.splitext(name)[0] for name in self._names(folder) if name.endswith(suffixes)}  # noqa: PTH122
+        return sorted(name for name in found if is_name(name))
+
+    def _names(self, folder: str) -> list[str]:
+        try:
+            return sorted(os.listdir(self.root / folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise StoreUnusable(f"cannot read {folder}", why=error.strerror or str(error)) from error
+
+    def walk(self) -> Walk:
+        """Everything in the store but the insides of message folders."""
+        walk = Walk()
+        for name, status in self._entries("", walk):
+            if name == "settings.yaml":
+                self._file(walk, name, SETTINGS_KEY, status)
+            elif name not in {STATE, "callflows", "prompts", "mailboxes"}:
+                walk.odd[name] = "vmctl keeps nothing of this name here"
+        for name, status in self._entries("callflows", walk):
+            stem = name.removesuffix(_YAML)
+            key = str(Key(CALLFLOW, None, stem)) if name.endswith(_YAML) and is_name(stem) else None
+            self._file(walk, f"callflows/{name}", key, status)
+        for name, status in self._entries("prompts", walk):
+            self._file(walk, f"prompts/{name}", self._audio_key(Key(PROMPT, None, ""), name), status)
+        for name, status in self._entries("mailboxes", walk):
+            if is_extension(name) and stat.S_ISDIR(status.st_mode):
+                self._mailbox(walk, name)
+            else:
+                walk.odd[f"mailboxes/{name}"] = "only folders named by an extension belong here"
+        return walk
+
+    def _mailbox(self, walk: Walk, extension: str) -> None:
+        base = f"mailboxes/{extension}"
+        for name, status in self._entries(base, walk):
+            if name == "mailbox.yaml":
+                self._file(walk, f"{base}/{name}", mailbox_key(extension), status)
+            elif name == "messages" and stat.S_ISDIR(status.st_mode):
+                walk.folders[f"{base}/{name}"] = (extension, status)
+            elif name == "greetings" and stat.S_ISDIR(status.st_mode):
+                for greeting, state in self._entries(f"{base}/greetings", walk):
+                    key = self._audio_key(Key(GREETING, extension, ""), greeting)
+                    self._file(walk, f"{base}/greetings/{greeting}", key, state)
+            else:
+                walk.odd[f"{base}/{name}"] = "vmctl keeps nothing of this name here"
+
+    def _audio_key(self, kind: Key, name: str) -> str | None:
+        stem, _, form = name.rpartition(".")
+        if form not in self.formats:
+            return None
+        if kind.kind == GREETING:
+            return greeting_key(str(kind.mailbox), stem) if stem in GREETINGS else None
+        return str(kind._replace(name=stem)) if is_name(stem) else None
+
+    def _file(self, walk: Walk, path: str, key: str | None, status: os.stat_result) -> None:
+        if key is None:
+            walk.odd[path] = "its name or format is not one that vmctl keeps here"
+        elif not stat.S_ISREG(status.st_mode):
+            walk.odd[path] = "it is no plain file; symbolic links are not followed"
+        else:
+            walk.files[path] = (key, look_of(status))
+
+    def _entries(self, folder: str, walk: Walk) -> Iterator[tuple[str, os.stat_result]]:
+        """Names and stats in a folder; leaves out our own temporary files and what editors hide."""
+        try:
+            with os.scandir(self.root / folder if folder else self.root) as entries:
+                found = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries if _ours(entry.name)]
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            walk.unread[folder or "."] = error.strerror or str(error)
+            return
+        yield from sorted(found)
+
+    def messages(self, folder: str) -> dict[str, os.stat_result]:
+        """Names and stats of a message folder's files. Raises StoreUnusable."""
+        try:
+            with os.scandir(self.root / folder) as entries:
+                return {entry.name: entry.stat(follow_symlinks=False) for entry in entries if _ours(entry.name)}
+        except OSError as error:
+            raise StoreUnusable(f"cannot read {folder}", why=error.strerror or str(error)) from error
+
+
+def _ours(name: str) -> bool:
+    # a name that begins with a dot or ends with a tilde is an editor's or rsync's work in progress
+    return name == STATE or not (name.startswith((".", TEMP_PREFIX)) or name.endswith(("~", ".swp", ".tmp")))

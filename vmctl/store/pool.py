@@ -1,0 +1,117 @@
+"""Recordings by their SHA-256 that are in no place of the store: just come, deleted, or replaced."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from pathlib import Path  # noqa: TC003 - used in annotations that tests resolve
+
+from vmctl import durable
+from vmctl.audio import digest_of
+from vmctl.errors import BadAudio
+
+
+class Pool:
+    """The folder `.vmctl/audio`: a file for each recording, and `<digest>.part` for one that has not all come."""
+
+    def __init__(self, state: Path) -> None:
+        self._folder = state / "audio"
+
+    def path(self, sha256: str) -> Path:
+        """Where a recording is, if it is here."""
+        return self._folder / sha256
+
+    def holds(self, sha256: str) -> bool:
+        """Whether it is here."""
+        return self.path(sha256).is_file()
+
+    def copy_in(self, source: Path, sha256: str) -> None:
+        """Copy a file in, durably. Raises BadAudio if it changed since its digest was taken."""
+        if self.holds(sha256):
+            return
+        durable.make_directory(self._folder)
+        temp = durable.temp_beside(self.path(sha256))
+        with durable.disk_faults(self._folder):
+            try:
+                shutil.copyfile(source, temp)
+                _sync(temp)
+                if digest_of(temp)[0] != sha256:
+                    raise BadAudio(f"{source} changed while it was read", hint="try again when it is complete")
+                durable.move(temp, self.path(sha256))
+            finally:
+                temp.unlink(missing_ok=True)
+
+    def put(self, data: bytes, sha256: str) -> None:
+        """Put a whole recording in; the caller has checked its digest."""
+        if not self.holds(sha256):
+            durable.make_directory(self._folder)
+            durable.write(self.path(sha256), data)
+
+    def put_part(self, sha256: str, offset: int, data: bytes) -> None:
+        """Put a part of a recording in, durably."""
+        durable.make_directory(self._folder)
+        with durable.disk_faults(self._folder):
+            fd = os.open(self._part(sha256), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                view = memoryview(data)
+                while view:
+                    written = os.pwrite(fd, view, offset)
+                    view, offset = view[written:], offset + written
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            durable.fsync_directory(self._folder)
+
+    def finish(self, sha256: str) -> bool:
+        """Every part has come: make it whole. Tells whether the bytes have the digest; if not they are dropped."""
+        part = self._part(sha256)
+        if not part.exists():
+            return self.holds(sha256)
+        good = digest_of(part)[0] == sha256
+        if good:
+            durable.move(part, self.path(sha256))
+        else:
+            durable.remove(part)
+        return good
+
+    def take_in(self, source: Path, sha256: str) -> None:
+        """Move a file of the store in."""
+        durable.make_directory(self._folder)
+        durable.move(source, self.path(sha256))
+
+    def place(self, sha256: str, target: Path, *, last: bool) -> None:
+        """Put a recording of the pool at `target` by rename; `last` moves it, else it is copied."""
+        source = self.path(sha256)
+        with durable.disk_faults(target):
+            if last:
+                durable.move(source, target)
+            else:
+                copy_durably(source, target)
+
+    def drop(self, sha256: str) -> None:
+        """Remove a recording that lies in its place in the store now."""
+        durable.remove(self.path(sha256))
+
+    def _part(self, sha256: str) -> Path:
+        return self._folder / f"{sha256}.part"
+
+
+def copy_durably(source: Path, target: Path) -> None:
+    """Copy a file in place of what is at `target`."""
+    temp = durable.temp_beside(target)
+    try:
+        shutil.copyfile(source, temp)
+        _sync(temp)
+        durable.move(temp, target)
+    finally:
+        with contextlib.suppress(OSError):
+            temp.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

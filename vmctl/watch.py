@@ -1,0 +1,104 @@
+"""Watches a store for changes on disk. An event is a hint that a scan pays now; the timed scans are the truth."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+log = logging.getLogger("vmctl.watch")
+
+_FOLDERS = ("callflows", "prompts", "mailboxes")
+
+
+class Debounce:
+    """When to scan after events: once they have stopped for `quiet` seconds, but not later than `longest` after the first."""
+
+    def __init__(self, quiet: float, longest: float) -> None:
+        self._quiet = quiet
+        self._longest = longest
+        self._first: float | None = None
+        self._last = 0.0
+
+    def hit(self, now: float) -> None:
+        """An event came."""
+        self._first = now if self._first is None else self._first
+        self._last = now
+
+    @property
+    def due(self) -> float | None:
+        """When to scan, on the clock of `hit`; None without events."""
+        if self._first is None:
+            return None
+        return min(self._last + self._quiet, self._first + self._longest)
+
+    def clear(self) -> None:
+        """The scan begins: what comes from now on is new."""
+        self._first = None
+
+
+class Watcher:
+    """Calls `hint` from a thread of its own whenever something in the store changes. Use it with `with`."""
+
+    def __init__(self, root: Path, hint: Callable[[], object]) -> None:
+        self._root = root
+        self._hint = hint
+        self._observer: _Observer | None = None
+        self.watching = False
+
+    def __enter__(self) -> Self:
+        from watchdog.events import (
+            DirCreatedEvent,
+            DirDeletedEvent,
+            DirMovedEvent,
+            FileClosedEvent,
+            FileCreatedEvent,
+            FileDeletedEvent,
+            FileModifiedEvent,
+            FileMovedEvent,
+            FileSystemEvent,
+            FileSystemEventHandler,
+        )  # fmt: skip
+        from watchdog.observers import Observer
+
+        hint = self._hint
+
+        class Handler(FileSystemEventHandler):
+            def on_any_event(self, event: FileSystemEvent) -> None:
+                hint()
+
+        # opened and closed without a write are not among them: a scan reads, and must not wake itself
+        kinds: list[type[FileSystemEvent]] = [
+            DirCreatedEvent, DirDeletedEvent, DirMovedEvent, FileClosedEvent, FileCreatedEvent, FileDeletedEvent,
+            FileModifiedEvent, FileMovedEvent,
+        ]  # fmt: skip
+        observer = Observer()
+        try:
+            # vmctl's own folder is left out: the index changes with every mail
+            observer.schedule(Handler(), str(self._root), recursive=False, event_filter=kinds)
+            for folder in _FOLDERS:
+                (self._root / folder).mkdir(mode=0o700, exist_ok=True)
+                observer.schedule(Handler(), str(self._root / folder), recursive=True, event_filter=kinds)
+            observer.start()
+        except OSError as error:
+            log.error(
+                "cannot watch %s (%s): only the timed scans find changes; raise fs.inotify.max_user_watches",
+                self._root, error.strerror or error,
+            )  # fmt: skip
+            observer.unschedule_all()
+            return self
+        self._observer = observer
+        self.watching = True
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._observer is not None:
+            self._observer.stop()
+            self._observer.join()
+
+
+if TYPE_CHECKING:
+    from watchdog.observers.api import BaseObserver as _Observer
