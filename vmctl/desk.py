@@ -12,14 +12,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from vmctl import callflow, durable, yamltext
+from vmctl import durable
 from vmctl.audio import inspect
 from vmctl.clock import rfc3339
 from vmctl.errors import (
     AlreadyExists,
     BadValue,
     BrokenFile,
-    CallflowFaults,
     MailboxFull,
     NotFound,
     StoreBusy,
@@ -31,7 +30,6 @@ from vmctl.model import (
     ABSENT,
     CALLFLOW,
     GREETING,
-    MAILBOX,
     MESSAGE,
     PROMPT,
     SETTINGS_KEY,
@@ -205,7 +203,7 @@ class Desk:
     def set_callflow(self, name: str, text: str) -> None:
         """Put a callflow. Raises BrokenFile, CallflowFaults; then nothing changed."""
         key = str(Key(CALLFLOW, None, check_name(name)))
-        check_callflow(text, name, prompts=self._store.names(PROMPT), mailboxes=self._store.names(MAILBOX))
+        self._store.check_callflow(text, f"callflow {name}")
         self._change(key, self._setting(key, {"text": text}))
 
     def delete_callflow(self, name: str) -> None:
@@ -325,19 +323,6 @@ class Desk:
         services = self._replica.config.services.values()
         mine = [service.name for service in services if service.home == self._replica.server.name]
         return (mine or [service.name for service in services])[0]
-
-
-def check_callflow(text: str, name: str, *, prompts: list[str], mailboxes: list[str]) -> dict[str, Any]:
-    """The document of a callflow's text. Raises BrokenFile, or CallflowFaults with all faults of one that is checked."""
-    document = yamltext.load(text, name)
-    if not isinstance(document, dict):
-        raise BrokenFile(f"callflow {name} is not a mapping", why=f"its value is a {type(document).__name__}")
-    if callflow.is_checked(document):
-        faults = callflow.check(document, prompts=prompts, mailboxes=mailboxes)
-        if faults:
-            count = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
-            raise CallflowFaults(f"callflow {name} has {count}", [dict(fault) for fault in faults])
-    return document
 
 
 def new_id(wall: int) -> str:

@@ -15,13 +15,13 @@ import fcntl
 import os
 import secrets
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vmctl.errors import DiskFull, StoreBusy, StoreUnusable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 TEMP_PREFIX = ".vmctl-tmp-"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -179,8 +179,7 @@ def take_lock(path: Path, *, timeout: float, what: str, shared_text: str = "") -
     try:
         while not _try_lock(fd):
             if time.monotonic() >= deadline:
-                holder = os.pread(fd, 200, 0).decode("utf-8", "replace").strip() or "another process"
-                raise StoreBusy(f"{what} is in use by {holder}")
+                raise StoreBusy(f"{what} is in use by {_holder(fd)}")  # noqa: TRY301 - the descriptor is closed below
             time.sleep(pause)
             pause = min(pause * 2, 0.05)
         os.ftruncate(fd, 0)
@@ -200,9 +199,13 @@ def lock_holder(path: Path) -> str | None:
     try:
         if _try_lock(fd):
             return None
-        return os.pread(fd, 200, 0).decode("utf-8", "replace").strip() or "another process"
+        return _holder(fd)
     finally:
         os.close(fd)
+
+
+def _holder(fd: int) -> str:
+    return os.pread(fd, 200, 0).decode("utf-8", "replace").strip() or "another process"
 
 
 def _try_lock(fd: int) -> bool:

@@ -61,7 +61,8 @@ class Failover:
         moved = False
         with self._replica.locked():
             waiting, forward = {}, {}
-            for service, view in self.views().items():
+            for service, known in self.views().items():
+                view = known
                 for _ in range(4):  # a start, an adoption and a move can follow each other; more would be a bug
                     evidence, order = self._evidence(service, view)
                     decision = decide(view, evidence, policy, self._clock.wall())

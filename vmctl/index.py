@@ -128,7 +128,7 @@ class Index:
                     path.chmod(0o600)
                     db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={FORMAT}; COMMIT;")
                 elif version > FORMAT:
-                    raise StoreNewer(f"{path} has format {version}, this vmctl knows {FORMAT}")
+                    raise StoreNewer(f"{path} has format {version}, this vmctl knows {FORMAT}")  # noqa: TRY301
             except BaseException:
                 db.close()
                 raise

@@ -14,10 +14,11 @@ from vmctl.errors import RecordError, StoreError
 from vmctl.model import canonical, message_key, parse_key
 from vmctl.names import is_name
 from vmctl.store import documents
-from vmctl.store.native import NativeStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from vmctl.store.native import NativeStore
 
 
 @dataclass(slots=True)

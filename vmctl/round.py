@@ -29,6 +29,7 @@ _LOOPBACK = ("127.0.0.1", 0)
 _POLL = 0.05
 _ASK_AGAIN = 5.0
 _MOST_TURNS = 12
+_GREETINGS = 2  # turns in which each server speaks whatever there is: a challenge, and its echo
 
 
 @dataclass(slots=True)
@@ -125,7 +126,10 @@ class Round:
         one.connect((_LOOPBACK[0], ports[other.server.name]))
         other.connect((_LOOPBACK[0], ports[one.server.name]))
         for turn in range(_MOST_TURNS):
-            said = [self._ship(post, to, always=turn < 2, anew=turn == 0) for post, to in ((one, other), (other, one))]
+            said = [
+                self._ship(post, to, always=turn < _GREETINGS, anew=turn == 0)
+                for post, to in ((one, other), (other, one))
+            ]
             moved = [post.failover.tick(automatic=False) for post in posts]
             in_step = one.note_step() and other.note_step()
             if turn > 0 and not any(said) and not any(moved):
@@ -134,10 +138,10 @@ class Round:
                 for post, to in ((one, other), (other, one)):
                     self._ship(post, to, always=True)
                     to.failover.tick(automatic=False)
-            if turn > 1 and in_step and not any(moved):
+            if turn >= _GREETINGS and in_step and not any(moved):
                 break
             self._check_time(posts)
-        self._outcome.in_step = all([post.note_step() for post in posts])
+        self._outcome.in_step = one.note_step() and other.note_step()
         if not self._outcome.in_step:
             raise self._not_in_step(posts)
 

@@ -19,6 +19,7 @@ from vmctl.errors import BadAudio, BrokenFile, RecordError, StoreError, StoreUnu
 from vmctl.index import Entry, Look, audio_of
 from vmctl.merge import conflicts, merge
 from vmctl.model import (
+    CALLFLOW,
     MAILBOX,
     MESSAGE,
     Field,
@@ -177,6 +178,8 @@ class Scanner:
         if kind in documents.YAML_KINDS:
             data = self._store.read(path)
             document = documents.read_yaml(kind, data, path)
+            if kind == CALLFLOW:
+                self._store.check_callflow(data, path)
             self._plain_pin = kind == MAILBOX and "pin" in document and document["pin"].encode() not in data
             return document, hashlib.sha256(data).hexdigest()
         recording = inspect(self._store.root / path, formats=self._store.formats, longest=float("inf"))

@@ -48,7 +48,7 @@ def gather(config: Config, clock: Clock) -> dict[str, Any]:
             "mode": config.mode,
             "in_step": all(_in_step(local, here) for local in here),
             "services": [_service(view, here) for view in views.values()],
-            "servers": {name: _server(config, name, here, views) for name in config.servers},
+            "servers": {name: _server(name, here, views) for name in config.servers},
             "config_differs": any(_config_differs(config, local) for local in here),
         }
     finally:
@@ -112,7 +112,7 @@ def _service(view: View, here: list[_Local]) -> dict[str, Any]:
     }
 
 
-def _server(config: Config, name: str, here: list[_Local], views: dict[str, View]) -> dict[str, Any]:
+def _server(name: str, here: list[_Local], views: dict[str, View]) -> dict[str, Any]:
     local = next((one for one in here if one.server.name == name), None)
     other = next((one for one in here if one.server.name != name), None)
     heard = other.contact.last_heard() if other and other.contact else None

@@ -67,7 +67,7 @@ class Watcher:
         hint = self._hint
 
         class Handler(FileSystemEventHandler):
-            def on_any_event(self, event: FileSystemEvent) -> None:
+            def on_any_event(self, _event: FileSystemEvent) -> None:
                 hint()
 
         # opened and closed without a write are not among them: a scan reads, and must not wake itself

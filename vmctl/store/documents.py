@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from vmctl import yamltext
-from vmctl.errors import BadValue, BrokenFile
-from vmctl.fields import check_mailbox, check_message
+from vmctl import callflow, yamltext
+from vmctl.errors import BadValue, BrokenFile, CallflowFaults
+from vmctl.fields import MAILBOX_FIELDS, check_mailbox, check_message
 from vmctl.model import ABSENT, CALLFLOW, MAILBOX, SETTINGS, Field, Record, Stamp, parse_key
 from vmctl.names import is_name
 
@@ -29,11 +29,24 @@ def read_yaml(kind: str, data: bytes, name: str) -> dict[str, Any]:
     return _as_broken(check_mailbox, value, name)
 
 
+def check_callflow(text: str | bytes, name: str, prompts: list[str], mailboxes: list[str]) -> None:
+    """Check a callflow that asks for it by its schema. Raises BrokenFile, or CallflowFaults with all its faults."""
+    document = yamltext.load(text, name)
+    if not isinstance(document, dict):
+        raise BrokenFile(f"{name} is not a mapping", why=f"its value is a {type(document).__name__}")
+    if callflow.is_checked(document):
+        faults = callflow.check(document, prompts=prompts, mailboxes=mailboxes)
+        if faults:
+            first = "; ".join(f"{fault['key']}: {fault['why']}" for fault in faults[:3])
+            count = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
+            raise CallflowFaults(f"{name} has {count}", [dict(fault) for fault in faults], why=first)
+
+
 def write_yaml(kind: str, document: dict[str, Any]) -> bytes:
     """The file of a document: a callflow's own text, else YAML under a line that says who rewrites it."""
     if kind == CALLFLOW:
         return str(document.get("text", "")).encode()
-    value = _nested(document) if kind == SETTINGS else document
+    value = _nested(document) if kind == SETTINGS else _in_order(document)
     return (YAML_HEAD + (yamltext.dump(value) if value else "{}\n")).encode()
 
 
@@ -89,6 +102,14 @@ def _flat(value: dict[str, Any], name: str) -> dict[str, Any]:
         else:
             document[section] = part
     return document
+
+
+def _in_order(document: dict[str, Any]) -> dict[str, Any]:
+    """A mailbox with its fields in the order of their table, as people expect them; unknown ones last."""
+    order = list(MAILBOX_FIELDS)
+    return dict(
+        sorted(document.items(), key=lambda item: (order.index(item[0]) if item[0] in order else len(order), item[0]))
+    )
 
 
 def _nested(document: dict[str, Any]) -> dict[str, Any]:

@@ -131,6 +131,10 @@ class NativeStore:
             return documents.read_message(key, self.read(path), path)[0]
         return documents.read_yaml(kind, self.read(path), path)
 
+    def check_callflow(self, text: str | bytes, name: str) -> None:
+        """Check a callflow against the prompts and mailboxes that are here. Raises BrokenFile, CallflowFaults."""
+        documents.check_callflow(text, name, self.names(PROMPT), self.names(MAILBOX))
+
     def audio(self, key: str) -> str | None:
         """The file of a prompt's or greeting's audio in whatever format it is there; None without one."""
         paths = (self.path(key, form) for form in self.formats)
@@ -156,7 +160,7 @@ class NativeStore:
 
     def _names(self, folder: str) -> list[str]:
         try:
-            return sorted(os.listdir(self.root / folder))
+            return sorted(path.name for path in (self.root / folder).iterdir())
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
