@@ -53,6 +53,7 @@ class Daemon:
         self._answer_after_scan = False
         self._asking: str | None = None
         self._trouble: str | None = None
+        self._unreached: str | None = None
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises AlreadyServing, AddressInUse, StoreMissing, ... before it begins."""
@@ -181,10 +182,11 @@ class Daemon:
         if error is None:
             post.replica.outbox.left(parcel)
             self._retry = _SHORTEST_RETRY
+            self._peer_trouble(None)
             self._wake.set()
             return
         self._mails = None
-        log.warning("%s; next attempt in %.1f s", " - ".join(filter(None, (error.what, error.why))), self._retry)
+        self._peer_trouble(" - ".join(filter(None, (error.what, error.why))))
         self._not_before = self._clock.steady() + self._retry
         self._retry = min(self._retry * 2, max(self._config.sync.heartbeat, _SHORTEST_RETRY))
         if isinstance(error, MailRefused):
@@ -203,6 +205,12 @@ class Daemon:
         else:
             self._asking = secrets.token_hex(8)
             self._next_beat = 0.0
+
+    def _peer_trouble(self, trouble: str | None) -> None:
+        """Say once that the peer cannot be reached, and once that it can be again."""
+        if (trouble is None) != (self._unreached is None):
+            log.warning("%s", trouble or f"{self._config.peer_of(self._name).name} takes mail again")
+        self._unreached = trouble
 
     def _well(self, trouble: str | None) -> None:
         if trouble != self._trouble:

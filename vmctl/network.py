@@ -29,8 +29,11 @@ def make(
     network: str | None = None,
     mode: str = "active-standby",
     addresses: Mapping[str, Address] | None = None,
+    settings: Mapping[str, str] | None = None,
 ) -> Config:
     """Make a network with both servers on this host; without a name it gets the directory's.
+
+    `settings` holds values of other keys of vmctl.yaml, by dotted path.
 
     Raises NotEmpty, BadName, ConfigFaults for a mode or addresses that do not fit, DiskFull or StoreUnusable; then the
     directory is again as it was.
@@ -38,7 +41,7 @@ def make(
     network = _name_of(directory) if network is None else check_name(network, "name of a network")
     with _claimed(directory):
         public = {name: keys.generate(directory / "keys" / f"{name}.pem") for name in SERVERS}
-        text = config.template(_values(network, mode, {**ADDRESSES, **(addresses or {})}, public))
+        text = config.template(_values(network, mode, {**ADDRESSES, **(addresses or {})}, public) | dict(settings or {}))
         made = config.parse(text, directory / FILE)
         for name in SERVERS:
             for folder in STORE_FOLDERS:

@@ -300,7 +300,8 @@ class Outbox:
         status: dict[str, Any],
     ) -> Parcel:
         with self._index.transaction():
-            number, nonce = self._index.last_number, secrets.token_hex(8)
+            # a number of its own: two mails with one number could not be told apart when one is echoed
+            number, nonce = self._index.next_number(self._clock.wall()), secrets.token_hex(8)
             self._index.add_checkpoint(number, nonce)
             facts = self.status() | status | {"acks": [list(ack) for ack in acks], "wants": wants}
             mail = SyncMail(
