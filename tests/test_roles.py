@@ -251,6 +251,15 @@ def test_a_failover_ordered_at_the_serving_home_gives_the_role_away():
     assert moved(view("normal"), heard(HOME, order="failover")) == ("resilience", BACKUP, 6, ORDER)
 
 
+def test_a_role_that_was_given_is_taken_by_adopting_the_givers_view():
+    """The taker serves from the moment it has the giver's newer view; an older one changes nothing."""
+    given_away = view("resilience", 6, cause=ORDER)
+    decision = decide(view("normal", 5), heard(BACKUP, given_away), POLICY, 77)
+    assert decision.view == given_away
+    assert decision.transition.by == "peer"
+    assert moved(view("normal", 7), heard(BACKUP, given_away)) is None
+
+
 def test_an_order_typed_at_the_receiver_is_forwarded_to_the_server_that_serves():
     """Nobody takes a role from a server that is heard."""
     decision = decide(view("normal"), heard(BACKUP, view("normal"), order="failover"), POLICY, 77)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from vmctl import durable
 from vmctl.audio import digest_of
-from vmctl.errors import RecordError
+from vmctl.errors import RecordError, StoreUnusable
 from vmctl.index import Entry, audio_of
 from vmctl.model import MESSAGE, parse_key
 from vmctl.store import documents
@@ -53,7 +53,12 @@ class Applier:
         """Write every file that lags behind the index."""
         done = Applied()
         for key in self._index.todo():
-            (done.written if self.apply(key) else done.waiting).append(key)
+            try:
+                (done.written if self.apply(key) else done.waiting).append(key)
+            except StoreUnusable as error:  # one odd file must not keep all others from being written
+                why = f"{error.what} ({error.why})" if error.why else error.what
+                self._index.set_fault(self._store.path(key), why, error.hint, self._clock.wall())
+                done.waiting.append(key)
         return done
 
     def apply(self, key: str) -> bool:
@@ -81,13 +86,26 @@ class Applier:
         if self._pool.holds(sha256):
             return f".vmctl/audio/{sha256}"
         for entry in self._index.with_audio(sha256):
-            audio = audio_of(entry.shown.document) if entry.shown else None
-            if audio and audio["sha256"] == sha256:
+            audio = audio_of(entry.record.document)
+            if audio and audio["format"] in self._store.formats:
                 path = self._store.audio_path(entry.record.key, audio["format"])
-                known = self._index.file(path)
-                if known and known[1] == sha256 and self._store.look(path) == known[0]:
+                if self._lies_at(path, sha256, audio["size"]):
                     return path
         return None
+
+    def _lies_at(self, path: str, sha256: str, size: int) -> bool:
+        look, known = self._store.look(path), self._index.file(path)
+        if look is None or look.size != size:
+            return False
+        if known is not None and known[0] == look:
+            return known[1] == sha256
+        place = self._store.root / path
+        if place.is_symlink() or not place.is_file() or digest_of(place)[0] != sha256:
+            return False
+        if self._store.look(path) != look:
+            return False
+        self._index.set_file(path, look, sha256)  # touched, or placed just before a crash
+        return True
 
     # One record
 
@@ -131,11 +149,11 @@ class Applier:
             path = aside.name.rpartition(".")[0].replace("%", "/")
             key = next((key for key, _ in self._store.walk().files.values() if self._store.path(key) == path), None)
             entry = self._index.get(key) if key else None
-            if entry is not None and entry.shown is not None:
-                with self._index.transaction():
-                    self._merge_late(entry, path, aside)
-            else:
-                aside.unlink()
+            if entry is None or aside.samefile(self._store.root / path):
+                aside.unlink()  # it was not replaced: the next scan sees the file itself
+                continue
+            with self._index.transaction():
+                self._merge_late(entry, path, aside)
 
     def _exchange(self, entry: Entry, path: str, data: bytes) -> None:
         """Replace a file that people edit, and look once more at what was replaced."""
@@ -207,7 +225,8 @@ class Applier:
         """Take a deleted record's files out of the store; what can be restored stays under .vmctl."""
         key = entry.record.key
         kind = parse_key(key).kind
-        shown = audio_of(entry.shown.document) if entry.shown else None
+        # of a damaged message the shown document lacks the recording
+        shown = audio_of(entry.shown.document if entry.shown else {}) or audio_of(entry.record.document)
         paths = [self._store.path(key, shown["format"] if shown else "wav")]
         if kind == MESSAGE:
             tomb = self._store.state / "deleted" / paths[0]

@@ -15,7 +15,8 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from vmctl.errors import MailRefused, StoreError, SyncError
-from vmctl.post import DAEMON, Post
+from vmctl.post import ASK_PROOF, DAEMON, Post
+from vmctl.proof import read_store
 from vmctl.watch import Debounce, Watcher
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("vmctl.daemon")
 
 _SHORTEST_RETRY, _LONGEST_WAIT = 0.5, 1.0
+_ANSWER_TO_A_START = 0.05
 
 
 class Daemon:
@@ -54,6 +56,8 @@ class Daemon:
         self._asking: str | None = None
         self._trouble: str | None = None
         self._unreached: str | None = None
+        self._reader: threading.Thread | None = None
+        self._reading: dict[str, Any] | None = None
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises AlreadyServing, AddressInUse, StoreMissing, ... before it begins."""
@@ -115,9 +119,12 @@ class Daemon:
             self._answer_after_scan = True
         if post.asked or any(taken.request.get("round") for taken in intake.taken):
             self._answer_after_scan = True
+        if any(_starting(taken.status) for taken in intake.taken):
+            self._next_beat = min(self._next_beat, now + _ANSWER_TO_A_START)
         self._scan_if_due(post, now)
         moved = post.failover.tick()
         self._answered(post, intake.taken)
+        self._verify(post)
         self._delivered(post)
         self._send(post, urgent=moved)
         post.note_step()
@@ -162,7 +169,11 @@ class Daemon:
             return
         if self._mails is None:
             always = beat and not self._answer_after_scan
-            asking = {"round": self._asking} if self._asking and not self._answer_after_scan else None
+            asking = {"round": self._asking} if self._asking and not self._answer_after_scan else {}
+            proof = post.replica.index.note(ASK_PROOF)
+            if proof and always:
+                asking["verify"] = proof
+                post.replica.index.set_note(ASK_PROOF, None)
             if always:
                 self._next_beat = now + self._config.sync.heartbeat
             self._mails = post.parcels(always=always, request=asking, answer=not self._answer_after_scan)
@@ -206,6 +217,21 @@ class Daemon:
             self._asking = secrets.token_hex(8)
             self._next_beat = 0.0
 
+    def _verify(self, post: Post) -> None:
+        """Read the whole store again for a peer that asks, in a thread: it may take minutes, and roles must not wait."""
+        nonce, post.to_verify = post.to_verify, None
+        if nonce is not None and (self._reader is None or not self._reader.is_alive()):
+
+            def read() -> None:
+                self._reading = read_store(post.replica.store).as_answer(nonce)
+                self._wake.set()
+
+            self._reader = threading.Thread(target=read, name="vmctl reader", daemon=True)
+            self._reader.start()
+        if self._reading is not None:
+            post.proof, self._reading = self._reading, None
+            self._next_beat = 0.0
+
     def _peer_trouble(self, trouble: str | None) -> None:
         """Say once that the peer cannot be reached, and once that it can be again."""
         if (trouble is None) != (self._unreached is None):
@@ -216,6 +242,12 @@ class Daemon:
         if trouble != self._trouble:
             self._trouble = trouble
             (log.error if trouble else log.info)("%s", trouble or "well again")
+
+
+def _starting(status: dict[str, Any]) -> bool:
+    """Whether a mail is from a server that starts: it must hear of us before its wait is over."""
+    views = status.get("views")
+    return isinstance(views, dict) and any(isinstance(v, dict) and v.get("state") == "starting" for v in views.values())
 
 
 class _Carrier:

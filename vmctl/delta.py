@@ -27,16 +27,24 @@ def changed_fields(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[Line]:
-    """Every difference between two documents of JSON values, down to the leaves, in the order of their paths."""
+    """The differences between two documents of JSON values, down to the leaves, in the order of their paths.
+
+    A list in which only 1 became 1.0 or true is one line for its whole field: to deepdiff those are equal there.
+    """
     if old == new and canonical(old) == canonical(new):
         return []
     from deepdiff import DeepDiff
     from deepdiff.helper import NotPresent
 
     lines = []
-    for changes in DeepDiff(old, new, view="tree", ignore_private_variables=False).values():
+    # the threshold of 0: else two documents with hardly a key in common are one difference, which has no path
+    for changes in DeepDiff(old, new, view="tree", ignore_private_variables=False, threshold_to_diff_deeper=0).values():
         for change in changes:
             before = ABSENT if isinstance(change.t1, NotPresent) else change.t1
             after = ABSENT if isinstance(change.t2, NotPresent) else change.t2
             lines.append(Line(tuple(change.path(output_format="list")), before, after))
+    found = {line.path[0] for line in lines}
+    for name in (old.keys() & new.keys()) - found:
+        if canonical(old[name]) != canonical(new[name]):
+            lines.append(Line((name,), old[name], new[name]))
     return sorted(lines, key=lambda line: [str(step) for step in line.path])

@@ -74,7 +74,10 @@ class Demo:
         self.say("chapter", "A network of two voicemail servers")
         addresses = {name: Address("127.0.0.1", port) for name, port in zip(network.ADDRESSES, _ports(), strict=True)}
         config = network.make(self.directory, addresses=addresses, settings=_TIMERS)
-        self.say("output", f"{self.directory}: vmctl.yaml, two empty stores, a key for each server; timers fifty times as fast")
+        self.say(
+            "output",
+            f"{self.directory}: vmctl.yaml, two empty stores, a key for each server; timers fifty times as fast",
+        )
         self._vmctl("mailbox", "create", "2001", "--name", "Ada Byron", "--server", "primary")
         self._vmctl(
             "greeting", "set", "2001", "unavailable", "--audio", str(AUDIO / "greeting.wav"), "--server", "primary"
@@ -93,7 +96,9 @@ class Demo:
     def _message_at_primary(self, config: Config) -> str:
         self.say("chapter", "A caller leaves a message at the primary")
         ident = self._leave("primary", "before.wav", "+442079460123", "Charles Babbage")
-        took = self._wait("the message is at the secondary", lambda: _shows(config, "secondary", f"message/2001/{ident}"))
+        took = self._wait(
+            "the message is at the secondary", lambda: _shows(config, "secondary", f"message/2001/{ident}")
+        )
         self.say("good", f"the secondary has it {took:.2f} s later")
         self._vmctl("message", "list", "2001", "--server", "secondary")
         return ident

@@ -115,7 +115,7 @@ def append(path: Path, data: bytes, *, mode: int = 0o600) -> None:
             try:
                 _write(fd, data)
                 _fsync(fd)
-            except OSError:
+            except BaseException:
                 os.ftruncate(fd, before)
                 raise
         finally:
@@ -132,8 +132,11 @@ def make_directory(path: Path, *, mode: int = 0o700) -> None:
             missing.append(path)
             path = path.parent
         for folder in reversed(missing):
-            with contextlib.suppress(FileExistsError):
+            try:
                 folder.mkdir(mode=mode)
+            except FileExistsError:
+                if not folder.is_dir():  # not another process that made it meanwhile: a file is in the way
+                    raise
             fsync_directory(folder.parent)
 
 
@@ -177,13 +180,14 @@ def take_lock(path: Path, *, timeout: float, what: str, shared_text: str = "") -
     deadline = time.monotonic() + timeout
     pause = 0.001
     try:
-        while not _try_lock(fd):
+        while not _try_lock(fd, path):
             if time.monotonic() >= deadline:
                 raise StoreBusy(f"{what} is in use by {_holder(fd)}")  # noqa: TRY301 - the descriptor is closed below
             time.sleep(pause)
             pause = min(pause * 2, 0.05)
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, shared_text.encode(), 0)
+        with contextlib.suppress(OSError):  # who holds it is a courtesy: on a full disk the lock must still be had
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, shared_text.encode(), 0)
     except BaseException:
         os.close(fd)
         raise
@@ -197,7 +201,7 @@ def lock_holder(path: Path) -> str | None:
     except OSError:
         return None
     try:
-        if _try_lock(fd):
+        if _try_lock(fd, path):
             return None
         return _holder(fd)
     finally:
@@ -208,12 +212,13 @@ def _holder(fd: int) -> str:
     return os.pread(fd, 200, 0).decode("utf-8", "replace").strip() or "another process"
 
 
-def _try_lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _try_lock(fd: int, path: Path) -> bool:
+    with disk_faults(path):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
 
 def _new_file(path: Path, data: bytes, mode: int) -> Path:
@@ -235,5 +240,7 @@ def _link_aside(path: Path, aside: Path) -> bool:
     try:
         _link(path, aside)
     except FileNotFoundError:
+        if os.path.lexists(path):  # it is the place for the old file that is missing: nothing may be replaced
+            raise
         return False
     return True

@@ -76,7 +76,8 @@ class Failover:
                     )
                     log.warning("%s: %s -> %s: %s", service, move.before.state, move.after.state, move.reason)
                     with self._index.transaction():
-                        self._entered(decision.view)
+                        if (move.before.state, move.before.since) != (move.after.state, move.after.since):
+                            self._entered(decision.view)
                         if move.by == "operator":
                             self._settle_order(service)
                     view = decision.view
@@ -111,8 +112,7 @@ class Failover:
             if check_order(view, evidence, verb) == "already":
                 return "already"
             with self._index.transaction():
-                order = {"id": secrets.token_hex(8), "verb": verb, "by": by, "at": self._clock.wall()}
-                self._index.set_note("orders", {**self._orders(), service: order})
+                self._keep_order(service, {"id": secrets.token_hex(8), "verb": verb, "by": by})
         return "taken"
 
     def withdraw(self, service: str) -> None:
@@ -129,11 +129,15 @@ class Failover:
             if service not in self._homes or not isinstance(order, dict) or order.get("id") in done:
                 continue
             if order.get("verb") in {"failover", "failback"} and service not in self._orders():
+                words = {name: str(order.get(name, ""))[:80] for name in ("id", "verb", "by")}
                 with self._index.transaction():
-                    self._index.set_note("orders", {**self._orders(), service: order})
+                    self._keep_order(service, words)
 
     def _orders(self) -> dict[str, Any]:
         return dict(self._index.note("orders") or {})
+
+    def _keep_order(self, service: str, order: dict[str, Any]) -> None:
+        self._index.set_note("orders", {**self._orders(), service: order | self._moment()})
 
     def _settle_order(self, service: str) -> None:
         orders = self._orders()
@@ -145,12 +149,13 @@ class Failover:
 
     def _drop_satisfied(self, service: str, view: View) -> None:
         order = self._orders().get(service)
-        if order is None or view.serving is None:
+        if order is None:
             return
         # failback stays with the serving server as the view's cause, so the order itself has done its work
-        away = view.serving != view.home
+        away = view.serving not in {view.home, None}
         done = away if order["verb"] == "failover" else not away or view.cause == FAILBACK
-        if done:
+        # an order that could not be carried out in this time must not surprise anybody later
+        if done or order["boot"] != self._clock.boot() or self._since(order) > self._policy.after:
             with self._index.transaction():
                 self._settle_order(service)
 

@@ -40,6 +40,10 @@ def _match(pattern: re.Pattern[str]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, str) and pattern.fullmatch(value) is not None
 
 
+def _seconds(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
+
+
 def _lists(value: Any) -> bool:
     return isinstance(value, dict) and all(
         is_name(name) and isinstance(members, list) and all(map(is_extension, members))
@@ -76,7 +80,7 @@ MESSAGE_FIELDS: dict[str, Check] = {
     "from": (_match(_CALLER), "a number or address of up to 64 characters, or 'unknown'"),
     "name": (_line, f"one line of 1 to {_LINE} characters"),
     "received": (_time, "a time with its zone such as 2026-01-31T08:15:00Z (RFC 3339)"),
-    "seconds": (lambda value: isinstance(value, (int, float)) and value >= 0, "a number of seconds"),
+    "seconds": (_seconds, "a number of seconds"),
     "status": (lambda value: value in STATUSES, "one of " + ", ".join(STATUSES)),
     "urgent": (lambda value: isinstance(value, bool), "true or false"),
 }

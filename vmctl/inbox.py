@@ -19,6 +19,7 @@ from vmctl.outbox import missing_ranges
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from vmctl.apply import Applier
     from vmctl.clock import Clock
     from vmctl.contact import Contact
     from vmctl.mail import Audio, SyncMail
@@ -46,10 +47,17 @@ class Inbox:
     """Takes mails of the peer into the index of one server."""
 
     def __init__(
-        self, index: Index, pool: Pool, contact: Contact, clock: Clock, acknowledged: Callable[[str], None]
+        self,
+        index: Index,
+        pool: Pool,
+        applier: Applier,
+        contact: Contact,
+        clock: Clock,
+        acknowledged: Callable[[str], None],
     ) -> None:
         self._index = index
         self._pool = pool
+        self._applier = applier
         self._contact = contact
         self._clock = clock
         self._acknowledged = acknowledged
@@ -101,7 +109,12 @@ class Inbox:
                 taken.rolled_back = not self._index.confirm_checkpoint(number, nonce)
         theirs = mail.checkpoint
         newest = self._index.note("peer_checkpoint")
-        if theirs and isinstance(theirs.get("number"), int) and (newest is None or theirs["number"] > newest["number"]):
+        if not theirs or not isinstance(theirs.get("number"), int):
+            return
+        if newest is not None and theirs["number"] > newest["number"] > theirs.get("after", newest["number"]):
+            # It has forgotten the checkpoint that was taken here: it was rolled back, and finds that out by the echo.
+            log.warning("the peer has forgotten what it said before: it was rolled back")
+        elif newest is None or theirs["number"] > newest["number"]:
             self._index.set_note("peer_checkpoint", theirs)
 
     # Records
@@ -163,8 +176,8 @@ class Inbox:
     def _sound(self, audio: Audio) -> None:
         """A recording, or a piece of one, into the pool, durably, before the record that names it."""
         whole = audio.offset == 0 and len(audio.data) == audio.size
-        if self._pool.holds(audio.sha256):
-            return
+        if self._applier.find(audio.sha256):
+            return  # a mail that came twice must not leave a second copy
         if whole:
             if hashlib.sha256(audio.data).hexdigest() == audio.sha256:
                 self._pool.put(audio.data, audio.sha256)

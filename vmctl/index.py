@@ -126,7 +126,7 @@ class Index:
                 version = db.execute("PRAGMA user_version").fetchone()[0]
                 if version == 0:
                     path.chmod(0o600)
-                    db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={FORMAT}; COMMIT;")
+                    _make(db)
                 elif version > FORMAT:
                     raise StoreNewer(f"{path} has format {version}, this vmctl knows {FORMAT}")  # noqa: TRY301
             except BaseException:
@@ -351,6 +351,11 @@ class Index:
         """Remember a checkpoint before it leaves in a mail."""
         self._run("INSERT OR REPLACE INTO checkpoints VALUES (?, ?)", (number, nonce))
 
+    def last_checkpoint(self) -> int:
+        """The number of the newest checkpoint that was given; 0 before the first of this incarnation."""
+        number = self._run("SELECT max(number) FROM checkpoints").fetchone()[0]
+        return int(self.meta("confirmed", "0")) if number is None else int(number)
+
     def confirm_checkpoint(self, number: int, nonce: str) -> bool:
         """Whether the echoed checkpoint is one of ours or older than the last confirmed one; forgets older ones."""
         if number <= int(self.meta("confirmed", "0")):
@@ -422,8 +427,20 @@ class Index:
         return [row[0] for row in self._run("SELECT DISTINCT sha256 FROM offers ORDER BY sha256")]
 
 
+def _make(db: sqlite3.Connection) -> None:
+    """Make the tables, unless another process did so while this one waited for its turn."""
+    db.execute("BEGIN IMMEDIATE")
+    if db.execute("PRAGMA user_version").fetchone()[0] == 0:
+        for statement in filter(None, map(str.strip, _SCHEMA.split(";"))):
+            db.execute(statement)
+        db.execute(f"PRAGMA user_version={FORMAT}")
+    db.execute("COMMIT")
+
+
 def _dump(record: Record) -> str:
-    return canonical(record.as_json()).decode("utf-8", "surrogatepass")
+    return json.dumps(
+        record.as_json(), separators=(",", ":"), allow_nan=False
+    )  # ASCII: SQLite takes no half characters
 
 
 def _dump_other(record: Record | None, version: str) -> str | None:

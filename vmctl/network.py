@@ -41,7 +41,9 @@ def make(
     network = _name_of(directory) if network is None else check_name(network, "name of a network")
     with _claimed(directory):
         public = {name: keys.generate(directory / "keys" / f"{name}.pem") for name in SERVERS}
-        text = config.template(_values(network, mode, {**ADDRESSES, **(addresses or {})}, public) | dict(settings or {}))
+        text = config.template(
+            _values(network, mode, {**ADDRESSES, **(addresses or {})}, public) | dict(settings or {})
+        )
         made = config.parse(text, directory / FILE)
         for name in SERVERS:
             for folder in STORE_FOLDERS:

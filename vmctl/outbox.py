@@ -126,6 +126,10 @@ class Outbox:
             for sha256, start, _ in parcel.pieces:
                 self._index.drop_range("offers", sha256, start)
 
+    def forget_sent(self) -> None:
+        """Everything may leave again at once."""
+        self._sent.clear()
+
     def acknowledged(self, key: str) -> None:
         """The peer holds it: no need to remember when it was sent."""
         self._sent.pop(key, None)
@@ -302,6 +306,7 @@ class Outbox:
         with self._index.transaction():
             # a number of its own: two mails with one number could not be told apart when one is echoed
             number, nonce = self._index.next_number(self._clock.wall()), secrets.token_hex(8)
+            after = self._index.last_checkpoint()
             self._index.add_checkpoint(number, nonce)
             facts = self.status() | status | {"acks": [list(ack) for ack in acks], "wants": wants}
             mail = SyncMail(
@@ -312,7 +317,9 @@ class Outbox:
                 sent=self._clock.wall(),
                 incarnation=self._index.meta("incarnation"),
                 peer_incarnation=self._index.meta("peer_incarnation") or None,
-                checkpoint={"incarnation": self._index.meta("incarnation"), "number": number, "nonce": nonce},
+                checkpoint={
+                    "incarnation": self._index.meta("incarnation"), "number": number, "nonce": nonce, "after": after,
+                },
                 echo_checkpoint=self._index.note("peer_checkpoint"),
                 challenge=self._contact.challenge(),
                 echo=self._contact.echo(),

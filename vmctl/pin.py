@@ -41,13 +41,16 @@ def hashed(value: Any) -> str:
 
 
 def matches(value: str, pin: str) -> bool:
-    """Whether a PIN is the hashed one."""
+    """Whether a PIN is the hashed one; no PIN matches a hash that cannot be computed."""
     parts = _HASH.fullmatch(value)
     if not parts or not _PIN.fullmatch(pin):
         return False
     cost, block, parallel = (int(parts[number]) for number in (1, 2, 3))
-    found = _scrypt(pin, base64.b64decode(parts[4]), cost, block, parallel)
-    return hmac.compare_digest(found, base64.b64decode(parts[5]))
+    try:
+        salt, kept = base64.b64decode(parts[4]), base64.b64decode(parts[5])
+        return hmac.compare_digest(_scrypt(pin, salt, cost, block, parallel), kept)
+    except ValueError:  # bad base64, or parameters that scrypt refuses or that want more memory than is allowed
+        return False
 
 
 def _scrypt(pin: str, salt: bytes, cost: int, block: int, parallel: int) -> bytes:

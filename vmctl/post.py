@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from vmctl.replica import Intake
 
 DAEMON, ROUND = "vmctl serve", "vmctl sync"
+PROOF, ASK_PROOF = "peer_proof", "ask_proof"
 _ANSWER_TIMEOUT = 30.0
 
 
@@ -47,6 +48,8 @@ class Post:
         self._courier: Courier | None = None
         self._answers: list[str] = []
         self._noted: float | None = None
+        self.to_verify: str | None = None  # the peer asks for a reading of this store, under this nonce
+        self.proof: dict[str, Any] | None = None  # the reading, to go with the next mail
 
     def __enter__(self) -> Self:
         """Take the store for this process. Raises AlreadyServing, StoreMissing, StoreForeign, ..."""
@@ -107,6 +110,11 @@ class Post:
                 self.failover.hear_orders(taken.status.get("orders"))
             if isinstance(taken.request.get("round"), str):
                 self._answers.append(taken.request["round"])
+            if isinstance(taken.request.get("verify"), str):
+                self.to_verify = taken.request["verify"]
+            if taken.fresh and isinstance(taken.status.get("proof"), dict):
+                with self.replica.index.transaction():
+                    self.replica.index.set_note(PROOF, taken.status["proof"])
         return intake
 
     @property

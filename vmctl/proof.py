@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vmctl.audio import digest_of
 from vmctl.errors import RecordError, StoreError
-from vmctl.model import canonical, message_key, parse_key
+from vmctl.model import MAILBOX, canonical, message_key, parse_key
 from vmctl.names import is_name
 from vmctl.store import documents
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vmctl.store.native import NativeStore
+
+_MOST_FAULTS = 200
 
 
 @dataclass(slots=True)
@@ -30,15 +32,24 @@ class Reading:
     bytes: int = 0
     files: int = 0
 
-    @property
-    def digest(self) -> str:
-        """One digest over everything."""
-        return hashlib.sha256(canonical(self.digests)).hexdigest()
+    def groups(self) -> dict[str, str]:
+        """A digest for each mailbox, and one for each kind of what lies outside of them: what a mail can carry."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for key, digest in sorted(self.digests.items()):
+            parts = parse_key(key)
+            name = f"{MAILBOX}/{parts.mailbox or parts.name}" if parts.mailbox or parts.kind == MAILBOX else parts.kind
+            groups.setdefault(name, []).append((key, digest))
+        return {name: hashlib.sha256(canonical(members)).hexdigest()[:32] for name, members in groups.items()}
+
+    def as_answer(self, nonce: str) -> dict[str, Any]:
+        """What is told to the peer that asked with `nonce`."""
+        faults = dict(sorted(self.faults.items())[:_MOST_FAULTS])
+        return {"nonce": nonce, "files": self.files, "bytes": self.bytes, "groups": self.groups(), "faults": faults}
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A record that is not the same on both servers: what each holds of it (None: nothing)."""
+    """A record, or a group of records, that is not the same on both servers: the digest of each (None: nothing)."""
 
     key: str
     one: str | None
@@ -98,11 +109,7 @@ def _hash(reading: Reading, store: NativeStore, path: str) -> str:
     return digest
 
 
-def compare(one: Reading, other: Reading) -> list[Difference]:
-    """What is not the same in two readings, by key."""
-    keys = sorted(one.digests.keys() | other.digests.keys())
-    return [
-        Difference(key, one.digests.get(key), other.digests.get(key))
-        for key in keys
-        if one.digests.get(key) != other.digests.get(key)
-    ]
+def compare(one: dict[str, str], other: dict[str, str]) -> list[Difference]:
+    """What is not the same in the digests of two readings, by key."""
+    keys = sorted(one.keys() | other.keys())
+    return [Difference(key, one.get(key), other.get(key)) for key in keys if one.get(key) != other.get(key)]

@@ -11,14 +11,14 @@ from __future__ import annotations
 import contextlib
 import logging
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from vmctl import durable, identity
 from vmctl.apply import Applied, Applier
 from vmctl.contact import Contact
 from vmctl.errors import MailError, StoreUnusable
 from vmctl.inbox import Inbox, Taken
-from vmctl.index import Index
+from vmctl.index import Entry, Index
 from vmctl.journal import Journal
 from vmctl.mail import SyncMail, parse
 from vmctl.model import Field, Record, Vector, join
@@ -55,6 +55,15 @@ class Intake:
         return bool(self.taken)
 
 
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What would be shipped (entries and their JSON for the wire), what has to stand still first, and what cannot be."""
+
+    pending: list[tuple[Entry, dict[str, Any]]]
+    unsettled: list[str]
+    faults: list[dict[str, Any]]
+
+
 class Replica:
     """One server that is here. Not shared between threads, but for `receive`."""
 
@@ -73,9 +82,11 @@ class Replica:
         if not remembers:
             self._start_over("the index is new")
         self.scanner = Scanner(self.store, index, clock, index.meta("incarnation"), config.scan.settle)
+        if not remembers:
+            self.scanner.recall()
         self.applier = Applier(self.store, index, self.pool, self.scanner, clock)
         self.outbox = Outbox(config, server.name, self.store, index, self.applier, self.contact, self.journal, clock)
-        self.inbox = Inbox(index, self.pool, self.contact, clock, self.outbox.acknowledged)
+        self.inbox = Inbox(index, self.pool, self.applier, self.contact, clock, self.outbox.acknowledged)
         self._parsed: dict[Path, SyncMail] = {}
         self._parsed_bytes = 0
 
@@ -137,6 +148,13 @@ class Replica:
             report = self.scan(accept_deletions=accept_deletions)
         return report
 
+    def preview(self) -> Preview:
+        """What a scan now would find and what would be shipped, without keeping anything of it."""
+        with self.locked(), self.index.transaction(rollback=True):
+            self._check_identity()
+            report = self.scanner.scan()
+            return Preview(self.outbox.preview(), sorted(report.unsettled | report.absent), self.index.faults())
+
     def _full_is_due(self) -> bool:
         last = int(self.index.meta("full_scan", "0"))
         return not 0 <= self.clock.wall() - last < self.config.scan.full * 1_000_000
@@ -182,6 +200,7 @@ class Replica:
         if taken.rolled_back:
             self._start_over("the peer holds later changes of this server than this server does")
             self.scanner.incarnation = self.index.meta("incarnation")
+            self.outbox.forget_sent()
         self.spool.done(path)
         return taken
 
@@ -209,6 +228,7 @@ class Replica:
                     self.index.put(replace(entry, record=record), self.clock.wall())
             self.index.forget_bases()
             self.index.drop_checkpoints()
+            self.index.set_meta("full_scan", "0")
             self.index.set_meta("incarnation", whose.incarnation)
         if former:
             log.warning("%s starts over as %s: %s", self.server.name, whose.incarnation, why)
@@ -244,7 +264,12 @@ def reissued(record: Record, former: str, confirmed: int, now: str, number: int)
         )
         for name, (value, stamp) in record.fields.items()
     }
-    return replace(record, fields=fields, vector=moved(record.vector), kept=moved(record.kept), deleted=record.deleted)
+    # The deleters had seen the births and saves that are here, but not what the peer holds under numbers as high.
+    seen = max(confirmed, record.kept.get(former, 0))
+    gone = {by: min(count, seen) if by == former else count for by, count in record.deleted.items()}
+    if not record.lives:
+        gone = join(gone, {now: number})
+    return replace(record, fields=fields, vector=moved(record.vector), kept=moved(record.kept), deleted=gone)
 
 
 @contextlib.contextmanager

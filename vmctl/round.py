@@ -195,7 +195,7 @@ class Round:
     def _by_daemons(self, servers: list[Server]) -> None:
         asked = self._clock.wall()
         for server in servers:
-            self._nudge(server)
+            nudge(server)
         waiting = {server.name: server for server in servers}
         while waiting:
             for name, server in list(waiting.items()):
@@ -209,20 +209,6 @@ class Round:
                 )
             self._wait(_POLL)
         self._outcome.in_step = True
-
-    @staticmethod
-    def _nudge(server: Server) -> None:
-        assert server.store is not None  # noqa: S101 - it is here
-        runs = who_serves(server.store)
-        if runs is None or runs[0] != DAEMON:
-            raise AlreadyServing(f"the daemon of {server.name} stopped at this moment", hint="run the command again")
-        try:
-            os.kill(runs[1], signal.SIGUSR1)
-        except (OSError, OverflowError) as error:
-            raise StoreUnusable(
-                f"cannot reach the daemon of {server.name}, process {runs[1]}", why=str(error),
-                hint="run the command as the user that runs the daemon",
-            ) from error  # fmt: skip
 
     @staticmethod
     def _in_step_since(server: Server, asked: int) -> bool:
@@ -259,3 +245,18 @@ class Round:
             index = post.replica.index
             parts.append(f"{post.server.name}: {index.pending_count()} pending, {index.count('todo')} not yet written")
         return NotInStep(f"not in step after {duration(self._timeout)}", why="; ".join(parts))
+
+
+def nudge(server: Server) -> None:
+    """Tell the daemon of a server that is here to do a round now. Raises AlreadyServing, StoreUnusable."""
+    assert server.store is not None  # noqa: S101 - it is here
+    runs = who_serves(server.store)
+    if runs is None or runs[0] != DAEMON:
+        raise AlreadyServing(f"the daemon of {server.name} stopped at this moment", hint="run the command again")
+    try:
+        os.kill(runs[1], signal.SIGUSR1)
+    except (OSError, OverflowError) as error:
+        raise StoreUnusable(
+            f"cannot reach the daemon of {server.name}, process {runs[1]}", why=str(error),
+            hint="run the command as the user that runs the daemon",
+        ) from error  # fmt: skip

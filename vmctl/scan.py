@@ -35,7 +35,7 @@ from vmctl.model import (
 )  # fmt: skip
 from vmctl.names import is_name
 from vmctl.store import documents
-from vmctl.store.native import NativeStore, Walk, look_of
+from vmctl.store.native import STATE, NativeStore, Walk, look_of
 
 if TYPE_CHECKING:
     from vmctl.clock import Clock
@@ -150,7 +150,22 @@ class Scanner:
                 if inner.record.lives:
                     self._put(replace(inner, record=deleted(inner.record, self._tick())))
         record = merge(entry.record, deleted(entry.shown, self._tick())) if entry.record.lives else entry.record
-        self._put(replace(entry, record=record, shown=None))
+        # a dead record stays shown until the applier has put its tombstone and what is left of its files aside
+        self._put(replace(entry, record=record, shown=None if record.lives else entry.shown))
+
+    def recall(self) -> None:
+        """Take the tombstones of messages into an index that does not know them, so that none of them comes back."""
+        with self._index.transaction():
+            for path, key in self._store.tombs():
+                try:
+                    _, dead = documents.read_message(key, self._store.read(path), path)
+                except (RecordError, StoreError) as error:
+                    self._fault(path, _words(error), "put it back from a backup, or remove it")
+                    continue
+                if dead is not None:
+                    entry = self._index.get(key)
+                    self._witness(dead)
+                    self._put(Entry(dead) if entry is None else replace(entry, record=merge(entry.record, dead)))
 
     # Files that people edit
 
@@ -209,7 +224,11 @@ class Scanner:
                 continue
             looked = self._clock.wall() * 1000
             listed.add(folder)
-            well = self._messages(extension, folder)
+            try:
+                well = self._messages(extension, folder)
+            except StoreUnusable as error:
+                walk.unread[folder], well = _words(error), False
+                self._fault(folder, _words(error), error.hint)
             self._index.set_folder(folder, mtime, ctime, inode, looked if well else 0)
         return listed | (known.keys() - walk.folders.keys())
 
@@ -218,17 +237,22 @@ class Scanner:
         there = self._store.messages(folder)
         known = self._index.files_in(folder)
         before = len(self._faulty) + len(self._report.unsettled) + len(self._report.damaged)
+        young = False
         for name, status in there.items():
             ident, dot, suffix = name.rpartition(".")
             path = f"{folder}/{name}"
             if not dot or not is_name(ident) or not (suffix == "json" or suffix in self._store.formats):
                 self._fault(path, "its name or format is not one that vmctl keeps here", "move it out of the store")
             elif suffix != "json":
-                if f"{ident}.json" not in there and path not in known and self._is_litter(status):
+                if f"{ident}.json" in there or path in known:
+                    continue
+                if self._is_litter(status):
                     self._fault(path, "a recording without its message", "move it away, or write its JSON file")
+                else:
+                    young = True  # its message may be on its way
             elif not self._unchanged(ident, folder, there, known):
                 self._message(message_key(extension, ident), folder, there, known)
-        return before == len(self._faulty) + len(self._report.unsettled) + len(self._report.damaged)
+        return not young and before == len(self._faulty) + len(self._report.unsettled) + len(self._report.damaged)
 
     def _unchanged(
         self, ident: str, folder: str, there: dict[str, os.stat_result], known: dict[str, tuple[Look, str]]
@@ -262,10 +286,18 @@ class Scanner:
             else:
                 self._fault(path, _words(error), error.hint)
             return
-        if audio is None:
+        named = audio_of(document)
+        if audio is None and (named is None or not self._is_ours(key, named, state)):
             return
-        self.found(key, document | {"audio": audio}, look.mtime // 1000, state)
+        self.found(key, document | {"audio": audio or named}, look.mtime // 1000, state)
         self._index.set_file(path, look, hashlib.sha256(data).hexdigest())
+        if audio is None:
+            self._lacks_audio(key)
+
+    def _is_ours(self, key: str, named: dict[str, Any], state: Record | None) -> bool:
+        """Whether a message without its recording is one that was whole once: its document counts, then."""
+        entry = self._index.get(key)
+        return state is not None if entry is None else audio_of(entry.record.document) == named
 
     def _sound(
         self,
@@ -306,9 +338,13 @@ class Scanner:
         """Damage is never a deletion or an edit: the recording is to be put back, from the pool or from the peer."""
         self._report.damaged.append(key)
         self._fault(path, why, "nothing to do: it is fetched from the other server; 'vmctl sync' does it now")
+
+    def _lacks_audio(self, key: str) -> None:
+        """What the file shows lacks the recording, so it is to be written again, or removed where it is deleted."""
         entry = self._index.get(key)
-        if entry is not None and entry.record.lives:
-            self._put(replace(entry, shown=None))
+        if entry is not None and entry.shown is not None:
+            fields = {name: field for name, field in entry.shown.fields.items() if name != "audio"}
+            self._put(replace(entry, shown=replace(entry.shown, fields=fields)))
 
     def _only_one(self, key: str) -> None:
         if self._index.get(key) is not None:
@@ -400,6 +436,9 @@ class Scanner:
                 return
             # made here by hand while the peer's was on its way: both were made without knowing the other
             self._edit(entry, state or created(record.key, document, self._tick(), at))
+        elif state is not None and not int(self._index.meta("full_scan", "0")):
+            # a new index meets the file of a message that the peer or a tombstone knows as deleted: nobody put it there
+            self._put(replace(entry, record=merge(record, state), shown=state))
         elif record.kind == MESSAGE:
             alive = restored(record, self._tick())
             changes = changed_fields(record.document, document)
@@ -438,7 +477,9 @@ class Scanner:
         for fault in self._index.faults():
             path = fault["path"]
             folder = path.rpartition("/")[0]
-            if path not in self._faulty and (folder in listed or not folder.endswith("/messages")):
+            if path in self._faulty or (path.startswith(f"{STATE}/") and self._store.look(path) is not None):
+                continue
+            if folder in listed or not folder.endswith("/messages"):
                 self._index.drop_fault(path)
 
     def _settled(self, look: Look) -> bool:

@@ -54,6 +54,7 @@ def read_message(key: str, data: bytes, name: str) -> tuple[dict[str, Any], Reco
     """The document of a message's JSON, and its record if the file holds stamps and presence. Raises BrokenFile."""
     try:
         value = json.loads(data, parse_constant=_no_constant, object_pairs_hook=_unique)
+        _check_json(value)
     except (ValueError, RecursionError) as error:
         raise BrokenFile(f"{name} is no JSON", why=str(error)) from error
     if not isinstance(value, dict):
@@ -138,6 +139,18 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) != len(pairs):
         raise ValueError("a key is there twice")
     return value
+
+
+def _check_json(value: Any) -> None:
+    """Raise ValueError for what the parser takes and nobody can pass on: 1e999, half a character, endless nesting."""
+    if _depth(value) > yamltext.DEPTH:
+        raise ValueError(f"more than {yamltext.DEPTH} mappings and lists inside one another")
+    json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+
+
+def _depth(value: Any) -> int:
+    below = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if below is None else 1 + max(map(_depth, below), default=0)
 
 
 def _no_constant(text: str) -> None:

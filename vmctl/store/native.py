@@ -31,6 +31,7 @@ from vmctl.model import (
     Key,
     greeting_key,
     mailbox_key,
+    message_key,
     parse_key,
 )  # fmt: skip
 from vmctl.names import GREETINGS, is_extension, is_name
@@ -228,6 +229,13 @@ class NativeStore:
             walk.unread[folder or "."] = error.strerror or str(error)
             return
         yield from sorted(found)
+
+    def tombs(self) -> Iterator[tuple[str, str]]:
+        """Path and key of what is left of each deleted message: its JSON, with stamps and presence."""
+        for path in sorted((self.state / "deleted" / "mailboxes").glob("*/messages/*.json")):
+            extension, ident = path.parent.parent.name, path.stem
+            if is_extension(extension) and is_name(ident):
+                yield path.relative_to(self.root).as_posix(), message_key(extension, ident)
 
     def messages(self, folder: str) -> dict[str, os.stat_result]:
         """Names and stats of a message folder's files. Raises StoreUnusable."""

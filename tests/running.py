@@ -1,0 +1,145 @@
+"""A network in a directory, and vmctl run on it as people run it: as a process."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import wave
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vmctl import config, network
+from vmctl.clock import Clock
+from vmctl.config import Address, Config
+from vmctl.status import gather
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ROOT = Path(__file__).parent.parent
+FIXTURES = ROOT / "fixtures"
+SERVERS = ("primary", "secondary")
+QUICK = {
+    "scan.settle": "50ms",
+    "scan.debounce": "10ms",
+    "sync.heartbeat": "200ms",
+    "failover.after": "1500ms",
+    "failover.start_wait": "1s",
+    "failback.hold": "300ms",
+}
+
+
+def environment() -> dict[str, str]:
+    """The environment of a process that imports this checkout and is pointed at no network."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("VMCTL_")}
+    return {**kept, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", "PYTHONUNBUFFERED": "1", "COLUMNS": "120"}
+
+
+def run(*words: str, cwd: Path, **more: Any) -> subprocess.CompletedProcess[str]:
+    """Run vmctl to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "vmctl", *words],
+        cwd=cwd, env=more.pop("env", environment()), capture_output=True, text=True, timeout=60, check=False, **more,
+    )  # fmt: skip
+
+
+def free_ports(number: int) -> list[int]:
+    """Ports that were free a moment ago."""
+    with contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for sock in socks:
+            sock.bind(("127.0.0.1", 0))
+        return [sock.getsockname()[1] for sock in socks]
+
+
+def wav(path: Path, frames: int = 800, level: int = 1000) -> Path:
+    """A short recording; other levels are other bytes."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes(b"".join(((level + n) % 30000).to_bytes(2, "little") for n in range(frames)))
+    return path
+
+
+def until(so: Callable[[], Any], *, within: float = 20.0, what: str = "it") -> Any:
+    """Wait until something is so; its value. It fails when that takes too long, with what was waited for."""
+    deadline = time.monotonic() + within
+    pause = threading.Event()
+    while not (value := so()):
+        assert time.monotonic() < deadline, f"{what} did not come true within {within} s"
+        pause.wait(0.02)
+    return value
+
+
+@dataclass
+class Net:
+    """One network with both stores in `root`."""
+
+    root: Path
+    config: Config
+
+    @classmethod
+    def make(cls, root: Path, mode: str = "active-standby", **settings: str) -> Net:
+        """A new network on free ports, with quick timers."""
+        addresses = {name: Address("127.0.0.1", port) for name, port in zip(SERVERS, free_ports(2), strict=True)}
+        values = QUICK | {name.replace("__", "."): value for name, value in settings.items()}
+        return cls(root, network.make(root, mode=mode, addresses=addresses, settings=values))
+
+    def run(self, *words: str, **more: Any) -> subprocess.CompletedProcess[str]:
+        """Run vmctl in the network's directory."""
+        return run(*words, cwd=self.root, **more)
+
+    def do(self, *words: str, **more: Any) -> str:
+        """Run vmctl, which must exit 0; its output."""
+        done = self.run(*words, **more)
+        assert done.returncode == 0, f"vmctl {' '.join(words)} exited {done.returncode}: {done.stderr}"
+        return done.stdout
+
+    def read(self, *words: str) -> Any:
+        """Run vmctl with --json; the value."""
+        return json.loads(self.do(*words, "--json"))
+
+    def path(self, server: str, path: str) -> Path:
+        """A file of a store."""
+        return self.root / server / path
+
+    def leave(self, server: str, extension: str, audio: Path) -> str:
+        """Leave a message; its id."""
+        return self.do("message", "leave", extension, "--audio", str(audio), "--server", server).strip()
+
+    def status(self) -> dict[str, Any]:
+        """The status, without starting a process."""
+        return gather(config.load(self.root / "vmctl.yaml"), Clock())
+
+    def service(self) -> dict[str, Any]:
+        """The first service's status."""
+        value: dict[str, Any] = self.status()["services"][0]
+        return value
+
+    @contextlib.contextmanager
+    def daemon(self, server: str) -> Iterator[subprocess.Popen[bytes]]:
+        """`vmctl serve` for a server; killed at the end if it still runs."""
+        with (self.root / f"{server}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "vmctl", "serve", "--server", server],
+                cwd=self.root, env=environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+            process.wait()
+
+    def log(self, server: str) -> str:
+        """What a daemon wrote."""
+        return (self.root / f"{server}.log").read_text()

@@ -1,0 +1,155 @@
+"""`vmctl serve` as a process: changes on disk travel by themselves, roles move, it stops when it is told to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from running import Net, until, wav
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Net:
+    net = Net.make(tmp_path / "net")
+    net.do("mailbox", "create", "2001", "--name", "Ada", "--server", "primary")
+    return net
+
+
+@contextlib.contextmanager
+def both(net: Net) -> Iterator[None]:
+    with net.daemon("primary"), net.daemon("secondary"):
+        until(lambda: net.service()["state"] == "normal" and net.status()["in_step"], what="normal operation")
+        yield
+
+
+def test_a_change_on_disk_is_on_the_peer_a_moment_later(net: Net, tmp_path: Path) -> None:
+    """A message left by command and a mailbox edited in an editor reach the other store without a sync."""
+    with both(net):
+        ident = net.leave("primary", "2001", wav(tmp_path / "a.wav"))
+        until(net.path("secondary", f"mailboxes/2001/messages/{ident}.json").exists, what="the message")
+        yaml = net.path("secondary", "mailboxes/2001/mailbox.yaml")
+        yaml.write_text(yaml.read_text() + "language: de\n")
+        there = net.path("primary", "mailboxes/2001/mailbox.yaml")
+        until(lambda: "language: de" in there.read_text(), what="the edit")
+        until(lambda: net.status()["in_step"], what="in step")
+    assert net.run("verify").returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_stops_cleanly(net: Net, number: signal.Signals) -> None:
+    """SIGTERM and SIGINT end the daemon with exit code 0, and nothing holds its store or port afterwards."""
+    with net.daemon("primary") as daemon:
+        until(lambda: net.status()["servers"]["primary"]["daemon"], what="the daemon")
+        until(lambda: "listening" in net.log("primary"), what="the receiver")
+        daemon.send_signal(number)
+        assert daemon.wait(timeout=10) == 0
+    address = net.config.servers["primary"].listen
+    with socket.create_server((address.host, address.port)):
+        pass
+    assert net.status()["servers"]["primary"]["daemon"] is False
+
+
+def test_a_second_daemon_is_refused_by_name(net: Net) -> None:
+    """A second `serve` on one store exits with its own code and names the process that has it."""
+    with net.daemon("primary") as daemon:
+        until(lambda: net.status()["servers"]["primary"]["daemon"], what="the daemon")
+        done = net.run("serve", "--server", "primary")
+        assert done.returncode == 45
+        assert str(daemon.pid) in done.stderr
+        assert daemon.poll() is None
+
+
+def test_a_taken_port_is_refused_by_name(net: Net) -> None:
+    """A receiver that cannot listen ends the daemon with its own code."""
+    address = net.config.servers["primary"].listen
+    with socket.create_server((address.host, address.port)):
+        done = net.run("serve", "--server", "primary")
+    assert done.returncode == 44
+    assert f"{address.host}:{address.port}" in done.stderr
+
+
+def test_sync_uses_the_daemons_that_run(net: Net, tmp_path: Path) -> None:
+    """With both daemons, with one, and with none, `sync` ends in step and says who did the work."""
+    with net.daemon("primary"):
+        until(lambda: net.status()["servers"]["primary"]["daemon"], what="the primary's daemon")
+        assert net.read("sync")["by"] == {"primary": "vmctl serve", "secondary": "vmctl sync"}
+        with net.daemon("secondary"):
+            until(lambda: net.status()["servers"]["secondary"]["daemon"], what="the secondary's daemon")
+            net.leave("secondary", "2001", wav(tmp_path / "b.wav"))
+            assert net.read("sync")["by"] == {"primary": "vmctl serve", "secondary": "vmctl serve"}
+            assert len(net.read("message", "list", "2001", "--server", "primary")) == 1
+    assert net.read("sync")["by"] == {"primary": "vmctl sync", "secondary": "vmctl sync"}
+    assert net.run("verify").returncode == 0
+
+
+def test_failover_and_failback_by_themselves(net: Net, tmp_path: Path) -> None:
+    """A primary that is killed loses the service to the secondary and gets it back when the stores are in step."""
+    with net.daemon("secondary"):
+        with net.daemon("primary") as primary:
+            until(lambda: net.service()["state"] == "normal" and net.status()["in_step"], what="normal operation")
+            primary.kill()
+        until(lambda: net.service()["serving"] == "secondary", what="the failover")
+        assert net.service()["state"] == "resilience"
+        ident = net.leave("secondary", "2001", wav(tmp_path / "a.wav"))
+        with net.daemon("primary"):
+            until(lambda: net.service()["state"] == "normal", what="the failback")
+            assert net.service()["serving"] == "primary"
+            assert net.path("primary", f"mailboxes/2001/messages/{ident}.json").exists()
+            until(lambda: net.status()["in_step"], what="in step")
+    for server in ("primary", "secondary"):
+        entries = net.read("journal", "--server", server)
+        states = [entry["to"]["state"] for entry in entries if entry["kind"] == "transition"]
+        assert states[-3:] == ["resilience", "recovering", "normal"]
+        assert net.run("journal", "--verify", "--server", server).returncode == 0
+
+
+def test_failover_and_failback_by_order(net: Net) -> None:
+    """`failover` moves the service to the backup, where it stays until `failback` takes it home; both exit 0."""
+    with both(net):
+        net.do("failover", "--server", "primary")
+        assert net.service()["serving"] == "secondary"
+        assert net.service()["state"] == "resilience"
+        assert any("failback" in words for words in net.service()["waiting_for"])
+        assert "nothing to do" in net.run("failover").stderr
+        net.do("failback", "--server", "primary")
+        assert net.service()["serving"] == "primary"
+        assert net.service()["state"] == "normal"
+        done = net.run("failback")
+        assert done.returncode == 51
+        assert "primary" in done.stderr
+
+
+def test_an_order_typed_at_the_other_server(net: Net) -> None:
+    """An order is carried out by the server that serves, wherever it is typed; both journals show it."""
+    with both(net):
+        net.do("failover", "--server", "secondary")
+        assert net.service()["serving"] == "secondary"
+        until(lambda: net.status()["in_step"], what="in step")
+    for server in ("primary", "secondary"):
+        moves = [entry for entry in net.read("journal", "--server", server) if entry["kind"] == "transition"]
+        assert moves[-1]["to"]["serving"] == "secondary"
+
+
+def test_a_store_that_disappears_is_not_emptied(net: Net, tmp_path: Path) -> None:
+    """While a store is unmounted its daemon answers no mail with 250, ships no deletion, and goes on when it is back."""
+    ident = net.leave("primary", "2001", wav(tmp_path / "a.wav"))
+    net.do("sync")
+    with both(net):
+        away = net.root / "away"
+        os.rename(net.root / "secondary", away)
+        until(lambda: "secondary" in net.log("secondary") and "not there" in net.log("secondary"), what="the complaint")
+        assert not (net.root / "secondary").exists()
+        os.rename(away, net.root / "secondary")
+        until(lambda: "well again" in net.log("secondary"), what="well again")
+        until(lambda: net.status()["in_step"], what="in step")
+    assert net.path("primary", f"mailboxes/2001/messages/{ident}.json").exists()
+    assert net.run("verify").returncode == 0

@@ -1,0 +1,358 @@
+"""Durable writes: each step is made to fail in turn, and nobody ever finds half of anything."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from vmctl import durable
+from vmctl.errors import DiskFull, StoreBusy, StoreUnusable
+
+OLD, NEW = b"the old content\n", b"what is to be there now\n"
+FAULTS = [
+    pytest.param(errno.ENOSPC, DiskFull, id="ENOSPC"),
+    pytest.param(errno.EDQUOT, DiskFull, id="EDQUOT"),
+    pytest.param(errno.EIO, StoreUnusable, id="EIO"),
+]
+HELD = """
+import sys
+from pathlib import Path
+from vmctl import durable
+with durable.lock(Path(sys.argv[1]), timeout=0, what="it", shared_text="serve, process 7"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def fail(monkeypatch, step, error, *, at=1):
+    """Make the `at`-th call of a step fail; a write that fails has written half."""
+    whole = getattr(durable, step)
+    calls = []
+
+    def failing(*arguments):
+        calls.append(arguments)
+        if len(calls) != at:
+            return whole(*arguments)
+        if step == "_write":
+            fd, data = arguments
+            os.write(fd, data[: len(data) // 2])
+        raise error
+
+    monkeypatch.setattr(durable, step, failing)
+    return calls
+
+
+def names(folder):
+    """What lies in a directory."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def target(tmp_path):
+    """A file with the old content."""
+    path = tmp_path / "target"
+    path.write_bytes(OLD)
+    return path
+
+
+def exchange(path, data):
+    """`exchange` with its aside in the same directory."""
+    return durable.exchange(path, data, path.with_name("aside"))
+
+
+# Each step fails
+
+
+@pytest.mark.parametrize(("number", "ours"), FAULTS)
+@pytest.mark.parametrize("there", [True, False], ids=["over an old file", "where nothing was"])
+@pytest.mark.parametrize(
+    ("function", "step"),
+    [
+        (durable.write, "_write"), (durable.write, "_fsync"), (durable.write, "_rename"),
+        (exchange, "_write"), (exchange, "_fsync"), (exchange, "_link"), (exchange, "_rename"),
+        (durable.create, "_write"), (durable.create, "_fsync"), (durable.create, "_link"),
+    ],
+)  # fmt: skip
+def test_a_fault_before_the_end_leaves_the_target_as_it_was(tmp_path, monkeypatch, function, step, there, number, ours):
+    """The old content is whole or still nothing is there, no temp is left, and the error has the right class."""
+    target = tmp_path / "target"
+    if there:
+        target.write_bytes(OLD)
+    calls = fail(monkeypatch, step, OSError(number, os.strerror(number)))
+    with pytest.raises(ours) as caught:
+        function(target, NEW)
+    assert len(calls) == 1
+    assert str(target) in caught.value.what
+    assert caught.value.why == os.strerror(number)
+    assert caught.value.retry
+    kept = {"aside"} if there and (function, step) == (exchange, "_rename") else set()
+    assert kept | ({"target"} if there else set()) == set(names(tmp_path))
+    assert all((tmp_path / name).read_bytes() == OLD for name in names(tmp_path))
+
+
+@pytest.mark.parametrize("function", [durable.write, durable.create, exchange])
+def test_a_directory_that_cannot_be_synced_is_an_error_over_a_whole_file(tmp_path, monkeypatch, function):
+    """The last step fails: the new content may be lost by a power cut, so nobody is told that it is durable."""
+    fail(monkeypatch, "_fsync", OSError(errno.EIO, "I/O error"), at=2)
+    with pytest.raises(StoreUnusable):
+        function(tmp_path / "target", NEW)
+    assert names(tmp_path) == ["target"]
+    assert (tmp_path / "target").read_bytes() == NEW
+
+
+@pytest.mark.parametrize("function", [durable.write, durable.create, exchange])
+@pytest.mark.parametrize("step", ["_write", "_fsync"])
+def test_an_interrupted_write_leaves_nothing(target, monkeypatch, function, step):
+    """Ctrl-C in the middle is a fault like any other."""
+    fail(monkeypatch, step, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        function(target, NEW)
+    assert names(target.parent) == ["target"]
+    assert target.read_bytes() == OLD
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()], ids=["full", "interrupted"])
+@pytest.mark.parametrize("step", ["_write", "_fsync"])
+def test_an_append_that_fails_leaves_whole_lines(target, monkeypatch, step, error):
+    """Half a line is taken back, so that the next append begins a line of its own."""
+    with monkeypatch.context() as patch:
+        fail(patch, step, error)
+        with pytest.raises((DiskFull, KeyboardInterrupt)):
+            durable.append(target, NEW)
+    assert target.read_bytes() == OLD
+    durable.append(target, NEW)
+    assert target.read_bytes() == OLD + NEW
+
+
+@pytest.mark.parametrize("step", ["_rename", "_fsync"])
+def test_a_move_that_fails_loses_nothing(target, tmp_path, monkeypatch, step):
+    """The file is at the one place or at the other, whole."""
+    fail(monkeypatch, step, OSError(errno.EIO, "I/O error"))
+    with pytest.raises(StoreUnusable):
+        durable.move(target, tmp_path / "moved")
+    assert names(tmp_path) == (["target"] if step == "_rename" else ["moved"])
+    assert (tmp_path / names(tmp_path)[0]).read_bytes() == OLD
+
+
+def test_short_writes_are_continued(tmp_path, monkeypatch):
+    """A system that takes a few bytes at a time still gets all of them."""
+    whole = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: whole(fd, bytes(data[:3])))
+    durable.write(tmp_path / "target", NEW)
+    assert (tmp_path / "target").read_bytes() == NEW
+
+
+# The order of steps
+
+
+@pytest.mark.parametrize(
+    ("act", "steps"),
+    [
+        (lambda path: durable.write(path, NEW), ["write", "fsync file", "rename", "fsync directory"]),
+        (lambda path: durable.create(path, NEW), ["write", "fsync file", "link", "fsync directory"]),
+        (lambda path: durable.append(path, NEW), ["write", "fsync file", "fsync directory"]),
+        (lambda path: exchange(path, NEW), ["write", "fsync file", "link", "rename", "fsync directory"]),
+    ],
+    ids=["write", "create", "append", "exchange"],
+)
+def test_what_is_named_is_synced_before(tmp_path, monkeypatch, act, steps):
+    """The bytes are on the disk before the name, and the name before the function returns."""
+    seen = []
+
+    def watched(step):
+        whole = getattr(durable, f"_{step}")
+
+        def call(*arguments):
+            if step == "fsync":
+                seen.append("fsync " + ("directory" if stat.S_ISDIR(os.fstat(arguments[0]).st_mode) else "file"))
+            else:
+                seen.append(step)
+            return whole(*arguments)
+
+        monkeypatch.setattr(durable, f"_{step}", call)
+
+    for step in ("write", "fsync", "rename", "link"):
+        watched(step)
+    act(tmp_path / "target")
+    assert steps == seen
+
+
+# What each function does
+
+
+def test_write_replaces_and_keeps_to_itself(target):
+    """The new content is there, readable by its owner only, and a link elsewhere still shows the old one."""
+    target.with_name("other").hardlink_to(target)
+    durable.write(target, NEW)
+    assert target.read_bytes() == NEW
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    assert target.with_name("other").read_bytes() == OLD
+
+
+def test_nothing_is_written_through_a_symbolic_link(target):
+    """A link planted in the store leads no write and no lock out of it."""
+    for act in (durable.append, lambda path, _: durable.take_lock(path, timeout=0, what="it")):
+        link = target.with_name("link")
+        link.symlink_to(target)
+        with pytest.raises(StoreUnusable):
+            act(link, NEW)
+        link.unlink()
+    link.symlink_to(target)
+    durable.write(link, NEW)
+    assert target.read_bytes() == OLD
+    assert not link.is_symlink()
+
+
+def test_create_leaves_what_is_there(target, tmp_path):
+    """The first one wins; the second is told so."""
+    assert durable.create(target, NEW) is False
+    assert target.read_bytes() == OLD
+    assert durable.create(tmp_path / "other", NEW) is True
+    assert (tmp_path / "other").read_bytes() == NEW
+    assert names(tmp_path) == ["other", "target"]
+
+
+def test_exchange_keeps_the_very_file_that_was_there(target):
+    """What is kept aside is the file itself, so that a save into it until the last moment shows."""
+    with target.open("ab") as editor:
+        assert exchange(target, NEW) is True
+        editor.write(b"saved late\n")
+    assert target.with_name("aside").read_bytes() == OLD + b"saved late\n"
+    assert target.read_bytes() == NEW
+
+
+def test_exchange_tells_that_nothing_was_there(tmp_path):
+    """Where nothing was, nothing is kept."""
+    assert exchange(tmp_path / "target", NEW) is False
+    assert names(tmp_path) == ["target"]
+
+
+def test_exchange_replaces_nothing_that_it_cannot_keep(target):
+    """The place for the old file is missing: the old file stays where it is."""
+    with pytest.raises(StoreUnusable):
+        durable.exchange(target, NEW, target.parent / "missing" / "aside")
+    assert target.read_bytes() == OLD
+    assert names(target.parent) == ["target"]
+
+
+def test_move_goes_from_directory_to_directory(target, tmp_path):
+    """The file is at its new place only."""
+    durable.make_directory(tmp_path / "a" / "b")
+    durable.move(target, tmp_path / "a" / "b" / "target")
+    assert not target.exists()
+    assert (tmp_path / "a" / "b" / "target").read_bytes() == OLD
+
+
+def test_append_makes_the_file(tmp_path):
+    """The first line makes the file, for its owner only."""
+    durable.append(tmp_path / "log", b"one\n")
+    durable.append(tmp_path / "log", b"two\n")
+    assert (tmp_path / "log").read_bytes() == b"one\ntwo\n"
+    assert stat.S_IMODE((tmp_path / "log").stat().st_mode) == 0o600
+
+
+def test_directories_are_made_for_their_owner(tmp_path):
+    """Each missing one is made, and again is no fault."""
+    for _ in range(2):
+        durable.make_directory(tmp_path / "a" / "b" / "c")
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o700
+    assert (tmp_path / "a" / "b" / "c").is_dir()
+
+
+@pytest.mark.parametrize("path", ["target", "target/inner"])
+def test_a_file_in_the_way_of_a_directory_is_named(target, path):
+    """Nobody is told that a directory is there when it is a file."""
+    with pytest.raises(StoreUnusable):
+        durable.make_directory(target.parent / path)
+    assert target.read_bytes() == OLD
+
+
+def test_remove_tells_whether_it_was_there(target):
+    """Gone is gone, and again is no fault."""
+    assert durable.remove(target) is True
+    assert durable.remove(target) is False
+
+
+def test_a_temp_lies_beside_its_target(tmp_path):
+    """Same directory, a name that scans know, never the same twice."""
+    temps = {durable.temp_beside(tmp_path / "target") for _ in range(20)}
+    assert len(temps) == 20
+    assert all(temp.parent == tmp_path and temp.name.startswith(durable.TEMP_PREFIX) for temp in temps)
+
+
+def test_a_missing_directory_is_a_fault_of_the_store(tmp_path):
+    """The system's refusal comes out as ours, with the path."""
+    for act in (durable.write, durable.create, durable.append):
+        with pytest.raises(StoreUnusable, match="missing/target"):
+            act(tmp_path / "missing" / "target", NEW)
+
+
+# Locks
+
+
+def test_a_lock_excludes_another_process_and_ends_with_it(tmp_path):
+    """While the other holds it nobody else gets it, and everybody can ask who has it; killed, it holds no more."""
+    path = tmp_path / "lock"
+    command = [sys.executable, "-c", HELD, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        assert durable.lock_holder(path) == "serve, process 7"
+        with pytest.raises(StoreBusy, match="the store is in use by serve, process 7") as caught:
+            durable.take_lock(path, timeout=0, what="the store")
+        assert caught.value.retry
+        other.kill()
+    assert durable.lock_holder(path) is None
+    with durable.lock(path, timeout=0, what="the store"):
+        pass
+
+
+def test_a_lock_waits_for_its_turn(tmp_path):
+    """Who comes second gets it when the first lets go, within the timeout."""
+    path = tmp_path / "lock"
+    fd = durable.take_lock(path, timeout=0, what="it")
+    got = []
+    second = threading.Thread(target=lambda: got.append(durable.take_lock(path, timeout=30, what="it")))
+    second.start()
+    os.close(fd)
+    second.join(timeout=30)
+    assert len(got) == 1
+    os.close(got[0])
+
+
+def test_nobody_holds_a_lock_that_is_free_or_not_there(tmp_path):
+    """Asking makes no file, and what a former holder wrote does not count."""
+    assert durable.lock_holder(tmp_path / "lock") is None
+    assert names(tmp_path) == []
+    with durable.lock(tmp_path / "lock", timeout=0, what="it", shared_text="serve, process 7"):
+        assert durable.lock_holder(tmp_path / "lock") == "serve, process 7"
+    assert durable.lock_holder(tmp_path / "lock") is None
+
+
+def test_a_lock_is_had_on_a_full_disk(tmp_path, monkeypatch):
+    """Somebody has to be able to delete something: who holds the lock is then not said."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with durable.lock(tmp_path / "lock", timeout=0, what="it", shared_text="serve"):
+        assert durable.lock_holder(tmp_path / "lock") == "another process"
+
+
+def test_a_lock_that_the_system_refuses_is_a_fault_of_the_store(tmp_path, monkeypatch):
+    """A file system without locks is named, and the descriptor is closed."""
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(durable.fcntl, "flock", refuse)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(StoreUnusable):
+        durable.take_lock(tmp_path / "lock", timeout=0, what="it")
+    assert before == len(os.listdir("/proc/self/fd"))

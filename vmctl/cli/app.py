@@ -1,0 +1,254 @@
+"""The frame of the command line: the table of commands, each imported when it is run, and the end of every error.
+
+The commands of a module are its attributes: a function is a command of its name, a Typer a group of commands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path  # noqa: TC003 - Typer reads the annotations
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, NoReturn, cast
+
+import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
+from typer.main import get_command
+
+from vmctl import __version__
+from vmctl.cli import output
+from vmctl.cli.session import Session
+from vmctl.errors import OutputClosed, VmctlError
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+DEBUG_VARIABLE = "VMCTL_DEBUG"
+
+
+class Command(NamedTuple):
+    """Where a command is, and what it is for in one line."""
+
+    module: str
+    line: str
+
+
+COMMANDS: dict[str, dict[str, Command]] = {
+    "Begin": {
+        "init": Command("network", "Make a network: a config, keys and two empty stores."),
+        "demo": Command("demo", "Show it all on this machine: failover, recovery, failback."),
+    },
+    "See": {
+        "status": Command("roles", "Who serves whom, what is pending, are the stores in step."),
+        "journal": Command("roles", "What moved the roles, and when."),
+        "diff": Command("sync", "What would be shipped."),
+        "verify": Command("sync", "Prove the two stores equal, or name what differs."),
+    },
+    "Run": {
+        "serve": Command("roles", "The daemon of a server."),
+        "sync": Command("sync", "One round of synchronization."),
+        "failover": Command("roles", "Let the other server serve."),
+        "failback": Command("roles", "Let the home server serve again."),
+    },
+    "Manage a store": {
+        "mailbox": Command("mailboxes", "Mailboxes: create, set, list, show, delete."),
+        "message": Command("messages", "Messages: leave, list, show, mark, delete, restore, export."),
+        "greeting": Command("greetings", "Greetings of a mailbox: set, list, export, delete."),
+        "prompt": Command("prompts", "Prompts of callflows: set, list, export, delete."),
+        "callflow": Command("callflows", "Callflows: set, list, show, check, delete."),
+        "settings": Command("settings", "Settings of the store: show, set, unset."),
+    },
+}
+
+
+def run(words: list[str]) -> int:
+    """Run the command that the words are; the exit code."""
+    try:
+        root().main(words, prog_name="vmctl")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    return 0
+
+
+def root() -> TyperGroup:
+    """The command `vmctl`, with everything below it."""
+    command = get_command(app)
+    assert isinstance(command, TyperGroup)  # noqa: S101 - for the type checker
+    command.commands = cast("MutableMapping[str, Any]", _Lazy())  # nobody adds a command to it
+    _with_shared_options(command)
+    return command
+
+
+class _Lazy(Mapping[str, Any]):
+    """The commands by name; a command's module is imported when the command is asked for."""
+
+    def __init__(self) -> None:
+        self._table = {name: command for part in COMMANDS.values() for name, command in part.items()}
+
+    def __getitem__(self, name: str) -> Any:
+        module = importlib.import_module(f"vmctl.cli.{self._table[name].module}")
+        found = getattr(module, name)
+        if not isinstance(found, typer.Typer):
+            function, found = found, _typer()
+            found.command(name)(function)
+        command = get_command(found)
+        command.name = name
+        return _with_shared_options(command)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._table)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+
+class _Root(TyperGroup):
+    """`vmctl` itself: every error of a command ends here."""
+
+    def make_context(self, *words: Any, **options: Any) -> Any:
+        with _told(None):
+            return super().make_context(*words, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _told(ctx):
+            super().invoke(ctx)
+            sys.stdout.flush()
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - Typer's signature
+        return list(self.commands)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
+        for title, part in COMMANDS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, command.line) for name, command in part.items()])
+
+
+def group(help: str) -> typer.Typer:
+    """A group of commands, for a module of commands."""
+    return _typer(help=help, no_args_is_help=True)
+
+
+def _typer(**words: Any) -> typer.Typer:
+    # Plain help: Rich would take longer to load than most commands take to run.
+    return typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, **words)
+
+
+app = _typer(cls=_Root, no_args_is_help=True)
+
+
+def _version(on: bool) -> None:
+    if on:
+        output.say(f"vmctl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def vmctl(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_version),
+    ] = False,
+) -> None:
+    """Two voicemail servers as one: their stores in step over SMTP, and one of them serving."""
+
+
+# Options that may stand before and after any command
+
+
+def _set(context: typer.Context, **values: Any) -> None:
+    for name, value in values.items():
+        if value:  # what is nearest to the command's end wins, and what is not said changes nothing
+            setattr(Session.of(context), name, value)
+
+
+def _take_config(context: typer.Context, value: Any) -> None:
+    _set(context, config_path=value)
+
+
+def _take_server(context: typer.Context, value: Any) -> None:
+    _set(context, server_name=value)
+
+
+def _take_json(context: typer.Context, value: Any) -> None:
+    _set(context, json=value)
+
+
+def _shared(
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="The vmctl.yaml, or its directory (or VMCTL_CONFIG).",
+            callback=_take_config, expose_value=False,
+        ),
+    ] = None,
+    server: Annotated[
+        Literal["primary", "secondary"] | None,
+        typer.Option(
+            help="The server that is meant (or VMCTL_SERVER).", callback=_take_server, expose_value=False
+        ),
+    ] = None,
+    json: Annotated[
+        bool,
+        typer.Option("--json", help="Print JSON.", callback=_take_json, expose_value=False),
+    ] = False,
+) -> None:  # fmt: skip
+    """A bearer of options; it is never called."""
+    del config, server, json
+
+
+def _with_shared_options(command: Any) -> Any:
+    """The command, and all below it, with the shared options."""
+    template = _typer()
+    template.command()(_shared)
+    for each in _tree(command):
+        each.params.extend(get_command(template).params)
+    return command
+
+
+def _tree(command: Any) -> Iterator[Any]:
+    yield command
+    if isinstance(command, TyperGroup) and not isinstance(command.commands, _Lazy):
+        for below in command.commands.values():
+            yield from _tree(below)
+
+
+# The end of every error
+
+
+@contextlib.contextmanager
+def _told(context: Any) -> Iterator[None]:
+    """Turn what a command raises into words on stderr and an exit code."""
+    try:
+        yield
+    except (TyperException, typer.Exit, typer.Abort):
+        raise
+    except VmctlError as error:
+        _end(error, context)
+    except BrokenPipeError:  # `vmctl journal | head`: the reader has what it wanted
+        _silence()
+        raise typer.Exit(OutputClosed.exit_code) from None
+    except Exception as error:  # noqa: BLE001 - the last to hear of it
+        if os.environ.get(DEBUG_VARIABLE):
+            import traceback
+
+            traceback.print_exc()
+        _end(VmctlError(f"this is a bug: {type(error).__name__}: {error}", hint=_BUG_HINT), context)
+
+
+_BUG_HINT = f"report it with the command, and with what it prints under {DEBUG_VARIABLE}=1"
+
+
+def _end(error: VmctlError, context: Any) -> NoReturn:
+    if isinstance(error, OutputClosed):
+        _silence()
+    output.tell(error, as_json=context is not None and Session.of(context).json)
+    raise typer.Exit(error.exit_code) from None
+
+
+def _silence() -> None:
+    """Send what is still to be printed nowhere, or the interpreter would complain at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,100 @@
+"""What every command shares: the options --config, --server and --json, and what is opened for them when it is needed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Self
+
+import typer
+
+from vmctl.errors import ServerUnclear, StoreMissing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from vmctl.config import Config
+    from vmctl.desk import Desk
+    from vmctl.replica import Replica
+    from vmctl.store.native import NativeStore
+
+SERVER_VARIABLE = "VMCTL_SERVER"
+
+
+@dataclass
+class Session:
+    """One command's surroundings. Nothing is read before it is asked for."""
+
+    config_path: Path | None = None
+    server_name: str | None = None
+    json: bool = False
+
+    @classmethod
+    def of(cls, context: typer.Context) -> Self:
+        """The session of a running command."""
+        return context.ensure_object(cls)
+
+    @cached_property
+    def config(self) -> Config:
+        """The network's vmctl.yaml. Raises ConfigMissing, ConfigFaults."""
+        from vmctl import config
+
+        return config.load(config.find(self.config_path, os.environ))
+
+    @cached_property
+    def server(self) -> str:
+        """The server that the command is about; its store is on this host. Raises ServerUnclear, StoreMissing."""
+        here = [server.name for server in self.config.here()]
+        name = self.server_name or self._server_of_environment()
+        if name is None and len(here) == 1:
+            return here[0]
+        if name is None:
+            raise ServerUnclear(
+                "it is not said which server is meant", why=f"the stores of {' and '.join(here)} are on this host"
+            )
+        if name not in here:
+            raise StoreMissing(
+                f"the store of {name} is not on this host",
+                why=f"{self.config.path} names no store for it",
+                hint=f"run it where {name} is, or say --server {here[0]}",
+            )
+        return name
+
+    @cached_property
+    def store(self) -> NativeStore:
+        """The server's store, for reading: no index is needed. Raises StoreMissing, StoreForeign, ..."""
+        from vmctl import identity
+        from vmctl.store.native import NativeStore
+
+        root = self.config.servers[self.server].store
+        assert root is not None, "`server` is one that is here"  # noqa: S101 - for the type checker
+        identity.read(root, self.config.network, self.server)
+        return NativeStore(root, self.config.audio.formats, self.config.limits.document)
+
+    @contextlib.contextmanager
+    def replica(self) -> Iterator[Replica]:
+        """The server's store with its index, for changing."""
+        from vmctl.clock import Clock
+        from vmctl.replica import Replica
+
+        with Replica.open(self.config, self.server, Clock()) as replica:
+            yield replica
+
+    @contextlib.contextmanager
+    def desk(self) -> Iterator[Desk]:
+        """What commands do to the server's store."""
+        from vmctl.desk import Desk
+
+        with self.replica() as replica:
+            yield Desk(replica)
+
+    def _server_of_environment(self) -> str | None:
+        name = os.environ.get(SERVER_VARIABLE) or None
+        if name is not None and name not in self.config.servers:
+            raise typer.BadParameter(
+                f"{name[:40]!r} is not one of {', '.join(self.config.servers)}.", param_hint=SERVER_VARIABLE
+            )
+        return name
