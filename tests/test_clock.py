@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -12,9 +13,8 @@ from hypothesis import strategies as st
 from vmctl.clock import Clock, duration, parse_duration, parse_rfc3339, rfc3339, tick
 
 READINGS = st.integers(0, 2**53 - 1)
-MOMENTS = st.datetimes(
-    datetime(1, 1, 2), datetime(9999, 12, 30), timezones=st.integers(-1439, 1439).map(lambda m: timezone(timedelta(minutes=m)))  # noqa: DTZ001, E501
-)  # fmt: skip
+ZONES = st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes)))
+MOMENTS = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30), timezones=ZONES)  # noqa: DTZ001 - the bounds have none
 
 
 @given(READINGS, READINGS)
@@ -67,17 +67,15 @@ def test_times_as_others_write_them(text, micros):
 )  # fmt: skip
 def test_what_is_no_rfc_3339_is_a_value_error(text):
     """A time that another reader would take otherwise, or not at all, is refused."""
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError):  # noqa: PT011 - some are refused by Python, with its words
         parse_rfc3339(text)
 
 
 @given(st.text(max_size=30) | st.from_regex(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", fullmatch=True))
 def test_no_text_ends_in_another_exception(text):
     """Times come from the wire and from people."""
-    try:
+    with contextlib.suppress(ValueError):
         parse_rfc3339(text)
-    except ValueError:
-        pass
 
 
 @pytest.mark.parametrize(
@@ -93,7 +91,8 @@ def test_durations_as_people_write_them(text, seconds):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "10", "s", "-1s", "1 year", "1h30m", "1e3s", ".5s", "1.s", "٣s", "nan s", "inf", "1" * 400 + "s", "10S"]
+    "text",
+    ["", "10", "s", "-1s", "1 year", "1h30m", "1e3s", ".5s", "1.s", "٣s", "nan s", "inf", "1" * 400 + "s", "10S"],
 )
 def test_what_is_no_duration_is_a_value_error(text):
     """No unit is guessed, and no number is so long that it becomes infinite."""

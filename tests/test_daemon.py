@@ -27,6 +27,8 @@ def net(tmp_path: Path) -> Net:
 @contextlib.contextmanager
 def both(net: Net) -> Iterator[None]:
     with net.daemon("primary"), net.daemon("secondary"):
+        for server in ("primary", "secondary"):
+            until(lambda server=server: " serves " in net.log(server), what=f"the daemon of {server}")
         until(lambda: net.service()["state"] == "normal" and net.status()["in_step"], what="normal operation")
         yield
 

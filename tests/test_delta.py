@@ -17,9 +17,9 @@ from vmctl.model import ABSENT, Tick, created, edited
 NAMES = st.sampled_from(
     ["a", "b", "__x", "__class__", "a.b", "root['a']", "", "é", "\U0001f600", "'", '"', "0", "[0]"]
 ) | st.text(max_size=4)
-SCALARS = st.sampled_from([None, True, False, 0, 1, 0.0, -0.0, 1.0, "", "1", "x", "x\ny", 2**53, float(2**53)]) | st.text(
-    max_size=4
-)
+SCALARS = st.sampled_from(
+    [None, True, False, 0, 1, 0.0, -0.0, 1.0, "", "1", "x", "x\ny", 2**53, float(2**53)]
+) | st.text(max_size=4)
 VALUES = st.recursive(
     SCALARS, lambda one: st.lists(one, max_size=4) | st.dictionaries(NAMES, one, max_size=3), max_leaves=8
 )

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -352,7 +353,7 @@ def test_a_lock_that_the_system_refuses_is_a_fault_of_the_store(tmp_path, monkey
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(durable.fcntl, "flock", refuse)
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(StoreUnusable):
         durable.take_lock(tmp_path / "lock", timeout=0, what="it")
-    assert before == len(os.listdir("/proc/self/fd"))
+    assert before == len(list(Path("/proc/self/fd").iterdir()))

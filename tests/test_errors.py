@@ -67,7 +67,12 @@ def test_each_error_tells_what_it_is(one):
     assert str(error) == "it broke"
     value = json.loads(json.dumps(error.as_json()))
     assert value["error"] == one.__name__
-    assert (value["what"], value["why"], value["exit_code"], value["retry"]) == ("it broke", "because", one.exit_code, one.retry)
+    assert (value["what"], value["why"], value["exit_code"], value["retry"]) == (
+        "it broke",
+        "because",
+        one.exit_code,
+        one.retry,
+    )
 
 
 @pytest.mark.parametrize("one", LEAVES, ids=lambda one: one.__name__)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import stat
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from vmctl.errors import DiskFull, IndexDamaged, StoreBusy, StoreNewer, StoreUnusable
 from vmctl.index import Entry, Index, Look, audio_of
-from vmctl.model import ABSENT, Field, Record, Stamp, Tick, created, deleted, edited
+from vmctl.model import ABSENT, Field, Stamp, Tick, created, deleted, edited
 
 WALL = 1_000_000
 SHA = "ab" * 32
@@ -42,11 +41,18 @@ def put(index, *entries, wall=WALL):
 # Records
 
 
-@pytest.mark.parametrize("value", [None, 1, True, 2**80, "é\U0001f600", "half \ud800", {"a": [1, {"b": None}]}, ABSENT, ""])
+@pytest.mark.parametrize(
+    "value", [None, 1, True, 2**80, "é\U0001f600", "half \ud800", {"a": [1, {"b": None}]}, ABSENT, ""]
+)
 def test_an_entry_is_found_again(index, value):
     """Record, what is shown and what the peer holds come back equal, whatever the values."""
     record = replace(message(), fields={"x": Field(value, Stamp(1, "p1", 1))})
-    for entry in (Entry(record), Entry(record, shown=record), Entry(record, message(), record), Entry(message(), record)):
+    for entry in (
+        Entry(record),
+        Entry(record, shown=record),
+        Entry(record, message(), record),
+        Entry(message(), record),
+    ):
         put(index, entry)
         found = index.get(record.key)
         assert entry == found
@@ -73,21 +79,243 @@ def test_numbers_go_up_and_outlive_the_process(tmp_path):
     index.close()
 
 
-@given(st.permutations(["a", "b", "c", "d"]), st.integers(0, 3))
-def test_the_digest_tells_what_is_held_and_not_how_it_came(order, changed):
-    """Equal records give equal digests in whatever order; one changed record gives another; changed back, the first."""
-    one, other = Index(sqlite3.connect(":memory:", isolation_level=None)), None
-    try:
-        one, other = (Index.open(Memory(), create=True) for _ in range(2))
-        put(one, *map(message, "abcd"))
-        put(other, *map(message, order))
-        assert one.digest == other.digest != "0" * 32
-        name = order[changed]
-        put(other, edited(message(name), {"status": "old"}, Tick(2, "s1"), 2))
-        assert one.digest != other.digest
-        put(other, message(name))
-        assert one.digest == other.digest
-    finally:
-        for index in (one, other):
-            if index is not None:
-                index.close()
+@pytest.mark.parametrize("order", ["abcd", "dcba", "bdac"])
+def test_the_digest_tells_what_is_held_and_not_how_it_came(index, tmp_path, order):
+    """Equal records give equal digests in whatever order; one changed gives another; changed back, the first."""
+    other = Index.open(tmp_path / "other.db", create=True)
+    assert index.digest == other.digest == "0" * 32
+    put(index, *map(message, "abcd"))
+    put(other, *map(message, order))
+    assert index.digest == other.digest != "0" * 32
+    put(other, edited(message("c"), {"status": "old"}, Tick(2, "s1"), 2))
+    assert index.digest != other.digest
+    put(other, message("c"))
+    assert index.digest == other.digest
+    other.close()
+
+
+def test_what_the_peer_lacks_is_listed_by_need(index):
+    """Settings, callflows and mailboxes first, then what they play, then the newest message; what it holds is not listed."""
+    keys = ["message/201/old", "greeting/201/busy", "mailbox/201", "settings", "message/201/new", "fax/201/x"]
+    records = [created(key, {"x": 1}, Tick(1, "p1"), 1) for key in keys]
+    put(index, *records)
+    listed = [key for key, _ in index.pending()]
+    assert set(listed[:2]) == {"settings", "mailbox/201"}
+    assert listed[2:] == ["greeting/201/busy", "fax/201/x", "message/201/new", "message/201/old"]
+    assert index.oldest_pending() == WALL
+    put(index, *[Entry(record, base=record) for record in records])
+    assert (index.pending(), index.pending_count(), index.oldest_pending()) == ([], 0, None)
+    index.forget_bases()
+    assert index.pending_count() == len(keys)
+
+
+@pytest.mark.parametrize(
+    ("entry", "todo"),
+    [
+        (Entry(message()), True),
+        (Entry(message(), shown=message()), False),
+        (Entry(edited(message(), {}, Tick(2, "s1"), 2), shown=message()), True),
+        (Entry(deleted(message(), Tick(2, "s1")), shown=message()), True),
+        (Entry(deleted(message(), Tick(2, "s1"))), False),
+        (Entry(created("fax/201/x", {"x": 1}, Tick(1, "p1"), 1)), False),
+    ],
+    ids=["not written", "written", "stamps not written", "not removed", "removed", "of a later version"],
+)
+def test_files_to_be_written_or_removed_are_listed(index, entry, todo):
+    """A file lags behind when it shows another version, is missing, or should be gone."""
+    put(index, entry)
+    assert entry.todo is todo
+    assert index.todo() == ([entry.record.key] if todo else [])
+
+
+def test_yaml_lags_behind_only_by_its_values():
+    """A mailbox's file holds no stamps; 1 and true are other values."""
+    base = created("mailbox/201", {"x": 1}, Tick(1, "p1"), 1)
+    assert not Entry(edited(base, {"x": 1}, Tick(2, "s1"), 2), shown=base).todo
+    assert Entry(edited(base, {"x": True}, Tick(2, "s1"), 2), shown=base).todo
+
+
+def test_records_are_found_by_mailbox_and_by_audio(index):
+    """Messages and greetings of a mailbox, and whatever names a recording."""
+    put(index, message(audio=AUDIO), message(box="202"), created("greeting/201/busy", {"audio": AUDIO}, Tick(1, "p1"), 1),
+        created("mailbox/201", {}, Tick(1, "p1"), 1))  # fmt: skip
+    assert [one.record.key for one in index.in_mailbox("201")] == ["greeting/201/busy", "message/201/m1"]
+    assert [one.record.key for one in index.with_audio(SHA)] == ["greeting/201/busy", "message/201/m1"]
+    assert index.count("kind = 'mailbox'") == 1
+    assert index.keys("mailbox = ?", ("202",)) == ["message/202/m1"]
+
+
+@pytest.mark.parametrize(
+    "audio",
+    [
+        None, [], "x", {}, AUDIO | {"sha256": "AB" * 32}, AUDIO | {"sha256": "ab" * 31}, AUDIO | {"sha256": "../" + "a" * 61},
+        AUDIO | {"sha256": 5}, AUDIO | {"size": -1}, AUDIO | {"size": True}, AUDIO | {"size": 3.0}, AUDIO | {"size": None},
+        AUDIO | {"format": "../x"}, AUDIO | {"format": ""}, AUDIO | {"format": "w.v"}, AUDIO | {"format": "wäv"},
+        AUDIO | {"format": 1}, AUDIO | {"format": "a" * 300},
+    ],
+)  # fmt: skip
+def test_only_a_sound_audio_field_names_a_file(audio):
+    """Digest and format become a path: hex and a short plain suffix, or nothing."""
+    assert audio_of({"audio": audio}) is None
+    assert audio_of({"audio": AUDIO}) == AUDIO
+
+
+# Transactions
+
+
+def test_a_fault_inside_leaves_nothing(index):
+    """Records, numbers and the digest are as before."""
+    put(index, message())
+    before = (index.last_number, index.digest, index.keys())
+    for _ in range(2):
+        with contextlib.suppress(ZeroDivisionError), index.transaction():
+            index.put(Entry(message("m2")), WALL)
+            raise ZeroDivisionError
+        assert before == (index.last_number, index.digest, index.keys())
+    put(index, message("m3"))
+    assert index.keys() == ["message/201/m1", "message/201/m3"]
+
+
+def test_a_dry_run_leaves_nothing(index):
+    """Inside everything is seen, afterwards nothing."""
+    with index.transaction(rollback=True):
+        index.put(Entry(message()), WALL)
+        assert index.count() == 1
+        assert index.digest != "0" * 32
+    assert (index.count(), index.digest, index.last_number) == (0, "0" * 32, 0)
+
+
+def test_a_transaction_inside_another_is_part_of_it(index):
+    """The outer one decides."""
+    with contextlib.suppress(ZeroDivisionError), index.transaction():
+        with index.transaction():
+            index.put(Entry(message()), WALL)
+        raise ZeroDivisionError
+    assert index.count() == 0
+
+
+# The file
+
+
+def test_the_index_is_for_its_owner_and_durable(index, tmp_path):
+    """Nobody else reads it, and a commit is synced: write-ahead log with synchronous=FULL."""
+    assert stat.S_IMODE((tmp_path / "index.db").stat().st_mode) == 0o600
+    assert index._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert index._db.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+def test_a_missing_index_is_not_made_by_reading(tmp_path):
+    """Only who says so makes one."""
+    with pytest.raises(StoreUnusable, match="there is no index"):
+        Index.open(tmp_path / "index.db")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_index_is_named(tmp_path):
+    """Other bytes are a damaged index, not a bug."""
+    (tmp_path / "index.db").write_bytes(b"no database " * 1000)
+    with pytest.raises(IndexDamaged):
+        Index.open(tmp_path / "index.db")
+
+
+def test_a_newer_index_is_left_alone(tmp_path):
+    """A format of a later version is refused."""
+    Index.open(tmp_path / "index.db", create=True).close()
+    db = sqlite3.connect(tmp_path / "index.db")
+    db.execute("PRAGMA user_version=99")
+    db.close()
+    with pytest.raises(StoreNewer, match="has format 99"):
+        Index.open(tmp_path / "index.db")
+
+
+def test_a_damaged_record_is_a_damaged_index(index):
+    """A row that no version of vmctl wrote is named with its key."""
+    put(index, message())
+    for state in ("", "[]", "{}", "{"):
+        index._run("UPDATE records SET state = ?", (state,))
+        with pytest.raises(IndexDamaged, match="message/201/m1"):
+            index.get("message/201/m1")
+
+
+@pytest.mark.parametrize(
+    ("words", "ours"),
+    [("database or disk is full", DiskFull), ("database is locked", StoreBusy), ("disk I/O error", StoreUnusable)],
+)
+def test_sqlites_faults_come_out_as_ours(tmp_path, words, ours):
+    """What the disk refuses is told as for any other file."""
+
+    class Refusing:
+        """A connection on a bad disk."""
+
+        def execute(self, *_):
+            raise sqlite3.OperationalError(words)
+
+    with pytest.raises(ours) as caught:
+        Index(Refusing()).get("settings")
+    assert caught.value.why == words
+
+
+# Notes on files, faults and the conversation
+
+
+def test_files_and_folders_are_remembered(index):
+    """Looks and digests come back; message folders are kept apart from what people edit."""
+    look = Look(1, 2**62, 3, 4)
+    index.set_file("mailboxes/201/mailbox.yaml", look, "d1")
+    index.set_file("mailboxes/201/messages/m1.json", look, "d2")
+    assert index.file("mailboxes/201/mailbox.yaml") == (look, "d1")
+    assert index.hand_files() == {"mailboxes/201/mailbox.yaml": (look, "d1")}
+    assert index.files_in("mailboxes/201/messages") == {"mailboxes/201/messages/m1.json": (look, "d2")}
+    index.drop_file("mailboxes/201/mailbox.yaml")
+    assert index.file("mailboxes/201/mailbox.yaml") is None
+    index.set_folder("mailboxes/201/messages", 1, 2, 3, 4)
+    assert index.folders() == {"mailboxes/201/messages": (1, 2, 3, 4)}
+    index.drop_folder("mailboxes/201/messages")
+    assert index.folders() == {}
+
+
+def test_a_fault_is_new_once(index):
+    """The same fault again keeps its first time; another reason is news."""
+    assert index.set_fault("x", "why", "mend", 1) is True
+    assert index.set_fault("x", "why", "mend", 2) is False
+    assert index.faults() == [{"path": "x", "why": "why", "mend": "mend", "since": 1}]
+    assert index.set_fault("x", "other", "mend", 3) is True
+    index.drop_fault("x")
+    assert index.faults() == []
+
+
+def test_an_echoed_checkpoint_tells_a_rollback(index):
+    """Ours, or one below the last confirmed, is well; one that we never made, or with other bits, is a rollback."""
+    for number in (10, 20, 30):
+        index.add_checkpoint(number, f"bits{number}")
+    assert index.confirm_checkpoint(20, "bits20")
+    assert index.confirm_checkpoint(10, "bits10")
+    assert not index.confirm_checkpoint(25, "bits25")
+    assert not index.confirm_checkpoint(30, "bits20")
+    assert index.confirm_checkpoint(30, "bits30")
+    index.drop_checkpoints()
+    assert not index.confirm_checkpoint(30, "bits30")
+
+
+def test_acks_wants_packets_and_ranges_are_kept_until_dropped(index):
+    """Each is there once, in order, and goes when it is told to."""
+    index.add_ack("settings", "v1")
+    index.add_ack("settings", "v2")
+    assert index.acks() == [("settings", "v2")]
+    index.drop_ack("settings", "v1")
+    assert index.acks() == [("settings", "v2")]
+    index.add_want("settings")
+    assert index.wants() == ["settings"]
+    index.drop_want("settings")
+    assert index.wants() == []
+    assert index.add_packet("p", 1) is True
+    assert index.add_packet("p", 2) is False
+    for table in ("parts", "offers"):
+        index.add_range(table, SHA, 10, 20)
+        index.add_range(table, SHA, 0, 10)
+        assert index.ranges(table, SHA) == [(0, 10), (10, 20)]
+    assert index.offered() == [SHA]
+    index.drop_range("parts", SHA, 0)
+    assert index.ranges("parts", SHA) == [(10, 20)]
+    index.drop_ranges("offers", SHA)
+    assert index.offered() == []

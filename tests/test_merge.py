@@ -110,7 +110,12 @@ STEPS = st.lists(
     ),
     max_size=14,
 )
-CHANGES = {"mark": {"status": "old"}, "save": {"status": "saved"}, "urgent": {"urgent": True}, "drop": {"urgent": ABSENT}}
+CHANGES = {
+    "mark": {"status": "old"},
+    "save": {"status": "saved"},
+    "urgent": {"urgent": True},
+    "drop": {"urgent": ABSENT},
+}
 
 
 def after(step, record, tick, at):
@@ -155,7 +160,10 @@ def test_a_change_to_what_was_seen_wins(steps, step, at):
 
 # Presence
 
-SAVES = {"a save": save, "a save, then a mark": lambda record, tick: mark(save(record, tick), Tick(tick.number + 1, tick.by))}
+SAVES = {
+    "a save": save,
+    "a save, then a mark": lambda record, tick: mark(save(record, tick), Tick(tick.number + 1, tick.by)),
+}
 
 
 @pytest.mark.parametrize("how", SAVES.values(), ids=SAVES)
@@ -308,9 +316,7 @@ def test_no_conflict_where_one_side_had_seen_the_other():
 def test_one_and_true_are_other_values():
     """A conflict between 1 and true is one, though Python takes them for equal."""
     base = created("settings", {"x": 0}, Tick(10, "p1"), 1000)
-    found = conflicts(
-        edited(base, {"x": 1}, Tick(20, "p1"), 2000), edited(base, {"x": True}, Tick(20, "s1"), 2000)
-    )
+    found = conflicts(edited(base, {"x": 1}, Tick(20, "p1"), 2000), edited(base, {"x": True}, Tick(20, "s1"), 2000))
     assert [one.document["field"] for one in found] == ["x"]
 
 

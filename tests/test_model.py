@@ -32,7 +32,9 @@ from vmctl.model import (
 
 TEXT = st.text(max_size=8)
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT
-JSON = st.recursive(SCALARS, lambda one: st.lists(one, max_size=3) | st.dictionaries(TEXT, one, max_size=3), max_leaves=8)
+JSON = st.recursive(
+    SCALARS, lambda one: st.lists(one, max_size=3) | st.dictionaries(TEXT, one, max_size=3), max_leaves=8
+)
 COUNTS = st.integers(0, 2**53 - 1)
 AUTHORS = st.sampled_from(["p1", "p2", "s1", ""]) | TEXT
 VECTORS = st.dictionaries(AUTHORS, COUNTS, max_size=3)

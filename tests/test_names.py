@@ -12,7 +12,7 @@ from vmctl.names import GREETINGS, check_extension, check_greeting, check_name, 
 GOOD = ["a", "0", "201", "main-menu", "Main_Menu", "20260131T081500Z-00ff", "a" * 32]
 BAD = [
     "", ".", "..", "../x", "a/b", "/a", "a\\b", "a.b", ".hidden", "-x", "_x", "a b", "a\n", "\na", "a\x00", "a\x00b", "ä",
-    "२०१", "a%2e", "~", "$HOME", "*", "a:b", "con.txt", "a\u200b", "ａ",
+    "२०१", "a%2e", "~", "$HOME", "*", "a:b", "con.txt", "a\u200b", "\uff41",
 ]  # fmt: skip
 
 

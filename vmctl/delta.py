@@ -44,7 +44,6 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[Line]:
             after = ABSENT if isinstance(change.t2, NotPresent) else change.t2
             lines.append(Line(tuple(change.path(output_format="list")), before, after))
     found = {line.path[0] for line in lines}
-    for name in (old.keys() & new.keys()) - found:
-        if canonical(old[name]) != canonical(new[name]):
-            lines.append(Line((name,), old[name], new[name]))
+    unseen = (old.keys() & new.keys()) - found
+    lines += [Line((name,), old[name], new[name]) for name in unseen if canonical(old[name]) != canonical(new[name])]
     return sorted(lines, key=lambda line: [str(step) for step in line.path])

@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Any, cast
 from vmctl.clock import duration
 from vmctl.evidence import Evidence, Order, Policy
 from vmctl.roles import check_order, decide
-from vmctl.view import FAILBACK, View
+from vmctl.view import FAILBACK, View, newer
 
 if TYPE_CHECKING:
     from vmctl.replica import Replica
+    from vmctl.roles import Transition
 
 log = logging.getLogger("vmctl.failover")
 
 _DONE_ORDERS = 50
+_MOST_MOVES = 12
 
 
 class Failover:
@@ -71,6 +73,8 @@ class Failover:
                     moved = True
                     by = (order or {}).get("by", "")
                     move = decision.transition
+                    if move.by == "peer":
+                        move = move._replace(reason=self._catch_up(move))
                     self._replica.journal.transition(
                         move, evidence, at=self._clock.wall(), server=self._me, operator=by or None
                     )
@@ -97,7 +101,34 @@ class Failover:
         return {
             "views": {name: view.as_json() for name, view in self.views().items()},
             "orders": self._index.note("forward") or {},
+            "moves": self._own_moves(),
         }
+
+    def _own_moves(self) -> list[dict[str, Any]]:
+        """The last transitions that this server made, for a peer that was away."""
+        entries = self._replica.journal.entries(limit=_MOST_MOVES)
+        made = [entry for entry in entries if entry.get("kind") == "transition" and entry.get("by") != "peer"]
+        return [{name: entry.get(name) for name in ("service", "from", "to", "reason", "at")} for entry in made]
+
+    def _catch_up(self, move: Transition) -> str:
+        """Journal what the peer did before the transition that is adopted now, and give the adopted one's reason."""
+        reason = move.reason
+        for made in self._replica.contact.facts().get("moves") or []:
+            try:
+                before, after = View.from_json(made["from"]), View.from_json(made["to"])
+                why, at = str(made["reason"])[:400], str(made["at"])[:40]
+            except (ValueError, KeyError, TypeError):
+                continue
+            if after.service != move.after.service:
+                continue
+            if after.epoch == move.after.epoch:
+                reason = f"{move.reason}: {why}"
+            elif newer(after.epoch, move.before.epoch, after.home) and newer(move.after.epoch, after.epoch, after.home):
+                self._replica.journal.append(
+                    "transition", at=self._clock.wall(), server=self._me, service=after.service, reason=why, by="peer",
+                    evidence={"made": at}, **{"from": before.as_json(), "to": after.as_json()},
+                )  # fmt: skip
+        return reason
 
     # Orders
 

@@ -63,22 +63,29 @@ class Inbox:
         self._acknowledged = acknowledged
 
     def take(self, mail: SyncMail) -> Taken:
-        """Take one mail, whole or not at all."""
+        """Take one mail, whole or not at all.
+
+        Nothing of it is taken where it shows that this server was rolled back: it is to be taken again after the
+        start under a new incarnation, when no number means two changes any more.
+        """
         taken = Taken(request=mail.request, status=mail.status)
         for audio in mail.audio:
             self._sound(audio)
         with self._index.transaction():
             current = self._peer_incarnation(mail.incarnation)
+            if current and self._was_rolled_back(mail):
+                taken.rolled_back = True
+                return taken
             self._index.add_packet(mail.packet, self._clock.wall())
-            for value in mail.records:
+            forgetful = current and self._has_forgotten(mail)
+            for value in mail.records if not forgetful else ():
                 self._record(value, taken)
             self._bring_mailboxes_back(taken)
             if current:
                 taken.fresh = self._contact.take(mail)
-                if mail.peer_incarnation == self._index.meta("incarnation"):
+                if mail.peer_incarnation == self._index.meta("incarnation") and not forgetful:
                     self._acks(mail.status.get("acks"), taken)
                     self._wants(mail.status.get("wants"))
-                self._checkpoints(mail, taken)
                 if mail.journal is not None:
                     self._index.set_note("peer_journal", list(mail.journal))
         return taken
@@ -101,21 +108,33 @@ class Inbox:
         self._index.set_meta("peer_incarnation", name)
         return True
 
-    def _checkpoints(self, mail: SyncMail, taken: Taken) -> None:
+    def _was_rolled_back(self, mail: SyncMail) -> bool:
+        """Whether the peer echoes a checkpoint that this server does not know any more."""
         echoed = mail.echo_checkpoint
-        if echoed and echoed.get("incarnation") == self._index.meta("incarnation"):
-            number, nonce = echoed.get("number"), echoed.get("nonce")
-            if isinstance(number, int) and isinstance(nonce, str):
-                taken.rolled_back = not self._index.confirm_checkpoint(number, nonce)
+        if not echoed or echoed.get("incarnation") != self._index.meta("incarnation"):
+            return False
+        number, nonce = echoed.get("number"), echoed.get("nonce")
+        if not (isinstance(number, int) and isinstance(nonce, str)):
+            return False
+        return not self._index.confirm_checkpoint(number, nonce)
+
+    def _has_forgotten(self, mail: SyncMail) -> bool:
+        """Whether the peer does not know the checkpoint that was taken from it last; else notes the one of this mail.
+
+        Then it was rolled back, and finds that out by the echo of the forgotten one. What it says until then is left:
+        it says it again under its next incarnation, and its present numbers mean other changes here.
+        """
         theirs = mail.checkpoint
         newest = self._index.note("peer_checkpoint")
         if not theirs or not isinstance(theirs.get("number"), int):
-            return
-        if newest is not None and theirs["number"] > newest["number"] > theirs.get("after", newest["number"]):
-            # It has forgotten the checkpoint that was taken here: it was rolled back, and finds that out by the echo.
+            return False
+        after = theirs.get("after")
+        if newest is not None and isinstance(after, int) and theirs["number"] > newest["number"] > after:
             log.warning("the peer has forgotten what it said before: it was rolled back")
-        elif newest is None or theirs["number"] > newest["number"]:
+            return True
+        if newest is None or theirs["number"] > newest["number"]:
             self._index.set_note("peer_checkpoint", theirs)
+        return False
 
     # Records
 

@@ -28,6 +28,7 @@ _SAME = "="
 # The order of shipping: what a server needs to answer calls at all comes before what callers left.
 _RANK = {SETTINGS: 0, CALLFLOW: 0, MAILBOX: 0, PROMPT: 1, GREETING: 1, MESSAGE: 3}
 _OTHER_RANK = 2
+_LONGEST_FORMAT = 16  # characters: it becomes a file's suffix
 
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -100,7 +101,9 @@ def audio_of(document: dict[str, Any]) -> dict[str, Any] | None:
     digest, size, form = audio.get("sha256"), audio.get("size"), audio.get("format")
     if not (isinstance(digest, str) and len(digest) == 64 and not set(digest) - set("0123456789abcdef")):  # noqa: PLR2004
         return None
-    if not isinstance(size, int) or size < 0 or not (isinstance(form, str) and form.isascii() and form.isalnum()):
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        return None
+    if not (isinstance(form, str) and form.isascii() and form.isalnum() and len(form) <= _LONGEST_FORMAT):
         return None
     return audio
 

@@ -201,6 +201,7 @@ class Replica:
             self._start_over("the peer holds later changes of this server than this server does")
             self.scanner.incarnation = self.index.meta("incarnation")
             self.outbox.forget_sent()
+            taken = replace(self.inbox.take(mail), rolled_back=True)
         self.spool.done(path)
         return taken
 

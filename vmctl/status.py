@@ -119,7 +119,7 @@ def _server(name: str, here: list[_Local], views: dict[str, View]) -> dict[str, 
     facts = other.contact.facts() if other and other.contact else {}
     value: dict[str, Any] = {
         "role": role(name, views.values()),
-        "reachable": other.contact.heard if other and other.contact else local is not None and other is None,
+        "reachable": _reachable(local, other),
         "last_heard": rfc3339(heard) if heard else None,
         "here": local is not None,
         "daemon": None if local is None else bool(local.runs and local.runs.startswith("vmctl serve")),
@@ -144,6 +144,15 @@ def _server(name: str, here: list[_Local], views: dict[str, View]) -> dict[str, 
     elif local is not None:
         value["pending"] = None
     return value
+
+
+def _reachable(local: _Local | None, other: _Local | None) -> bool:
+    """Whether it runs here, or the other server heard it lately; alone on its host, a server can reach itself."""
+    if local is not None and local.runs is not None:
+        return True
+    if other is not None and other.contact is not None:
+        return other.contact.heard
+    return local is not None and other is None
 
 
 def _in_step(local: _Local, here: list[_Local]) -> bool:

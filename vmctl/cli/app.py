@@ -14,7 +14,7 @@ from pathlib import Path  # noqa: TC003 - Typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, NoReturn, cast
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperGroup, TyperOption
 from typer.exceptions import TyperException
 from typer.main import get_command
 
@@ -67,19 +67,10 @@ COMMANDS: dict[str, dict[str, Command]] = {
 def run(words: list[str]) -> int:
     """Run the command that the words are; the exit code."""
     try:
-        root().main(words, prog_name="vmctl")
+        get_command(app).main(words, prog_name="vmctl")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     return 0
-
-
-def root() -> TyperGroup:
-    """The command `vmctl`, with everything below it."""
-    command = get_command(app)
-    assert isinstance(command, TyperGroup)  # noqa: S101 - for the type checker
-    command.commands = cast("MutableMapping[str, Any]", _Lazy())  # nobody adds a command to it
-    _with_shared_options(command)
-    return command
 
 
 class _Lazy(Mapping[str, Any]):
@@ -107,6 +98,11 @@ class _Lazy(Mapping[str, Any]):
 
 class _Root(TyperGroup):
     """`vmctl` itself: every error of a command ends here."""
+
+    def __init__(self, **words: Any) -> None:
+        super().__init__(**words)
+        self.commands = cast("MutableMapping[str, Any]", _Lazy())  # nobody adds a command to it
+        _with_shared_options(self)
 
     def make_context(self, *words: Any, **options: Any) -> Any:
         with _told(None):
@@ -199,12 +195,25 @@ def _shared(
     del config, server, json
 
 
+class _Spared(TyperOption):
+    """An option that costs nothing while nobody gives it.
+
+    Typer hands even a missing value to pydantic, which takes longer to load than `vmctl status` takes to run.
+    """
+
+    def process_value(self, ctx: Any, value: Any) -> Any:
+        return None if value is None else super().process_value(ctx, value)
+
+
 def _with_shared_options(command: Any) -> Any:
     """The command, and all below it, with the shared options."""
     template = _typer()
     template.command()(_shared)
     for each in _tree(command):
-        each.params.extend(get_command(template).params)
+        options = list(get_command(template).params)
+        each.params.extend(options)
+        for option in (*options, each.get_help_option(typer.Context(each))):
+            option.__class__ = _Spared  # Typer makes its options itself, and asks for no class
     return command
 
 

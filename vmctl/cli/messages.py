@@ -20,7 +20,7 @@ message = group("Messages that callers left.")
 
 Extension = Annotated[str, typer.Argument(metavar="EXT", help="The mailbox's extension.")]
 Ident = Annotated[str, typer.Argument(metavar="ID", help="The message's id, as 'vmctl message list' shows it.")]
-Idents = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of messages.")]
+Idents = Annotated[list[str], typer.Argument(metavar="ID", help="Ids of messages.")]
 _GRAVE = ".vmctl/deleted"  # where a store keeps the documents of what was deleted
 COLUMNS = ("id", "received", "from", "name", "seconds", "status", "urgent")
 

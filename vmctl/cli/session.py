@@ -34,8 +34,8 @@ class Session:
 
     @classmethod
     def of(cls, context: typer.Context) -> Self:
-        """The session of a running command."""
-        return context.ensure_object(cls)
+        """The session of a running command: one for all its levels, so that the end of every error knows it too."""
+        return context.find_root().ensure_object(cls)
 
     @cached_property
     def config(self) -> Config:

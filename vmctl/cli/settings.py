@@ -17,7 +17,7 @@ settings = group("Settings of the store, by section and key; both servers hold t
 def show(
     context: typer.Context,
     name: Annotated[
-        str | None, typer.Argument(metavar="[SECTION.KEY]", help="One setting, or a section; all if it is left out.")
+        str | None, typer.Argument(metavar="SECTION.KEY", help="One setting, or a section; all if it is left out.")
     ] = None,
 ) -> None:
     """Show settings.
@@ -47,7 +47,9 @@ def set_(
     context: typer.Context,
     words: Annotated[
         list[str],
-        typer.Argument(metavar="SECTION.KEY VALUE | SECTION.KEY=VALUE...", help="Values as YAML writes them."),
+        typer.Argument(
+            metavar="SECTION.KEY=VALUE", help="Values as YAML writes them; one may be written SECTION.KEY VALUE."
+        ),
     ],
 ) -> None:
     """Set settings, all in one change.
@@ -66,7 +68,7 @@ def set_(
 @settings.command("unset")
 def unset(
     context: typer.Context,
-    names: Annotated[list[str], typer.Argument(metavar="SECTION.KEY...", help="The settings to remove.")],
+    names: Annotated[list[str], typer.Argument(metavar="SECTION.KEY", help="The settings to remove.")],
 ) -> None:
     """Remove settings.
 
@@ -91,10 +93,14 @@ def _pairs(words: list[str]) -> list[tuple[str, str]]:
 
 def _value(name: str, text: str) -> Any:
     from vmctl import yamltext
+    from vmctl.errors import BadValue, BrokenFile
 
     if not text.strip():
         raise typer.BadParameter(f"{name[:80]!r} has no value: write '\"\"' for an empty text, or unset it.")
-    return yamltext.load(text, f"the value of {name[:80]}")
+    try:
+        return yamltext.load(text, f"the value of {name[:80]}")
+    except BrokenFile as error:
+        raise BadValue(error.what, why=error.why, hint="put a text with special characters into '\"...\"'") from error
 
 
 def _flat(name: str, value: Any) -> dict[str, Any]:

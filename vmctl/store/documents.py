@@ -118,7 +118,8 @@ def _nested(document: dict[str, Any]) -> dict[str, Any]:
     for name in sorted(document):
         section, dot, key = name.partition(".")
         if not dot:
-            value[section] = document[name]
+            whole = document[name]
+            value[section] = dict(whole) if isinstance(whole, dict) else whole  # a copy: its section may grow below
         elif isinstance(value.get(section, {}), dict):
             value.setdefault(section, {})[key] = document[name]
     return value

@@ -1,0 +1,39 @@
+"""What several test files share: a pair of servers with a wire between them, and recordings."""
+
+import itertools
+
+import pytest
+
+pytest.register_assert_rewrite("wire")  # before it is imported
+from wire import Wire, tone  # noqa: E402
+
+from vmctl import durable  # noqa: E402
+
+
+@pytest.fixture
+def no_fsync(monkeypatch):
+    """No test here cuts the power: the disk need not be waited for."""
+    monkeypatch.setattr(durable, "_fsync", lambda _fd: None)
+
+
+@pytest.fixture
+def wire(tmp_path, no_fsync):
+    """Two servers of a new network, and the mails between them."""
+    made = Wire(tmp_path / "net")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def narrow(tmp_path, no_fsync):
+    """Two servers whose mails are as small as the config allows."""
+    made = Wire(tmp_path / "net", {"mail.max": "64kB"})
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def recording(tmp_path):
+    """Makes a recording that is like no other: `recording()`, `recording(frames=100_000)`."""
+    count = itertools.count()
+    return lambda **how: tone(tmp_path / f"recording-{next(count)}.wav", **how)

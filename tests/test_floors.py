@@ -1,0 +1,201 @@
+"""The floors of the house: every import runs downward, and each foreign package enters by its own door.
+
+A new module fails here until it has a place in FLOORS: put it on the lowest floor that is above all that it imports and
+that its noun fits. What is imported for types only (under TYPE_CHECKING) does not count, except at the doors.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import vmctl
+
+ROOT = Path(vmctl.__file__).parent
+
+# From the ground up. A module may import what stands on lower lines only, never its neighbours.
+FLOORS = (
+    "vmctl cli store",  # the packages themselves, empty but for a version
+    # the ground: what went wrong, what time it is
+    "errors clock",
+    "names durable",
+    # values and what opens them, each knowing the ground only
+    "model view pin audio identity spool contact faults schedule ways mail_parts yamltext keys watch",
+    # what is computed from values, and where they are kept
+    "merge delta fields callflow evidence journal index config_values mail_json mail_words store.pool sender receiver",
+    "roles config_keys mail_content store.documents",
+    "failover config_checks mail store.native proof",
+    # the way of the data: scan, ship, take in, apply
+    "config scan apply outbox",
+    "network inbox",
+    "replica",
+    # one server at work: what commands do, what it tells
+    "desk status post",
+    # both servers
+    "round daemon demo",
+    "inquiry",
+    # the command line: its frame, then the commands
+    "cli.output",
+    "cli.session cli.recordings",
+    "cli.app",
+    "cli.callflows cli.demo cli.messages cli.network cli.prompts cli.roles cli.settings cli.sync",
+    "cli.mailboxes",
+    "cli.greetings",
+    "__main__",
+)
+# Imports that do not run downward yet. An entry that is no longer needed fails, too: the list can only get shorter.
+OWED = {("cli.messages", "cli.mailboxes")}
+
+# Each foreign package, and the parts of the standard library that are a border of their own, with the rooms that may
+# import them. "cli" stands for all rooms of the command line.
+DOORS = {
+    "typer": {"cli"},
+    "rich": {"cli"},
+    "yaml": {"yamltext"},
+    "deepdiff": {"delta"},
+    "watchdog": {"watch"},
+    "aiosmtpd": {"receiver"},
+    "cryptography": {"keys"},
+    "sqlite3": {"index"},
+    "smtplib": {"sender"},
+}
+# Never: these run what they read, or were taken out of the standard library.
+BARRED = {"pickle", "marshal", "shelve", "asyncore", "asynchat", "smtpd", "telnetlib", "cgi", "imp", "click"}
+
+
+class Import(NamedTuple):
+    """One import: what is imported, on which line, and whether for types only."""
+
+    name: str
+    line: int
+    types_only: bool
+
+
+def name_of(path):
+    """The short name of a module: without `vmctl.`, a package by its own name."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = parts[:-1] if parts[-1] == "__init__" else parts
+    return ".".join(parts) or "vmctl"
+
+
+FILES = {name_of(path): path for path in sorted(ROOT.rglob("*.py"))}
+FLOOR = {module: number for number, line in enumerate(FLOORS) for module in line.split()}
+
+
+def imports(text, modules=FILES):
+    """The imports of a module's source, in whatever function they stand; `from vmctl import x` imports the room x."""
+    tree = ast.parse(text)
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            rooms = [f"{base}.{alias.name}" for alias in node.names]
+            names = [room if room.removeprefix("vmctl.") in modules else base for room in rooms]
+        else:
+            continue
+        found += [Import(name, node.lineno, id(node) in for_types) for name in names]
+    return found
+
+
+IMPORTS = {module: imports(path.read_text("utf-8")) for module, path in FILES.items()}
+
+
+def ours(module):
+    """The rooms that a module imports, for more than types."""
+    names = [one for one in IMPORTS[module] if one.name.partition(".")[0] == "vmctl" and not one.types_only]
+    return [(one.name.removeprefix("vmctl."), one.line) for one in names]
+
+
+def test_every_module_has_one_place():
+    """Each module of the package stands on one floor, and the table names nothing that is not there."""
+    placed = [module for line in FLOORS for module in line.split()]
+    assert sorted(set(placed)) == sorted(placed), "a module stands on two floors"
+    assert sorted(FILES.keys() - set(placed)) == [], "give these a place in FLOORS"
+    assert sorted(set(placed) - FILES.keys()) == [], "take these out of FLOORS"
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_imports_run_downward(module):
+    """What a module imports stands strictly lower, also what it imports inside a function: so there is no cycle."""
+    for name, line in ours(module):
+        assert name in FLOOR, f"{module}, line {line}: there is no room {name}"
+        if (module, name) not in OWED:
+            assert FLOOR[name] < FLOOR[module], f"{module}, line {line}: {name} is not below it"
+
+
+def test_what_is_owed_is_still_owed():
+    """An exception that nobody needs any more is taken out of OWED."""
+    upward = {(module, name) for module in FILES for name, _ in ours(module) if FLOOR[name] >= FLOOR[module]}
+    assert upward == OWED
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_imports_are_written_out(module):
+    """No relative imports, no stars: a line tells where a name comes from."""
+    relative = [one for one in IMPORTS[module] if one.name.startswith(".")]
+    assert relative == []
+    tree = ast.parse(FILES[module].read_text("utf-8"))
+    stars = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.names[0].name == "*"]
+    assert stars == []
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_foreign_packages_enter_by_their_doors(module):
+    """Whatever is neither ours nor of the standard library has a door, and is imported nowhere else."""
+    for name, line, _ in IMPORTS[module]:
+        package = name.partition(".")[0]
+        if package == "vmctl" or (package in sys.stdlib_module_names and package not in DOORS):
+            continue
+        assert package in DOORS, f"{module}, line {line}: {package} has no door"
+        assert {module, module.partition(".")[0]} & DOORS[package], f"{module}, line {line}: not the door of {package}"
+
+
+def test_every_door_is_used():
+    """A package that nobody imports any more is taken out of DOORS, and out of the dependencies."""
+    used = {one.name.partition(".")[0] for found in IMPORTS.values() for one in found}
+    assert sorted(DOORS.keys() - used) == []
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_nothing_that_runs_what_it_reads_is_used(module):
+    """No pickle and the like, no eval and exec, no shell."""
+    assert sorted(one.name for one in IMPORTS[module] if one.name.partition(".")[0] in BARRED) == []
+    for node in ast.walk(ast.parse(FILES[module].read_text("utf-8"))):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in {"eval", "exec", "os.system", "os.popen", "__import__"}, node.lineno
+            shells = [key for key in node.keywords if key.arg == "shell" and ast.unparse(key.value) != "False"]
+            assert shells == [], node.lineno
+
+
+def test_the_reader_of_imports_finds_them_all():
+    """Inside functions, as packages' rooms, under other names; for types only where it says so."""
+    text = """
+from typing import TYPE_CHECKING
+import os, vmctl.clock as time
+from vmctl import durable, __version__
+if TYPE_CHECKING:
+    from vmctl.index import Index
+def late():
+    from vmctl.store import documents
+    import yaml.nodes
+    from . import near
+"""
+    found = {(one.name, one.types_only) for one in imports(text)}
+    assert found == {
+        ("typing", False), ("os", False), ("vmctl.clock", False), ("vmctl.durable", False), ("vmctl", False),
+        ("vmctl.index", True), ("vmctl.store.documents", False), ("yaml.nodes", False), (".", False),
+    }  # fmt: skip

@@ -1,0 +1,458 @@
+"""Two stores and the mails between them, whatever happens on the way: they converge and lose nothing."""
+
+import errno
+import os
+import random
+import shutil
+
+import pytest
+from wire import Wire, tone
+
+from vmctl import durable
+from vmctl.errors import NotFound, VmctlError
+from vmctl.model import ABSENT
+from vmctl.replica import Replica
+
+
+def lose_index(wire, name):
+    """The index of a server is gone; its process starts anew."""
+    wire.servers[name].close()
+    for path in (wire.root(name) / ".vmctl").glob("index.db*"):
+        path.unlink()
+    return wire.open(name)
+
+
+def back_up(wire, name, to):
+    """A copy of a server's whole store, as a snapshot makes it."""
+    wire.servers[name].close()
+    shutil.rmtree(to, ignore_errors=True)
+    shutil.copytree(wire.root(name), to, symlinks=True)
+    return wire.open(name)
+
+
+def put_back(wire, name, backup):
+    """The store of a server is again what it was at the backup."""
+    wire.servers[name].close()
+    shutil.rmtree(wire.root(name))
+    shutil.copytree(backup, wire.root(name), symlinks=True)
+    return wire.open(name)
+
+
+@pytest.fixture
+def box(wire):
+    """Mailbox 2001, the same on both servers."""
+    wire.desk().create_mailbox("2001", {"name": "Ada"})
+    wire.in_step()
+    return "2001"
+
+
+# Mailboxes deleted on one side
+
+
+def test_a_message_left_while_its_mailbox_is_deleted_brings_it_back(wire, box, recording):
+    """The new message is there on both servers, in its mailbox; the old one, which the deleter had seen, is not."""
+    old = wire.desk().leave(box, recording())
+    wire.in_step()
+    wire.desk().delete_mailbox(box)
+    new = wire.desk("secondary").leave(box, recording())
+    wire.in_step()
+    assert [[new], [new]] == [wire.messages(box, name) for name in wire.servers]
+    assert [["2001"], ["2001"]] == [replica.store.names("mailbox") for replica in wire.servers.values()]
+    assert not wire.lives(f"message/{box}/{old}")
+
+
+def test_a_mailbox_made_anew_does_not_show_the_old_messages(wire, box, recording):
+    """A second life of a mailbox begins empty, on both servers."""
+    wire.desk().leave(box, recording())
+    wire.in_step()
+    wire.desk().delete_mailbox(box)
+    wire.desk().create_mailbox(box, {"name": "Bob"})
+    wire.in_step()
+    assert [[], []] == [wire.messages(box, name) for name in wire.servers]
+    assert "Bob" == wire.b.store.document("mailbox/2001")["name"]
+    assert "Ada" not in (wire.root("secondary") / "mailboxes/2001/mailbox.yaml").read_text()
+
+
+def test_a_save_outlives_a_concurrent_delete_and_a_mark_does_not(wire, box, recording):
+    """Saved here and deleted there: kept, on both. Marked old here and deleted there: gone, on both."""
+    saved, marked = (wire.desk().leave(box, recording()) for _ in range(2))
+    wire.in_step()
+    wire.desk().mark(box, saved, "saved")
+    wire.desk().mark(box, marked, "old")
+    for ident in (saved, marked):
+        wire.desk("secondary").delete_message(box, ident)
+    wire.in_step()
+    assert [[saved], [saved]] == [wire.messages(box, name) for name in wire.servers]
+
+
+def test_both_servers_list_the_same_conflict(wire, box):
+    """One field set to two values while the mail was down: the later wins on both, and both list what lost."""
+    wire.desk().set_mailbox(box, {"name": "First"})
+    wire.clock.advance(1)
+    wire.desk("secondary").set_mailbox(box, {"name": "Second"})
+    wire.in_step()
+    assert ["Second", "Second"] == [replica.store.document("mailbox/2001")["name"] for replica in wire.servers.values()]
+    one, other = (list(replica.index.entries("kind = 'conflict'")) for replica in wire.servers.values())
+    assert ["First"] == [entry.record.document["lost"]["is"] for entry in one]
+    assert [entry.record for entry in one] == [entry.record for entry in other]
+
+
+def test_fields_set_on_both_sides_are_both_kept(wire, box):
+    """Two people edit other fields of one mailbox: neither edit is lost, and nothing is listed."""
+    wire.desk().set_mailbox(box, {"language": "en-GB"})
+    wire.desk("secondary").set_mailbox(box, {"quota": 7, "name": ABSENT})
+    wire.in_step()
+    expected = {"language": "en-GB", "quota": 7, "service": "voicemail"}
+    assert [expected, expected] == [replica.store.document("mailbox/2001") for replica in wire.servers.values()]
+    assert 0 == wire.a.index.count("kind = 'conflict'")
+
+
+# The index lost
+
+
+def test_a_lost_index_doubles_nothing_and_brings_nothing_back(wire, box, recording):
+    """With a new index the server takes a new incarnation; what is there stays, what was deleted stays deleted."""
+    kept, gone = (wire.desk().leave(box, recording()) for _ in range(2))
+    wire.in_step()
+    wire.desk().delete_message(box, gone)
+    wire.in_step()
+    before = wire.a.index.meta("incarnation")
+    lose_index(wire, "primary")
+    assert before != wire.a.index.meta("incarnation")
+    wire.in_step()
+    assert [[kept], [kept]] == [wire.messages(box, name) for name in wire.servers]
+    assert 0 == wire.a.index.count("kind = 'conflict'")
+
+
+@pytest.mark.parametrize("how", ["desk", "rm"])
+def test_a_delete_that_was_not_shipped_outlives_the_index(wire, box, recording, how):
+    """Deleted, then the index lost before the peer heard of it: the peer's copy goes, too, and does not come back."""
+    gone = wire.desk().leave(box, recording())
+    wire.in_step()
+    if how == "desk":
+        wire.desk().delete_message(box, gone)
+    else:
+        for path in (wire.root() / f"mailboxes/{box}/messages").iterdir():
+            path.unlink()
+        wire.scan()
+    lose_index(wire, "primary")
+    wire.in_step()
+    assert [[], []] == [wire.messages(box, name) for name in wire.servers]
+    wire.desk().restore_message(box, gone)
+    wire.in_step()
+    assert [[gone], [gone]] == [wire.messages(box, name) for name in wire.servers]
+
+
+def test_a_delete_of_the_peer_reaches_a_new_index_before_its_first_scan(wire, box, recording):
+    """The peer's delete waits in the spool while the index is lost: the old file is no wish to have it back."""
+    gone = wire.desk().leave(box, recording())
+    wire.in_step()
+    wire.desk("secondary").delete_message(box, gone)
+    wire.send("secondary")
+    wire.deliver(take=False)
+    lose_index(wire, "primary")
+    wire.a.take()
+    wire.in_step()
+    assert [[], []] == [wire.messages(box, name) for name in wire.servers]
+
+
+def test_a_restored_message_outlives_the_index(wire, box, recording):
+    """Deleted, restored, then the index lost: it is there."""
+    ident = wire.desk().leave(box, recording())
+    wire.desk().delete_message(box, ident)
+    tomb = wire.root() / f".vmctl/deleted/mailboxes/{box}/messages/{ident}.json"
+    text = tomb.read_bytes()
+    wire.desk().restore_message(box, ident)
+    assert not tomb.exists()
+    tomb.write_bytes(text)  # as a crash before its removal leaves it
+    lose_index(wire, "primary")
+    wire.in_step()
+    assert [ident] == wire.messages(box, "secondary")
+
+
+def test_both_indexes_lost(wire, box, recording):
+    """Files are enough: both servers start over and come in step."""
+    ident = wire.desk().leave(box, recording())
+    gone = wire.desk().leave(box, recording())
+    wire.in_step()
+    wire.desk().delete_message(box, gone)
+    for name in wire.servers:
+        lose_index(wire, name)
+    wire.in_step()
+    assert [[ident], [ident]] == [wire.messages(box, name) for name in wire.servers]
+
+
+# The store rolled back
+
+
+@pytest.mark.parametrize("first", ["primary", "secondary"])
+def test_a_rolled_back_store_is_found_and_loses_nothing(wire, box, recording, tmp_path, first):
+    """Restored from a backup, then changed before the first contact: both sides' changes are there, whoever speaks."""
+    early = wire.desk().leave(box, recording())
+    wire.in_step()
+    back_up(wire, "primary", tmp_path / "backup")
+    lost = [wire.desk().leave(box, recording()) for _ in range(3)]
+    wire.desk().mark(box, early, "old")
+    wire.in_step()
+    put_back(wire, "primary", tmp_path / "backup")
+    before = wire.a.index.meta("incarnation")
+    new = [wire.desk().leave(box, recording()) for _ in range(4)]
+    wire.desk().set_mailbox(box, {"quota": 9})
+    wire.send(first, always=True)
+    wire.deliver()
+    wire.in_step()
+    assert before != wire.a.index.meta("incarnation")
+    assert [sorted([early, *lost, *new])] * 2 == [wire.messages(box, name) for name in wire.servers]
+    assert "old" == wire.a.store.document(f"message/{box}/{early}")["status"]
+    assert 9 == wire.b.store.document("mailbox/2001")["quota"]
+
+
+def test_a_rollback_between_two_echoes_is_found(wire, box, recording, tmp_path):
+    """The forgotten mail was never answered: the peer still holds against the server what it said in it."""
+    back_up(wire, "primary", tmp_path / "backup")
+    lost = wire.desk().leave(box, recording())
+    wire.send("primary")
+    wire.deliver()
+    put_back(wire, "primary", tmp_path / "backup")
+    wire.send("primary", always=True)
+    wire.deliver()
+    wire.in_step()
+    assert [[lost], [lost]] == [wire.messages(box, name) for name in wire.servers]
+
+
+def test_a_delete_after_a_rollback_stays_one(wire, box, recording, tmp_path):
+    """A message born above the last confirmed checkpoint and deleted before the contact is not reborn by starting over."""
+    gone = wire.desk().leave(box, recording())
+    wire.send("primary")
+    wire.deliver()
+    back_up(wire, "primary", tmp_path / "backup")
+    wire.desk().set_mailbox(box, {"quota": 8})
+    wire.in_step()
+    put_back(wire, "primary", tmp_path / "backup")
+    wire.desk().delete_message(box, gone)
+    wire.in_step()
+    assert [[], []] == [wire.messages(box, name) for name in wire.servers]
+
+
+def test_a_save_that_was_rolled_back_outlives_a_delete_that_did_not_know_it(wire, box, recording, tmp_path):
+    """Saved, rolled back, marked and deleted: the deleter had not seen the save, so the message is kept."""
+    ident = wire.desk().leave(box, recording())
+    wire.in_step()
+    back_up(wire, "primary", tmp_path / "backup")
+    wire.desk().mark(box, ident, "saved")
+    wire.in_step()
+    put_back(wire, "primary", tmp_path / "backup")
+    wire.desk().mark(box, ident, "old")
+    wire.desk().delete_message(box, ident)
+    wire.in_step()
+    assert [[ident], [ident]] == [wire.messages(box, name) for name in wire.servers]
+
+
+def test_lost_mails_alone_are_no_rollback(wire, box, recording):
+    """Mails that are lost, late or doubled never make a server start over."""
+    before = [replica.index.meta("incarnation") for replica in wire.servers.values()]
+    chance = random.Random(5)
+    for _ in range(12):
+        wire.desk().set_mailbox(box, {"quota": chance.randrange(1, 99)})
+        for name in wire.servers:
+            wire.send(name, always=True, anew=True)
+        wire.disturb(chance)
+    wire.in_step()
+    assert before == [replica.index.meta("incarnation") for replica in wire.servers.values()]
+
+
+# Everything at once
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+class Story:
+    """Random acts of people, callers, mail and machines; remembers what must be there at the end."""
+
+    def __init__(self, wire, chance, directory):
+        self.wire = wire
+        self.chance = chance
+        self.directory = directory
+        self.accepted = set()
+        self.deleted = set()
+        self.kept = set()  # saved or restored: a delete may not have seen that
+        self.unsure = set()
+        self.backups = {}
+
+    def run(self, acts):
+        """So many acts, then enough mail."""
+        names = [name for name in dir(self) if name.startswith("do_")]
+        for _ in range(acts):
+            act = getattr(self, self.chance.choice(names))
+            try:
+                act(self.chance.choice(("primary", "secondary")))
+            except VmctlError as error:
+                assert isinstance(error, NotFound) or error.retry or error.exit_code in range(30, 40), error
+        self.wire.lose()
+
+    def check(self):
+        """Both hold the same; what was accepted is there unless a delete saw it; what was deleted is not."""
+        self.wire.in_step()
+        there = {ident for box in self.boxes() for ident in self.wire.messages(box)}
+        assert set() == self.accepted - self.deleted - self.unsure - there
+        assert set() == (self.deleted - self.kept - self.unsure) & there
+
+    def boxes(self, name="primary"):
+        return self.wire.servers[name].store.names("mailbox")
+
+    def some(self, name):
+        boxes = [box for box in self.boxes(name) if self.wire.messages(box, name)]
+        if not boxes:
+            raise NotFound("no message is there")
+        box = self.chance.choice(boxes)
+        return box, self.chance.choice(self.wire.messages(box, name))
+
+    def box(self, name):
+        boxes = self.boxes(name)
+        if not boxes:
+            raise NotFound("no mailbox is there")
+        return self.chance.choice(boxes)
+
+    def do_create(self, name):
+        self.wire.desk(name).create_mailbox(f"20{self.chance.randrange(3)}", {"name": f"n{self.chance.randrange(99)}"})
+
+    def do_set(self, name):
+        self.wire.desk(name).set_mailbox(self.box(name), {"quota": self.chance.randrange(50, 99)})
+
+    def do_leave(self, name):
+        source = tone(self.directory / "r.wav", frames=self.chance.choice((40, 60_000)), seed=self.chance.random())
+        ident = self.wire.desk(name).leave(self.box(name), source)
+        self.accepted.add(ident)
+
+    do_leave_another = do_leave
+
+    def do_mark(self, name):
+        box, ident = self.some(name)
+        status = self.chance.choice(("new", "old", "saved"))
+        self.wire.desk(name).mark(box, ident, status)
+        if status == "saved":
+            self.kept.add(ident)
+
+    def do_delete(self, name):
+        box, ident = self.some(name)
+        self.deleted.add(ident)
+        self.wire.desk(name).delete_message(box, ident)
+
+    def do_delete_box(self, name):
+        if self.chance.random() < 0.3:
+            box = self.box(name)
+            index = self.wire.servers[name].index
+            self.deleted |= {entry.record.key.split("/")[2] for entry in index.in_mailbox(box) if "message/" in entry.record.key}
+            self.wire.desk(name).delete_mailbox(box)
+
+    def do_edit(self, name):
+        path = self.wire.root(name) / f"mailboxes/{self.box(name)}/mailbox.yaml"
+        path.write_text(f"name: e{self.chance.randrange(99)}\n" + self.chance.choice(("", "language: fr\n", "pin: [\n")))
+        if self.chance.random() < 0.5:
+            self.wire.scan(name)
+        path.write_text(f"name: e{self.chance.randrange(99)}\nquota: 77\n")
+
+    def do_drop_in(self, name):
+        box = self.box(name)
+        ident = f"m{self.chance.randrange(10**9)}"
+        folder = self.wire.root(name) / f"mailboxes/{box}/messages"
+        folder.mkdir(exist_ok=True)
+        tone(folder / f"{ident}.wav", seed=ident)
+        (folder / f"{ident}.json").write_text('{"received": "2026-01-31T08:15:00Z", "status": "new"}')
+        self.wire.scan(name)
+        assert self.wire.lives(f"message/{box}/{ident}", name)
+        self.accepted.add(ident)
+
+    def do_rm(self, name):
+        box, ident = self.some(name)
+        for path in (self.wire.root(name) / f"mailboxes/{box}/messages").glob(f"{ident}.*"):
+            path.unlink()
+        self.deleted.add(ident)
+        self.unsure.add(ident)  # it may be held back
+        self.wire.scan(name, accept_deletions=self.chance.random() < 0.5)
+
+    def do_rm_audio(self, name):
+        box, ident = self.some(name)
+        mine, other = (root / f"mailboxes/{box}/messages/{ident}.wav" for root in (self.wire.root(name), self.wire.root(self.wire.other(name))))
+        if mine.exists() and other.exists():  # the last copy of all cannot be fetched again
+            mine.unlink()
+
+    def do_scan(self, name):
+        self.wire.scan(name, full=self.chance.random() < 0.2)
+
+    def do_mail(self, name):
+        self.wire.send(name, always=True, anew=self.chance.random() < 0.5)
+        self.wire.disturb(self.chance)
+
+    do_mail_again = do_mail_thrice = do_mail
+
+    def do_crash(self, name):
+        self.wire.crash(name)
+
+    def do_crash_within(self, name):
+        left = self.chance.randrange(12)
+
+        def failing(act):
+            def step(*values, **words):
+                nonlocal left
+                left -= 1
+                if left == 0:
+                    raise Crash
+                if left == -3:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                return act(*values, **words)
+
+            return step
+
+        steps = {step: getattr(durable, step) for step in ("_rename", "_link", "_write", "_fsync")}
+        try:
+            for step, act in steps.items():
+                setattr(durable, step, failing(act))
+            self.do_mail(name)
+            self.do_scan(name)
+        except Crash:
+            pass
+        except VmctlError as error:
+            assert error.retry
+        finally:
+            for step, act in steps.items():
+                setattr(durable, step, act)
+        for each in tuple(self.wire.servers):
+            self.wire.crash(each)
+
+    def do_lose_index(self, name):
+        if self.chance.random() < 0.3:
+            lose_index(self.wire, name)
+
+    def do_back_up(self, name):
+        back_up(self.wire, name, self.directory / f"backup-{name}")
+        self.backups[name] = (set(self.accepted), set(self.deleted))
+
+    def do_put_back(self, name):
+        if name in self.backups and self.chance.random() < 0.5:
+            accepted, deleted = self.backups.pop(name)
+            self.unsure |= (self.accepted - accepted) | (self.deleted - deleted)
+            put_back(self.wire, name, self.directory / f"backup-{name}")
+
+
+@pytest.mark.parametrize("seed", [int(seed) for seed in os.environ.get("VMCTL_SEEDS", "1 2 3 4 5 6").split()])
+def test_whatever_happens_the_stores_converge(tmp_path, no_fsync, seed):
+    """After any acts of people, callers, mail and machines, enough mail makes both stores equal, and nothing is lost."""
+    wire = Wire(tmp_path / "net", {"mail.max": "64kB"})
+    story = Story(wire, random.Random(seed), tmp_path)
+    try:
+        wire.desk().create_mailbox("200", {})
+        wire.in_step()
+        story.run(40)
+        story.check()
+    finally:
+        wire.close()
+
+
+def test_two_opened_replicas_of_one_store_share_it(wire, box):
+    """A command beside a running daemon sees and makes the same changes."""
+    with Replica.open(wire.config, "primary", wire.clock) as second:
+        wire.desk().set_mailbox(box, {"quota": 5})
+        assert 5 == second.index.get("mailbox/2001").record.document["quota"]

@@ -1,0 +1,189 @@
+"""Two replicas of one network, and the mails between them: handed over in memory, lost, doubled, late or disordered."""
+
+import dataclasses
+import random
+import secrets
+import struct
+import wave
+
+from vmctl import network, proof
+from vmctl.clock import Clock
+from vmctl.desk import Desk
+from vmctl.replica import Replica
+
+SETTLE = 0.05
+_MOST_ROUNDS = 30
+
+
+class OffsetClock(Clock):
+    """The real clocks, moved on by as much as a test says: files have real times, so both must agree."""
+
+    def __init__(self):
+        self.ahead = self.wall_ahead = 0.0
+
+    def advance(self, seconds):
+        """Let time pass at once."""
+        self.ahead += seconds
+        self.wall_ahead += seconds
+
+    def as_files(self):
+        """The wall clock goes as that of the files again, so that one written now is a new one."""
+        self.wall_ahead = 0.0
+
+    def wall(self):
+        return super().wall() + int(self.wall_ahead * 1_000_000)
+
+    def steady(self):
+        return super().steady() + self.ahead
+
+
+class Wire:
+    """Two servers, `primary` and `secondary`, with a desk at each, and what is under way between them."""
+
+    def __init__(self, directory, settings=None):
+        made = network.make(directory, settings=settings)
+        self.config = dataclasses.replace(made, scan=dataclasses.replace(made.scan, settle=SETTLE))
+        self.clock = OffsetClock()
+        self.directory = directory
+        self.servers = {}
+        self.under_way = []
+        for name in ("primary", "secondary"):
+            self.open(name)
+
+    def open(self, name):
+        """Open a server's store, as its process does at its start."""
+        replica = Replica.open(self.config, name, self.clock)
+        replica.index._db.execute("PRAGMA synchronous=OFF")  # no power is cut here, and waiting for a disk takes long
+        self.servers[name] = replica
+        return replica
+
+    def crash(self, name):
+        """The process of a server ends at once; a new one comes up."""
+        self.servers[name].index._db.close()
+        return self.open(name)
+
+    def close(self):
+        """Close what is open."""
+        for replica in self.servers.values():
+            replica.close()
+
+    @property
+    def a(self):
+        return self.servers["primary"]
+
+    @property
+    def b(self):
+        return self.servers["secondary"]
+
+    def desk(self, name="primary"):
+        """The desk of a server."""
+        return Desk(self.servers[name])
+
+    def other(self, name):
+        """The peer's name."""
+        return "secondary" if name == "primary" else "primary"
+
+    def root(self, name="primary"):
+        """The directory of a server's store."""
+        return self.servers[name].store.root
+
+    def scan(self, name="primary", **how):
+        """A scan with the looks that it owes, after everything stood still for long enough."""
+        self.tick()
+        self.clock.advance(SETTLE + 0.01)
+        return self.servers[name].scan_settled(self.clock.advance, **how)
+
+    def tick(self):
+        """Wait until the file system's clock shows another time, a few milliseconds."""
+        probe = self.directory / "probe"
+        probe.write_bytes(b"")
+        before = after = probe.stat().st_mtime_ns
+        while after == before:
+            probe.write_bytes(b"")
+            after = probe.stat().st_mtime_ns
+
+    def send(self, name, *, always=False, anew=False):
+        """Put what a server has to say on the wire; gives the mails."""
+        mails = []
+        for parcel in self.servers[name].outbox.parcels(always=always, anew=anew):
+            mails.append(parcel.raw)
+            self.servers[name].outbox.left(parcel)
+        self.under_way += [(self.other(name), raw) for raw in mails]
+        return mails
+
+    def deliver(self, *, take=True):
+        """Everything that is under way arrives, in order."""
+        mails, self.under_way = self.under_way, []
+        for to, raw in mails:
+            self.servers[to].receive(raw)
+        if take:
+            for name in {to for to, _ in mails}:
+                self.servers[name].take()
+
+    def lose(self):
+        """Everything that is under way is lost."""
+        self.under_way = []
+
+    def disturb(self, chance: random.Random):
+        """Some of the mails under way are lost, doubled, late or out of order; the rest arrives."""
+        mails = [mail for mail in self.under_way for _ in range(chance.choice((0, 1, 1, 2)))]
+        chance.shuffle(mails)
+        late = len(mails) // 3
+        self.under_way = mails[late:]
+        self.deliver()
+        self.under_way += mails[:late]
+
+    def exchange(self, rounds=_MOST_ROUNDS):
+        """Send and deliver until both have nothing more to say."""
+        for turn in range(rounds):
+            said = [mail for name in self.servers for mail in self.send(name, always=turn < 2, anew=turn == 0)]
+            self.deliver()
+            if turn > 1 and not said:
+                break
+            self.clock.advance(2.5)  # what is missing is asked for after a moment
+
+    def faults(self):
+        """What keeps both servers from being in step; an empty list when they are."""
+        found = []
+        for name, replica in self.servers.items():
+            index = replica.index
+            if index.pending_count():
+                found.append(f"{name} has to ship {index.pending()}")
+            if index.todo():
+                found.append(f"{name} has to write {index.todo()}")
+            reading = proof.read_store(replica.store)
+            found += [f"{name} cannot read {path}: {why}" for path, why in reading.faults.items()]
+        if self.a.index.digest != self.b.index.digest:
+            found.append("the digests differ")
+        one, other = (proof.read_store(replica.store).digests for replica in (self.a, self.b))
+        return found + [f"they differ: {difference}" for difference in proof.compare(one, other)]
+
+    def in_step(self):
+        """Scan both, exchange until there is nothing left to say, and check that both hold the same."""
+        for name in self.servers:
+            self.scan(name)
+        self.exchange()
+        for name in self.servers:
+            self.scan(name)
+        self.exchange()
+        assert [] == self.faults()
+
+    def messages(self, extension, name="primary"):
+        """The ids of the messages that lie in a server's mailbox."""
+        return self.servers[name].store.names("message", extension)
+
+    def lives(self, key, name="primary"):
+        """Whether a server's index has a record alive."""
+        entry = self.servers[name].index.get(key)
+        return entry is not None and entry.record.lives
+
+
+def tone(path, frames=400, seed=None):
+    """A WAV file of 8000 Hz, 16 bit; no two are alike unless they have the same seed."""
+    noise = random.Random(secrets.token_hex(8) if seed is None else seed)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes(struct.pack(f"<{frames}h", *(noise.randrange(-9000, 9000) for _ in range(frames))))
+    return path
