@@ -91,7 +91,17 @@ def test_a_mistyped_command_gets_a_suggestion():
         ("mailbox", "--json", "--server", "primary", "--config", "{}", "list"),
         ("mailbox", "list", "--json", "--server", "primary", "--config", "{}"),
         ("--config", "{}", "mailbox", "--server=primary", "list", "--json"),
-        ("--config", "/nowhere", "--server", "secondary", "mailbox", "list", "--json", "--server=primary", "--config={}"),
+        (
+            "--config",
+            "/nowhere",
+            "--server",
+            "secondary",
+            "mailbox",
+            "list",
+            "--json",
+            "--server=primary",
+            "--config={}",
+        ),
     ],
 )
 def test_shared_options_stand_anywhere(net, words):
@@ -271,7 +281,9 @@ def test_files_are_private(tmp_path):
 
 def test_init(tmp_path):
     """`vmctl init` makes a network that loads, and tells what was made and what to type next."""
-    result = invoke("init", str(tmp_path / "net"), "--network", "n1", "--mode", "dual-active", "--primary", "[::1]:4000")
+    result = invoke(
+        "init", str(tmp_path / "net"), "--network", "n1", "--mode", "dual-active", "--primary", "[::1]:4000"
+    )
     assert result.exit_code == 0, result.stderr
     assert "vmctl sync" in result.stdout
     config = Session(config_path=tmp_path / "net").config

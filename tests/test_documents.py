@@ -77,6 +77,7 @@ def test_a_message_survives_its_file(record):
     assert record.version == again.version
 
 
+@settings(max_examples=10)
 @given(messages())
 def test_a_message_is_json_that_people_can_read(record):
     """Its id, its fields and then the part for machines."""
@@ -126,7 +127,7 @@ def test_a_sync_part_with_a_piece_missing_or_odd_is_damaged(sync):
         read(BASE | {"sync": sync})
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(messages(), st.data())
 def test_a_sync_part_damaged_in_one_place_is_broken_or_sound(record, data):
     """One value replaced by another is the likeliest damage; what is taken is a record that can be kept."""

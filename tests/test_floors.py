@@ -86,9 +86,8 @@ FILES = {name_of(path): path for path in sorted(ROOT.rglob("*.py"))}
 FLOOR = {module: number for number, line in enumerate(FLOORS) for module in line.split()}
 
 
-def imports(text, modules=FILES):
-    """The imports of a module's source, in whatever function they stand; `from vmctl import x` imports the room x."""
-    tree = ast.parse(text)
+def imports(tree):
+    """The imports of a module, in whatever function they stand; `from vmctl import x` imports the room x."""
     for_types = {
         id(inner)
         for node in ast.walk(tree)
@@ -103,14 +102,15 @@ def imports(text, modules=FILES):
         elif isinstance(node, ast.ImportFrom):
             base = "." * node.level + (node.module or "")
             rooms = [f"{base}.{alias.name}" for alias in node.names]
-            names = [room if room.removeprefix("vmctl.") in modules else base for room in rooms]
+            names = [room if room.removeprefix("vmctl.") in FILES else base for room in rooms]
         else:
             continue
         found += [Import(name, node.lineno, id(node) in for_types) for name in names]
     return found
 
 
-IMPORTS = {module: imports(path.read_text("utf-8")) for module, path in FILES.items()}
+TREES = {module: ast.parse(path.read_text("utf-8")) for module, path in FILES.items()}
+IMPORTS = {module: imports(tree) for module, tree in TREES.items()}
 
 
 def ours(module):
@@ -147,8 +147,11 @@ def test_imports_are_written_out(module):
     """No relative imports, no stars: a line tells where a name comes from."""
     relative = [one for one in IMPORTS[module] if one.name.startswith(".")]
     assert relative == []
-    tree = ast.parse(FILES[module].read_text("utf-8"))
-    stars = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.names[0].name == "*"]
+    stars = [
+        node.lineno
+        for node in ast.walk(TREES[module])
+        if isinstance(node, ast.ImportFrom) and node.names[0].name == "*"
+    ]
     assert stars == []
 
 
@@ -173,7 +176,7 @@ def test_every_door_is_used():
 def test_nothing_that_runs_what_it_reads_is_used(module):
     """No pickle and the like, no eval and exec, no shell."""
     assert sorted(one.name for one in IMPORTS[module] if one.name.partition(".")[0] in BARRED) == []
-    for node in ast.walk(ast.parse(FILES[module].read_text("utf-8"))):
+    for node in ast.walk(TREES[module]):
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
             assert called not in {"eval", "exec", "os.system", "os.popen", "__import__"}, node.lineno
@@ -194,7 +197,7 @@ def late():
     import yaml.nodes
     from . import near
 """
-    found = {(one.name, one.types_only) for one in imports(text)}
+    found = {(one.name, one.types_only) for one in imports(ast.parse(text))}
     assert found == {
         ("typing", False), ("os", False), ("vmctl.clock", False), ("vmctl.durable", False), ("vmctl", False),
         ("vmctl.index", True), ("vmctl.store.documents", False), ("yaml.nodes", False), (".", False),

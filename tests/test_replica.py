@@ -248,6 +248,26 @@ def test_a_save_that_was_rolled_back_outlives_a_delete_that_did_not_know_it(wire
     assert [[ident], [ident]] == [wire.messages(box, name) for name in wire.servers]
 
 
+def test_a_rollback_to_a_past_incarnation_is_found(wire, box, recording, tmp_path):
+    """Backup, lost index, backup put back: the peer knows that life as over, and says so."""
+    back_up(wire, "primary", tmp_path / "backup")
+    lose_index(wire, "primary")
+    wire.in_step()
+    put_back(wire, "primary", tmp_path / "backup")
+    ident = wire.desk().leave(box, recording())
+    wire.in_step()
+    assert [ident] == wire.messages(box, "secondary")
+
+
+def test_a_record_that_the_peer_has_lost_is_not_asked_for_without_end(wire, box):
+    """A want that nobody can fulfil makes a mail now and again, not one after the other."""
+    with wire.a.index.transaction():
+        wire.a.index.add_want("mailbox/9999")
+    assert [1, 0, 0] == [len(wire.send("primary")) for _ in range(3)]
+    wire.clock.advance(2.5)
+    assert 1 == len(wire.send("primary"))
+
+
 def test_lost_mails_alone_are_no_rollback(wire, box, recording):
     """Mails that are lost, late or doubled never make a server start over."""
     before = [replica.index.meta("incarnation") for replica in wire.servers.values()]
@@ -378,6 +398,7 @@ class Story:
         mine, other = (root / f"mailboxes/{box}/messages/{ident}.wav" for root in (self.wire.root(name), self.wire.root(self.wire.other(name))))
         if mine.exists() and other.exists():  # the last copy of all cannot be fetched again
             mine.unlink()
+            self.backups.clear()  # nor may the other copy be rolled back
 
     def do_scan(self, name):
         self.wire.scan(name, full=self.chance.random() < 0.2)

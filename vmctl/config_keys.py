@@ -50,8 +50,7 @@ KEYS: Final = (
         "mode",
         one_of(*MODES),
         "active-standby",
-        "Whether one server serves all callers (active-standby) or each serves its own (dual-active). "
-        "It gives the first mode of a new network; 'vmctl mode set' changes it later.",
+        "Whether one server serves all callers (active-standby) or each serves its own (dual-active).",
     ),
     Key(
         "servers.*.store",
@@ -87,7 +86,7 @@ KEYS: Final = (
         [],
         "Extensions of this service. One that is listed nowhere belongs to the service that its mailbox.yaml names.",
     ),
-    Key("services.*.trunks", NAMES, [], "Trunks of this service, for 'vmctl route' and routes.json."),
+    Key("services.*.trunks", NAMES, [], "Trunks of this service: what comes in on them is for the server that serves it."),
     Key("services.*.expansions", NAMES, [], "Expansion systems of this service, likewise."),
     Key("services.*.applications", NAMES, [], "Applications of this service, likewise."),
     Key(
@@ -156,7 +155,7 @@ _SECTIONS = {
 }
 _HEAD = (
     "# One network of two voicemail servers. Both hosts need the same text; only 'store', 'key', 'listen' and 'scan' may",
-    "# differ. Durations end in ms, s, m, h or d, sizes in B, kB, MB, GB, KiB, MiB or GiB. 'vmctl doctor' checks it all.",
+    "# differ. Durations end in ms, s, m, h or d, sizes in B, kB, MB, GB, KiB, MiB or GiB.",
 )
 _WIDTH = 118
 

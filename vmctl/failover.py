@@ -62,6 +62,8 @@ class Failover:
         policy = self._policy if automatic else replace(self._policy, automatic=False)
         moved = False
         with self._replica.locked():
+            if self._configs_differ():  # two servers with two policies: only a person's order moves a role
+                policy = replace(policy, automatic=False, failback="manual")
             waiting, forward = {}, {}
             for service, known in self.views().items():
                 view = known
@@ -95,6 +97,11 @@ class Failover:
                 if forward != self._index.note("forward"):
                     self._index.set_note("forward", forward)
         return moved
+
+    def _configs_differ(self) -> bool:
+        contact = self._replica.contact
+        theirs = contact.facts().get("config") if contact.heard else None
+        return theirs is not None and theirs != self._replica.config.digest
 
     def facts(self) -> dict[str, Any]:
         """What every mail tells the peer of the roles."""

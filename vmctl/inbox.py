@@ -72,7 +72,7 @@ class Inbox:
         for audio in mail.audio:
             self._sound(audio)
         with self._index.transaction():
-            current = self._peer_incarnation(mail.incarnation)
+            current = self._peer_incarnation(mail)
             if current and self._was_rolled_back(mail):
                 taken.rolled_back = True
                 return taken
@@ -92,13 +92,15 @@ class Inbox:
 
     # Who speaks
 
-    def _peer_incarnation(self, name: str) -> bool:
+    def _peer_incarnation(self, mail: SyncMail) -> bool:
         """Whether the mail is from the peer's present incarnation; a new one voids what was believed of the peer."""
+        name = mail.incarnation
         current = self._index.meta("peer_incarnation")
         if name == current:
             return True
         past = self._index.note("peer_past") or []
         if name in past:
+            self._refute(mail)
             return False  # a delayed mail: its records still count, what it says of the peer does not
         if current:
             self._index.set_note("peer_past", [*past, current][-_PAST_INCARNATIONS:])
@@ -107,6 +109,15 @@ class Inbox:
             log.warning("the peer has a new incarnation: everything is offered to it again")
         self._index.set_meta("peer_incarnation", name)
         return True
+
+    def _refute(self, mail: SyncMail) -> None:
+        """A mail of a past incarnation that is younger than all of the present one: the peer was rolled back to it.
+
+        It finds that out by the echo of a checkpoint that it never gave.
+        """
+        theirs, newest = mail.checkpoint or {}, self._index.note("peer_checkpoint") or {}
+        if isinstance(theirs.get("number"), int) and theirs["number"] > newest.get("number", 0):
+            self._index.set_note("peer_checkpoint", theirs | {"nonce": "forgotten"})
 
     def _was_rolled_back(self, mail: SyncMail) -> bool:
         """Whether the peer echoes a checkpoint that this server does not know any more."""
@@ -128,6 +139,8 @@ class Inbox:
         newest = self._index.note("peer_checkpoint")
         if not theirs or not isinstance(theirs.get("number"), int):
             return False
+        if newest is not None and newest.get("incarnation") != mail.incarnation:
+            newest = None
         after = theirs.get("after")
         if newest is not None and isinstance(after, int) and theirs["number"] > newest["number"] > after:
             log.warning("the peer has forgotten what it said before: it was rolled back")

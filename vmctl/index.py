@@ -289,9 +289,10 @@ class Index:
         return None if value is None else int(value)
 
     def forget_bases(self) -> None:
-        """The peer's acknowledgements are void: everything is offered again."""
+        """The peer's acknowledgements are void: everything is offered again, by both."""
         self._run("UPDATE records SET base = NULL")
         self._run("DELETE FROM offers")
+        self._run("DELETE FROM wants")
 
     # Files and folders as the last scan saw them
 

@@ -88,6 +88,7 @@ class Outbox:
         self._clock = clock
         self._sent: dict[str, tuple[str, float]] = {}
         self._wanted: dict[str, float] = {}
+        self._asked: dict[str, float] = {}
         self._key: PrivateKey | None = None
         overhead = FRAME + 2 * AUDIO_FRAME + 8192
         self._piece = max(4096, int((config.mail.max - overhead) / BASE64_GROWTH))
@@ -283,7 +284,14 @@ class Outbox:
                 gaps = missing_ranges(self._index.ranges("parts", sha256), audio["size"])
                 missing.append({"sha256": sha256, "missing": [list(gap) for gap in gaps]})
         self._wanted = {sha256: since for sha256, since in self._wanted.items() if sha256 in seen}
-        return {"records": self._index.wants(), "audio": missing}
+        return {"records": self._wanted_records(now, eager=eager), "audio": missing}
+
+    def _wanted_records(self, now: float, *, eager: bool) -> list[str]:
+        """Records to ask for: at once, then now and again, as the peer may not have them any more."""
+        wants = self._index.wants()
+        due = [key for key in wants if eager or now - self._asked.get(key, -_WANT_AFTER) >= _WANT_AFTER]
+        self._asked = {key: now if key in due else self._asked[key] for key in wants}
+        return due
 
     def status(self) -> dict[str, Any]:
         """What the peer needs to know to tell whether both are in step."""
