@@ -1,7 +1,7 @@
 """Writes the parts of the docs that are taken from the code: commands, exit codes, config keys, the table of roles.
 
-    python docs/generate.py           writes them
-    python docs/generate.py --check   says what would change, and exits with 1 if anything would
+python docs/generate.py           writes them
+python docs/generate.py --check   says what would change, and exits with 1 if anything would
 """
 
 from __future__ import annotations

@@ -39,7 +39,13 @@ def environment(**more):
 def vmctl(*words, cwd, **more):
     """Run a command as a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "vmctl", *words], cwd=cwd, env=environment(), capture_output=True, text=True, **more
+        [sys.executable, "-m", "vmctl", *words],
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        **more,
     )
 
 
@@ -224,7 +230,7 @@ def test_closed_output_is_refused_before_anything_is_done(tmp_path, words):
     """With a closed stdout nothing is made, and stderr says why."""
     done = subprocess.run(
         ["sh", "-c", 'exec "$0" -m vmctl "$@" >&-', sys.executable, *words],
-        cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True,
+        cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True, check=False,
     )  # fmt: skip
     assert OutputClosed.exit_code == done.returncode
     assert list(tmp_path.iterdir()) == []
@@ -239,18 +245,23 @@ def test_a_reader_that_left_is_no_error_to_shout_about(tmp_path, words):
     os.close(reader)
     with os.fdopen(writer, "wb") as out:
         done = subprocess.run(
-            [sys.executable, "-m", "vmctl", *words], cwd=tmp_path, env=environment(), stdout=out, stderr=subprocess.PIPE
+            [sys.executable, "-m", "vmctl", *words],
+            cwd=tmp_path,
+            env=environment(),
+            stdout=out,
+            stderr=subprocess.PIPE,
+            check=False,
         )
     assert (OutputClosed.exit_code, b"") == (done.returncode, done.stderr)
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_output_is_told(tmp_path):
     """What cannot be written to stdout is an error, not a success."""
-    with open("/dev/full", "wb") as out:
+    with Path("/dev/full").open("wb") as out:
         done = subprocess.run(
             [sys.executable, "-m", "vmctl", "init", "net"], cwd=tmp_path, env=environment(), stdout=out,
-            stderr=subprocess.PIPE, text=True,
+            stderr=subprocess.PIPE, text=True, check=False,
         )  # fmt: skip
     assert OutputClosed.exit_code == done.returncode
     assert "No space left on device" in done.stderr

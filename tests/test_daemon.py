@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import socket
 from typing import TYPE_CHECKING
 
 import pytest
-
 from running import Net, until, wav
 
 if TYPE_CHECKING:
@@ -147,10 +145,10 @@ def test_a_store_that_disappears_is_not_emptied(net: Net, tmp_path: Path) -> Non
     net.do("sync")
     with both(net):
         away = net.root / "away"
-        os.rename(net.root / "secondary", away)
+        (net.root / "secondary").rename(away)
         until(lambda: "secondary" in net.log("secondary") and "not there" in net.log("secondary"), what="the complaint")
         assert not (net.root / "secondary").exists()
-        os.rename(away, net.root / "secondary")
+        away.rename(net.root / "secondary")
         until(lambda: "well again" in net.log("secondary"), what="well again")
         until(lambda: net.status()["in_step"], what="in step")
     assert net.path("primary", f"mailboxes/2001/messages/{ident}.json").exists()

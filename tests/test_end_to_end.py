@@ -8,7 +8,6 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
-
 from running import Net, run, wav
 
 if TYPE_CHECKING:

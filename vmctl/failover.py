@@ -18,12 +18,13 @@ from vmctl.view import FAILBACK, View, newer
 
 if TYPE_CHECKING:
     from vmctl.replica import Replica
-    from vmctl.roles import Transition
+    from vmctl.roles import Decision, Transition
 
 log = logging.getLogger("vmctl.failover")
 
 _DONE_ORDERS = 50
 _MOST_MOVES = 12
+_MOST_STEPS = 4  # a start, an adoption and a move can follow each other; more would be a bug
 
 
 class Failover:
@@ -66,37 +67,38 @@ class Failover:
                 policy = replace(policy, automatic=False, failback="manual")
             waiting, forward = {}, {}
             for service, known in self.views().items():
-                view = known
-                for _ in range(4):  # a start, an adoption and a move can follow each other; more would be a bug
-                    evidence, order = self._evidence(service, view)
-                    decision = decide(view, evidence, policy, self._clock.wall())
-                    if decision.transition is None:
-                        break
-                    moved = True
-                    by = (order or {}).get("by", "")
-                    move = decision.transition
-                    if move.by == "peer":
-                        move = move._replace(reason=self._catch_up(move))
-                    self._replica.journal.transition(
-                        move, evidence, at=self._clock.wall(), server=self._me, operator=by or None
-                    )
-                    log.warning("%s: %s -> %s: %s", service, move.before.state, move.after.state, move.reason)
-                    with self._index.transaction():
-                        if (move.before.state, move.before.since) != (move.after.state, move.after.since):
-                            self._entered(decision.view)
-                        if move.by == "operator":
-                            self._settle_order(service)
-                    view = decision.view
-                self._drop_satisfied(service, view)
+                decision = self._settle(known, policy)
+                moved = moved or decision.view != known
+                self._drop_satisfied(service, decision.view)
                 waiting[service] = list(decision.waiting_for)
                 if decision.forward:
                     forward[service] = self._orders().get(service)
             with self._index.transaction():
-                if waiting != self._index.note("waiting"):
-                    self._index.set_note("waiting", waiting)
-                if forward != self._index.note("forward"):
-                    self._index.set_note("forward", forward)
+                for name, value in (("waiting", waiting), ("forward", forward)):
+                    if value != self._index.note(name):
+                        self._index.set_note(name, value)
         return moved
+
+    def _settle(self, view: View, policy: Policy) -> Decision:
+        """Decide for one service until nothing changes, and journal each transition."""
+        for _ in range(_MOST_STEPS):
+            evidence, order = self._evidence(view.service, view)
+            decision = decide(view, evidence, policy, self._clock.wall())
+            move = decision.transition
+            if move is None:
+                break
+            if move.by == "peer":
+                move = move._replace(reason=self._catch_up(move))
+            operator = (order or {}).get("by") or None
+            self._replica.journal.transition(move, evidence, at=self._clock.wall(), server=self._me, operator=operator)
+            log.warning("%s: %s -> %s: %s", view.service, move.before.state, move.after.state, move.reason)
+            with self._index.transaction():
+                if (move.before.state, move.before.since) != (move.after.state, move.after.since):
+                    self._entered(decision.view)
+                if move.by == "operator":
+                    self._settle_order(view.service)
+            view = decision.view
+        return decision
 
     def _configs_differ(self) -> bool:
         contact = self._replica.contact

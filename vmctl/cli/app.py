@@ -6,6 +6,7 @@ The commands of a module are its attributes: a function is a command of its name
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import os
 import sys
@@ -45,6 +46,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "status": Command("roles", "Who serves whom, what is pending, are the stores in step."),
         "journal": Command("roles", "What moved the roles, and when."),
         "diff": Command("sync", "What would be shipped."),
+        "conflicts": Command("conflicts", "Values that lost against an edit at the same time: list, show."),
         "verify": Command("sync", "Prove the two stores equal, or name what differs."),
     },
     "Run": {
@@ -205,14 +207,18 @@ class _Spared(TyperOption):
         return None if value is None else super().process_value(ctx, value)
 
 
-def _with_shared_options(command: Any) -> Any:
-    """The command, and all below it, with the shared options."""
+@functools.cache
+def _shared_options() -> list[Any]:
     template = _typer()
     template.command()(_shared)
+    return list(get_command(template).params)
+
+
+def _with_shared_options(command: Any) -> Any:
+    """The command, and all below it, with the shared options."""
     for each in _tree(command):
-        options = list(get_command(template).params)
-        each.params.extend(options)
-        for option in (*options, each.get_help_option(typer.Context(each))):
+        each.params.extend(_shared_options())
+        for option in (*_shared_options(), each.get_help_option(typer.Context(each))):
             option.__class__ = _Spared  # Typer makes its options itself, and asks for no class
     return command
 

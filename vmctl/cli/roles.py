@@ -16,6 +16,16 @@ if TYPE_CHECKING:
 
 _POLL = 0.05
 _WATCH_EVERY = 2.0
+_WHY = {
+    "start": "it started there",
+    "silence": "the other server was silent",
+    "order": "ordered by a person",
+    "forced": "ordered while the other server was silent",
+    "return": "the home is back, the stores come in step",
+    "failback ordered": "failback was ordered",
+    "gate": "home again, the stores were in step",
+    "timeout": "home again, failback.timeout was over",
+}
 
 
 def status(
@@ -235,7 +245,7 @@ def _status_words(value: dict[str, Any]) -> str:
     step = "in step" if value["in_step"] else "NOT in step"
     lines = [f"network {value['network']}, {value['mode']}: the stores are {step}", ""]
     rows = [
-        (one["name"], one["home"], one["serving"] or "nobody", one["state"], one["since"], one["cause"])
+        (one["name"], one["home"], one["serving"] or "nobody", one["state"], one["since"], _WHY.get(one["cause"], one["cause"]))
         for one in value["services"]
     ]
     lines.append(table(rows, ("SERVICE", "HOME", "SERVED BY", "STATE", "SINCE", "WHY")))

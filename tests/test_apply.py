@@ -1,0 +1,220 @@
+"""Writing the store: a person's edit at any moment is merged, a crash at any moment leaves nothing but work to do."""
+
+import errno
+import json
+import os
+
+import pytest
+
+from vmctl import durable
+from vmctl.errors import DiskFull
+
+
+@pytest.fixture
+def box(wire):
+    """Mailbox 2001, the same on both servers."""
+    wire.desk().create_mailbox("2001", {"name": "Ada"})
+    wire.in_step()
+    return wire.root() / "mailboxes/2001/mailbox.yaml"
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+def peer_change(wire):
+    """A change of the peer that is in the spool of the primary."""
+    wire.desk("secondary").set_mailbox("2001", {"language": "en-GB"})
+    wire.send("secondary")
+    wire.deliver(take=False)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_save_at_the_very_rename_is_not_lost(wire, box, monkeypatch, broken):
+    """A person saves into the old file while it is replaced: the edit is merged, or named and kept if it is broken."""
+    peer_change(wire)
+    edit = "name: [" if broken else box.read_text().replace("Ada", "Eve")
+    rename, late = os.rename, [edit]
+
+    def at_the_last_moment(source, target):
+        if target == box and late:
+            box.write_text(late.pop())
+        rename(source, target)
+
+    monkeypatch.setattr(durable, "_rename", at_the_last_moment)
+    wire.a.take()
+    monkeypatch.undo()
+    wire.in_step()
+    document = wire.b.store.document("mailbox/2001")
+    assert "en-GB" == document["language"]
+    assert ("Ada" if broken else "Eve") == document["name"]
+    asides = list((wire.root() / ".vmctl/replaced").iterdir())
+    assert [edit] * broken == [path.read_text() for path in asides]
+    wire.scan(full=True)
+    assert [f".vmctl/replaced/{path.name}" for path in asides] == [fault["path"] for fault in wire.a.index.faults()]
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_crash_at_the_rename_does_not_turn_the_peers_change_into_ours(wire, box, monkeypatch, moment, edited):
+    """Whether the file was replaced or not, after a restart both edits count and nothing of the peer's is undone."""
+    peer_change(wire)
+    rename = os.rename
+
+    def crash(source, target):
+        if target != box:
+            return rename(source, target)
+        if edited:
+            box.write_text(box.read_text().replace("Ada", "Eve"))
+        if moment == "after":
+            rename(source, target)
+        raise Crash
+
+    monkeypatch.setattr(durable, "_rename", crash)
+    with pytest.raises(Crash):
+        wire.a.take()
+    monkeypatch.undo()
+    wire.crash("primary")
+    wire.a.take()
+    wire.in_step()
+    document = wire.b.store.document("mailbox/2001")
+    assert {"language": "en-GB", "name": "Eve" if edited else "Ada", "service": "voicemail"} == document
+    assert [] == list((wire.root() / ".vmctl/replaced").iterdir())
+    if not edited:
+        assert {"primary"} == {field.stamp.by.split("-")[0] for name, field in
+                               wire.a.index.get("mailbox/2001").record.fields.items() if name != "language"}  # fmt: skip
+
+
+def test_what_vmctl_wrote_is_not_an_edit(wire, box):
+    """After a crash between the file and its note in the index the file is found as it was meant: no new change."""
+    peer_change(wire)
+    wire.a.take()
+    number = wire.a.index.last_number
+    wire.a.index.drop_file("mailboxes/2001/mailbox.yaml")
+    wire.crash("primary")
+    assert [] == wire.scan().changed
+    assert number == wire.a.index.last_number
+
+
+def test_an_edit_before_the_peers_change_is_merged_first(wire, box):
+    """Saved by a person and not scanned yet when the peer's change comes: both are there."""
+    box.write_text(box.read_text().replace("Ada", "Eve"))
+    peer_change(wire)
+    wire.a.take()
+    wire.in_step()
+    assert {"language": "en-GB", "name": "Eve", "service": "voicemail"} == wire.b.store.document("mailbox/2001")
+
+
+def test_a_file_being_edited_waits(wire, box):
+    """A file that has not stood still is neither read nor replaced; the peer's change is written later."""
+    peer_change(wire)
+    wire.clock.as_files()
+    box.write_text("name: Ev")
+    assert ["mailbox/2001"] == wire.a.take().applied.waiting
+    assert "name: Ev" == box.read_text()
+
+
+def test_every_crash_in_taking_a_mail_leaves_only_work(wire, box, recording, monkeypatch):
+    """The process ends at each durable step in turn, and the mail comes once more: the store is the peer's in the end."""
+    desk = wire.desk("secondary")
+    for number in range(1, 40):
+        left = number
+        desk.set_mailbox("2001", {"quota": number})
+        idents = wire.messages("2001", "secondary")
+        if idents:
+            desk.delete_message("2001", idents[0])
+        desk.leave("2001", recording(seed=number))
+        wire.send("secondary", anew=True)
+        wire.deliver(take=False)
+
+        def failing(act):
+            def step(*values):
+                nonlocal left
+                left -= 1
+                if not left:
+                    raise Crash
+                return act(*values)
+
+            return step
+
+        with monkeypatch.context() as patch:
+            for name in ("_rename", "_link", "_fsync"):
+                patch.setattr(durable, name, failing(getattr(durable, name)))
+            try:
+                wire.a.take()
+                done = True
+            except Crash:
+                done = False
+        wire.crash("primary")
+        wire.a.take()
+        if done:
+            break
+    assert done
+    wire.in_step()
+
+
+def test_a_full_disk_while_taking_a_mail_is_only_a_delay(wire, box, recording, monkeypatch):
+    """No room at each write in turn: DiskFull, then, with room again, everything is there."""
+    ident = wire.desk("secondary").leave("2001", recording())
+    wire.send("secondary")
+    wire.deliver(take=False)
+
+    def full(*_values):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "_write", full)
+        with pytest.raises(DiskFull):
+            wire.a.take()
+    wire.a.take()
+    wire.in_step()
+    assert [ident] == wire.messages("2001")
+
+
+def test_one_place_that_cannot_be_written_does_not_stop_the_others(wire, box):
+    """A plain file where a mailbox's folder belongs is named, and all other records are written."""
+    (wire.root() / "mailboxes/2000").write_text("litter")
+    for extension in ("2000", "2002"):
+        wire.desk("secondary").create_mailbox(extension, {})
+    wire.exchange()
+    assert (wire.root() / "mailboxes/2002/mailbox.yaml").exists()
+    assert "mailboxes/2000/mailbox.yaml" in [fault["path"] for fault in wire.a.index.faults()]
+    (wire.root() / "mailboxes/2000").unlink()
+    wire.in_step()
+
+
+def test_a_touched_recording_is_still_the_same(wire, box, recording):
+    """`touch` of a recording changes no byte: a mark of the peer is written at once, and the audio can be shipped."""
+    ident = wire.desk().leave("2001", recording())
+    wire.in_step()
+    os.utime(wire.root() / f"mailboxes/2001/messages/{ident}.wav")
+    wire.desk("secondary").mark("2001", ident, "saved")
+    wire.send("secondary")
+    wire.deliver()
+    path = wire.root() / f"mailboxes/2001/messages/{ident}.json"
+    assert "saved" == json.loads(path.read_text())["status"]
+
+
+def test_a_doubled_mail_leaves_no_second_copy_of_its_audio(wire, box, recording):
+    """The recording of a mail that comes again lies in its place already and not in the pool, too."""
+    wire.desk("secondary").leave("2001", recording())
+    mails = wire.send("secondary")
+    wire.deliver()
+    for mail in mails:
+        wire.a.receive(mail)
+    wire.a.take()
+    assert [] == list((wire.root() / ".vmctl/audio").iterdir())
+
+
+def test_a_greeting_is_replaced_and_the_old_one_kept(wire, box, recording):
+    """A new greeting is on both servers; the old recording is in the pool and not in the store."""
+    old, new = recording(), recording()
+    wire.desk().set_greeting("2001", "busy", old)
+    wire.in_step()
+    wire.desk("secondary").set_greeting("2001", "busy", new)
+    wire.in_step()
+    assert new.read_bytes() == (wire.root() / "mailboxes/2001/greetings/busy.wav").read_bytes()
+    assert [old.read_bytes()] == [path.read_bytes() for path in (wire.root() / ".vmctl/audio").iterdir()]
+    wire.desk().delete_greeting("2001", "busy")
+    wire.in_step()
+    assert [] == wire.b.store.names("greeting", "2001")

@@ -1,0 +1,224 @@
+"""The mails: self-sufficient, bounded, in the right order, sent until they are acknowledged; recordings in pieces."""
+
+import random
+
+import pytest
+
+from vmctl.mail import parse
+
+
+def read(wire, raw, to="secondary"):
+    """A mail as its recipient reads it, without looking at the signature."""
+    name = wire.other(to)
+    return parse(raw, network=wire.config.network, me=to, peer=name, verify=lambda _signature, _data: True)
+
+
+def mails(wire, name="primary", **how):
+    """What a server sends, as its peer reads it."""
+    return [read(wire, raw, wire.other(name)) for raw in wire.send(name, **how)]
+
+
+@pytest.fixture
+def box(wire):
+    """Mailbox 2001, the same on both servers."""
+    wire.desk().create_mailbox("2001", {"name": "Ada", "language": "en-GB"})
+    wire.in_step()
+    return "2001"
+
+
+def test_only_the_changed_fields_travel(wire, box):
+    """A record that the peer holds is shipped as the fields that changed since then, with the base they belong to."""
+    wire.desk().set_mailbox(box, {"quota": 5})
+    (mail,) = mails(wire)
+    (record,) = mail.records
+    assert (["quota"], False) == (list(record["fields"]), record["base"] is None)
+
+
+def test_a_delta_without_its_base_asks_for_the_whole(wire, box):
+    """Deltas out of order on a server that lost its base corrupt nothing: it does not acknowledge, and gets it whole."""
+    wire.desk().set_mailbox(box, {"quota": 5})
+    wire.send("primary")
+    wire.lose()
+    with wire.b.index.transaction():
+        wire.b.index._run("DELETE FROM records")
+        wire.b.index._digest = 0
+        wire.b.index.set_meta("digest", "0" * 32)
+    wire.send("primary", anew=True)
+    wire.deliver()
+    (answer,) = mails(wire, "secondary")
+    assert ([], ["mailbox/2001"]) == (answer.status["acks"], answer.status["wants"]["records"])
+    wire.deliver()
+    (whole,) = mails(wire)
+    assert (None, ["language", "name", "quota", "service"]) == (whole.records[0]["base"], sorted(whole.records[0]["fields"]))
+
+
+def test_an_ack_does_not_cover_a_later_edit(wire, box):
+    """An acknowledgement of the version before leaves the newer one pending."""
+    wire.desk().set_mailbox(box, {"quota": 5})
+    wire.send("primary")
+    wire.deliver()
+    wire.desk().set_mailbox(box, {"quota": 6})
+    wire.send("secondary")
+    wire.deliver()
+    assert 1 == wire.a.index.pending_count()
+    wire.in_step()
+    assert 6 == wire.b.store.document("mailbox/2001")["quota"]
+
+
+def test_what_is_not_acknowledged_leaves_again(wire, box):
+    """A lost mail's changes are sent again after `sync.resend`, not before, under a new packet."""
+    wire.desk().set_mailbox(box, {"quota": 5})
+    (first,) = mails(wire)
+    wire.lose()
+    assert [] == mails(wire)
+    assert 0 < wire.a.outbox.next_resend() <= wire.config.sync.resend
+    wire.clock.advance(wire.config.sync.resend)
+    (again,) = mails(wire)
+    assert [first.records] == [again.records]
+    assert first.packet != again.packet
+    wire.deliver()
+    wire.send("secondary")
+    wire.deliver()
+    assert (0, None) == (wire.a.index.pending_count(), wire.a.outbox.next_resend())
+
+
+def test_an_acknowledgement_that_was_lost_is_given_again(wire, box):
+    """The peer acknowledges a doubled record once more, and nothing else changes there."""
+    wire.desk().set_mailbox(box, {"quota": 5})
+    wire.send("primary")
+    wire.deliver()
+    digest = wire.b.index.digest
+    wire.send("secondary")
+    wire.lose()
+    wire.send("primary", anew=True)
+    wire.deliver()
+    wire.send("secondary")
+    wire.deliver()
+    assert (0, digest) == (wire.a.index.pending_count(), wire.b.index.digest)
+
+
+def test_acknowledgements_are_never_acknowledged(wire, box):
+    """After one exchange both are silent."""
+    wire.desk().set_mailbox(box, {"quota": 5})
+    for name in ("primary", "secondary"):
+        wire.send(name)
+        wire.deliver()
+    assert [[], []] == [wire.send(name) for name in wire.servers]
+
+
+def test_urgent_records_and_the_newest_messages_go_first(narrow, recording):
+    """Mailboxes before messages, then the newest; the fourth mail of a backlog takes the oldest."""
+    desk = narrow.desk()
+    desk.create_mailbox("2001", {})
+    idents = [desk.leave("2001", recording(frames=20_000)) for _ in range(6)]
+    desk.create_mailbox("2002", {})
+    sent = [[record["key"].rpartition("/")[2] for record in mail.records] for mail in mails(narrow)]
+    flat = [name for names in sent for name in names]
+    assert {"2001", "2002"} == set(flat[:2])
+    assert idents[-1] == flat[2]
+    assert idents[0] == sent[3][0]
+    assert sorted(idents) == sorted(flat[2:])
+
+
+@pytest.mark.parametrize("name", ["primary", "secondary"])
+def test_long_recordings_go_in_pieces_that_may_be_lost(narrow, recording, name):
+    """No mail is larger than `mail.max`; pieces lost, doubled and out of order still make the same bytes."""
+    narrow.desk(name).create_mailbox("2001", {})
+    source = recording(frames=150_000)
+    ident = narrow.desk(name).leave("2001", source)
+    chance = random.Random(3)
+    for _ in range(4):
+        for raw in narrow.send(name, anew=True):
+            assert len(raw) <= narrow.config.mail.max
+        narrow.disturb(chance)
+        for raw in narrow.send(narrow.other(name), anew=True):
+            assert len(raw) <= narrow.config.mail.max
+        narrow.disturb(chance)
+    narrow.in_step()
+    path = narrow.root(narrow.other(name)) / f"mailboxes/2001/messages/{ident}.wav"
+    assert source.read_bytes() == path.read_bytes()
+    assert [] == [each.name for each in (narrow.root(narrow.other(name)) / ".vmctl/audio").iterdir()]
+
+
+def test_only_the_missing_pieces_are_sent_again(narrow, recording):
+    """The peer names the byte ranges that it lacks, and only these come."""
+    narrow.desk().create_mailbox("2001", {})
+    narrow.desk().leave("2001", recording(frames=100_000))
+    sent = mails(narrow)
+    lost = next(number for number, mail in enumerate(sent) if mail.audio)
+    offset = sent[lost].audio[0].offset
+    del narrow.under_way[lost]
+    narrow.deliver()
+    narrow.send("secondary")
+    narrow.clock.advance(2.5)
+    narrow.send("secondary")
+    narrow.deliver()
+    assert [offset] == [audio.offset for mail in mails(narrow) for audio in mail.audio]
+    narrow.deliver()
+    narrow.in_step()
+
+
+def test_a_record_is_acknowledged_when_its_audio_is_here(narrow, recording):
+    """The document alone is not enough: no acknowledgement and no file before the last piece."""
+    narrow.desk().create_mailbox("2001", {})
+    narrow.in_step()
+    ident = narrow.desk().leave("2001", recording(frames=100_000))
+    narrow.send("primary")
+    last = narrow.under_way.pop()
+    narrow.deliver()
+    assert [] == [ack for mail in mails(narrow, "secondary", always=True) for ack in mail.status["acks"]]
+    assert [] == narrow.messages("2001", "secondary")
+    narrow.under_way = [last]
+    narrow.deliver()
+    keys = [ack[0] for mail in mails(narrow, "secondary") for ack in mail.status["acks"]]
+    assert [f"message/2001/{ident}"] == keys
+    assert [ident] == narrow.messages("2001", "secondary")
+
+
+def test_an_edit_of_a_message_does_not_send_its_audio_again(wire, box, recording):
+    """The peer holds the recording: a mark travels alone."""
+    ident = wire.desk().leave(box, recording())
+    wire.in_step()
+    wire.desk().mark(box, ident, "old")
+    assert [[]] == [mail.audio for mail in mails(wire)]
+
+
+def test_a_delayed_mail_of_a_past_incarnation_says_nothing_of_the_present(wire, box, tmp_path):
+    """Its records merge, its acknowledgements do not count."""
+    wire.desk("secondary").set_mailbox(box, {"quota": 5})
+    late = wire.send("secondary")
+    wire.lose()
+    wire.b.close()
+    for path in (wire.root("secondary") / ".vmctl").glob("index.db*"):
+        path.unlink()
+    wire.open("secondary")
+    wire.in_step()
+    checkpoint = wire.a.index.note("peer_checkpoint")
+    wire.a.receive(late[0])
+    wire.a.take()
+    assert checkpoint == wire.a.index.note("peer_checkpoint")
+    wire.in_step()
+
+
+def test_a_full_text_of_unknown_kind_is_passed_on(wire, box):
+    """A record of a kind of a later version is kept in the index and never put on disk."""
+    entry = wire.a.index.get("mailbox/2001")
+    import dataclasses
+
+    future = dataclasses.replace(entry.record, key="fax/2001")
+    with wire.a.index.transaction():
+        wire.a.index.put(dataclasses.replace(entry, record=future, shown=None, base=None), wire.clock.wall())
+    wire.exchange()
+    assert wire.lives("fax/2001", "secondary")
+    assert [] == wire.faults()
+
+
+def test_a_mail_survives_a_crash_before_it_is_taken(wire, box):
+    """250 means durable: what was received is taken by the next process."""
+    wire.desk("secondary").set_mailbox(box, {"quota": 5})
+    wire.send("secondary")
+    wire.deliver(take=False)
+    wire.crash("primary")
+    assert 1 == len(wire.a.take().taken)
+    assert 5 == wire.a.store.document("mailbox/2001")["quota"]
+    assert [] == wire.a.spool.waiting()
