@@ -234,6 +234,20 @@ def test_a_delete_after_a_rollback_stays_one(wire, box, recording, tmp_path):
     assert [[], []] == [wire.messages(box, name) for name in wire.servers]
 
 
+def test_starting_over_does_not_bring_back_what_the_peer_deleted(wire, box, recording, tmp_path):
+    """A message that was here before the backup and was deleted by the peer after it stays deleted."""
+    gone = wire.desk().leave(box, recording())
+    wire.send("primary")
+    wire.deliver()
+    back_up(wire, "primary", tmp_path / "backup")
+    wire.desk("secondary").delete_message(box, gone)
+    wire.in_step()
+    put_back(wire, "primary", tmp_path / "backup")
+    new = wire.desk().leave(box, recording())
+    wire.in_step()
+    assert [[new], [new]] == [wire.messages(box, name) for name in wire.servers]
+
+
 def test_a_save_that_was_rolled_back_outlives_a_delete_that_did_not_know_it(wire, box, recording, tmp_path):
     """Saved, rolled back, marked and deleted: the deleter had not seen the save, so the message is kept."""
     ident = wire.desk().leave(box, recording())

@@ -39,6 +39,8 @@ def inspect(path: Path, *, formats: tuple[str, ...], longest: float) -> Recordin
     form = path.suffix.removeprefix(".").lower()
     if form not in formats:
         raise BadAudio(f"{path} is not of an allowed format", why=f"allowed are: {', '.join(formats)}")
+    if not path.is_file():
+        raise BadAudio(f"there is no file {path}", hint="name a WAV file (PCM) that is there")
     digest, size = digest_of(path)
     if size == 0:
         raise BadAudio(f"{path} is empty")

@@ -143,9 +143,10 @@ class Desk:
                 self._put(Entry(created(key, document, self._tick(), self._replica.clock.wall())))
                 self._replica.applier.apply(key)
         except BaseException:
+            for path in (self._store.path(key), self._store.audio_path(key, document["audio"]["format"])):
+                with contextlib.suppress(VmctlError):
+                    durable.remove(self._store.root / path)
             with contextlib.suppress(VmctlError):
-                durable.remove(self._store.root / self._store.path(key))
-                durable.remove(self._store.root / self._store.audio_path(key, document["audio"]["format"]))
                 if not self._index.with_audio(sha256):
                     self._replica.pool.drop(sha256)
             raise
@@ -219,11 +220,12 @@ class Desk:
         removed = sorted(changes.keys() - document.keys())
 
         def act(entry: Entry | None, tick: Tick, at: int) -> Record:
+            known = entry.record.document if entry is not None and entry.record.lives else {}
+            for name in removed:
+                if name not in known:
+                    raise NotFound(f"there is no setting {name}", hint="'vmctl settings show' lists them")
             if entry is None or not entry.record.lives:
                 return created(SETTINGS_KEY, document, tick, at, before=entry.record if entry else None)
-            for name in removed:
-                if name not in entry.record.document:
-                    raise NotFound(f"there is no setting {name}", hint="'vmctl settings show' lists them")
             for name in document:
                 _check_section(name, entry.record.document)
             return edited(entry.record, changes, tick, at)

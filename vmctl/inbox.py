@@ -39,6 +39,7 @@ class Taken:
     acked: list[str] = field(default_factory=list)
     fresh: bool = False
     rolled_back: bool = False
+    above: int = 0  # where it was rolled back: every change above this number was made since
     request: dict[str, Any] = field(default_factory=dict)
     status: dict[str, Any] = field(default_factory=dict)
 
@@ -74,7 +75,7 @@ class Inbox:
         with self._index.transaction():
             current = self._peer_incarnation(mail)
             if current and self._was_rolled_back(mail):
-                taken.rolled_back = True
+                taken.rolled_back, taken.above = True, self._forgotten_number(mail)
                 return taken
             self._index.add_packet(mail.packet, self._clock.wall())
             forgetful = current and self._has_forgotten(mail)
@@ -117,7 +118,13 @@ class Inbox:
         """
         theirs, newest = mail.checkpoint or {}, self._index.note("peer_checkpoint") or {}
         if isinstance(theirs.get("number"), int) and theirs["number"] > newest.get("number", 0):
-            self._index.set_note("peer_checkpoint", theirs | {"nonce": "forgotten"})
+            self._index.set_note("peer_checkpoint", theirs | {"nonce": "forgotten", "above": 0})
+
+    @staticmethod
+    def _forgotten_number(mail: SyncMail) -> int:
+        echoed = mail.echo_checkpoint or {}
+        above = echoed.get("above", echoed.get("number"))
+        return above if isinstance(above, int) else 0
 
     def _was_rolled_back(self, mail: SyncMail) -> bool:
         """Whether the peer echoes a checkpoint that this server does not know any more."""

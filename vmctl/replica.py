@@ -198,7 +198,7 @@ class Replica:
             self._parsed_bytes = max(0, self._parsed_bytes - path.stat().st_size)
         taken = self.inbox.take(mail)
         if taken.rolled_back:
-            self._start_over("the peer holds later changes of this server than this server does")
+            self._start_over("the peer holds later changes of this server than this server does", taken.above)
             self.scanner.incarnation = self.index.meta("incarnation")
             self.outbox.forget_sent()
             taken = replace(self.inbox.take(mail), rolled_back=True)
@@ -215,8 +215,12 @@ class Replica:
 
     # Memory that was lost
 
-    def _start_over(self, why: str) -> None:
-        """A new incarnation: what was changed above the last confirmed checkpoint is issued again under it."""
+    def _start_over(self, why: str, above: int = 0) -> None:
+        """A new incarnation: what was changed since is issued again under it.
+
+        That is what was changed above the last confirmed checkpoint, or above the one that the peer holds (`above`):
+        it was given after the state that this server was rolled back to, and before anything that was changed since.
+        """
         root = self.store.root
         former = self.index.meta("incarnation")
         whose = identity.renew(root, self.config.network, self.server.name)
@@ -224,7 +228,8 @@ class Replica:
             confirmed = int(self.index.meta("confirmed", "0"))
             for entry in self.index.entries() if former else ():
                 number = self.index.next_number(self.clock.wall())
-                record = reissued(entry.record, former, confirmed, whose.incarnation, number)
+                limit = max(confirmed, above)
+                record = reissued(entry.record, former, confirmed, limit, whose.incarnation, number)
                 if record is not entry.record:
                     self.index.put(replace(entry, record=record), self.clock.wall())
             self.index.forget_bases()
@@ -245,28 +250,30 @@ class Replica:
         )
 
 
-def reissued(record: Record, former: str, confirmed: int, now: str, number: int) -> Record:
-    """The record with what `former` changed above `confirmed` credited to the incarnation `now`.
+def reissued(record: Record, former: str, confirmed: int, above: int, now: str, number: int) -> Record:
+    """The record with what `former` changed above `above` credited to the incarnation `now`, as its change `number`.
 
-    The numbers of a rolled-back server's later changes mean other changes at the peer, so they are taken back.
+    The numbers of a rolled-back server's later changes mean other changes at the peer, so they are taken back. Up to
+    `confirmed` both servers mean the same.
     """
-    if record.vector.get(former, 0) <= confirmed:
+    if record.vector.get(former, 0) <= above:
         return record
+    born = record.kept.get(former, 0)
+    counts = [confirmed, born, *(stamp.number for _, stamp in record.fields.values() if stamp.by == former)]
+    held = max(count for count in counts if count <= above)
 
     def moved(vector: Vector) -> Vector:
-        if vector.get(former, 0) <= confirmed:
+        if vector.get(former, 0) <= above:
             return vector
-        rest = {by: count for by, count in vector.items() if by != former} | ({former: confirmed} if confirmed else {})
+        rest = {by: count for by, count in vector.items() if by != former} | ({former: held} if held else {})
         return join(rest, {now: number})
 
     fields = {
-        name: Field(
-            value, stamp._replace(by=now, number=number) if stamp.by == former and stamp.number > confirmed else stamp
-        )
+        name: Field(value, stamp._replace(by=now, number=number) if stamp.by == former and stamp.number > above else stamp)
         for name, (value, stamp) in record.fields.items()
     }
     # The deleters had seen the births and saves that are here, but not what the peer holds under numbers as high.
-    seen = max(confirmed, record.kept.get(former, 0))
+    seen = max(confirmed, born)
     gone = {by: min(count, seen) if by == former else count for by, count in record.deleted.items()}
     if not record.lives:
         gone = join(gone, {now: number})

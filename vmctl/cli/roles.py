@@ -22,7 +22,7 @@ _WHY = {
     "order": "ordered by a person",
     "forced": "ordered while the other server was silent",
     "return": "the home is back, the stores come in step",
-    "failback ordered": "failback was ordered",
+    "failback": "failback was ordered",
     "gate": "home again, the stores were in step",
     "timeout": "home again, failback.timeout was over",
 }
@@ -204,6 +204,7 @@ def _wait_for(
     from vmctl.clock import Clock
     from vmctl.errors import NotYet
     from vmctl.status import gather
+    from vmctl.view import FAILBACK
 
     clock = Clock()
     while True:
@@ -217,7 +218,7 @@ def _wait_for(
                 words for each in gather(session.config, clock)["services"] if each["name"] in left
                 for words in each["waiting_for"]
             ]  # fmt: skip
-            kept = all(views[name].cause == "failback ordered" for name in left)
+            kept = all(views[name].cause == FAILBACK for name in left)
             if not kept:
                 for name in left:
                     roles.withdraw(name)
