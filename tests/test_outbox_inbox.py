@@ -111,13 +111,13 @@ def test_urgent_records_and_the_newest_messages_go_first(narrow, recording):
     """Mailboxes before messages, then the newest; the fourth mail of a backlog takes the oldest."""
     desk = narrow.desk()
     desk.create_mailbox("2001", {})
-    idents = [desk.leave("2001", recording(frames=12_000)) for _ in range(6)]
+    idents = [desk.leave("2001", recording(frames=1_900)) for _ in range(24)]
     desk.create_mailbox("2002", {})
     sent = [[record["key"].rpartition("/")[2] for record in mail.records] for mail in mails(narrow)]
     flat = [name for names in sent for name in names]
     assert {"2001", "2002"} == set(flat[:2])
     assert idents[-1] == flat[2]
-    assert idents[0] == sent[3][0]
+    assert (True, idents[0]) == (len(sent) > 3, sent[3][0])
     assert sorted(idents) == sorted(flat[2:])
 
 
@@ -145,14 +145,14 @@ def test_only_the_missing_pieces_are_sent_again(narrow, recording):
     """The peer names the byte ranges that it lacks, and only these come."""
     narrow.desk().create_mailbox("2001", {})
     narrow.desk().leave("2001", recording(frames=100_000))
-    offset = mails(narrow)[-1].audio[0].offset
+    offsets = [audio.offset for audio in mails(narrow)[-1].audio]
     narrow.under_way.pop()
     narrow.deliver()
     narrow.send("secondary")
     narrow.clock.advance(2.5)
     narrow.send("secondary")
     narrow.deliver()
-    assert [offset] == [audio.offset for mail in mails(narrow) for audio in mail.audio]
+    assert offsets == [audio.offset for mail in mails(narrow) for audio in mail.audio]
     narrow.deliver()
     narrow.in_step()
 

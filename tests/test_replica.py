@@ -4,6 +4,7 @@ import errno
 import os
 import random
 import shutil
+from dataclasses import replace
 
 import pytest
 from wire import Wire, tone
@@ -280,6 +281,17 @@ def test_a_record_that_the_peer_has_lost_is_not_asked_for_without_end(wire, box)
     assert [1, 0, 0] == [len(wire.send("primary")) for _ in range(3)]
     wire.clock.advance(2.5)
     assert 1 == len(wire.send("primary"))
+
+
+def test_a_wrong_belief_about_the_peer_is_found(wire, box, recording):
+    """Nothing is pending and the digests differ: everything is offered again, and both come in step."""
+    ident = wire.desk().leave(box, recording())
+    entry = wire.a.index.get(f"message/{box}/{ident}")
+    with wire.a.index.transaction():
+        wire.a.index.put(replace(entry, base=entry.record), wire.clock.wall())
+    assert (0, 0) == (wire.a.index.pending_count(), wire.b.index.pending_count())
+    wire.in_step()
+    assert [ident] == wire.messages(box, "secondary")
 
 
 def test_lost_mails_alone_are_no_rollback(wire, box, recording):

@@ -115,7 +115,7 @@ class Desk:
 
         `received` is RFC 3339. Raises BadAudio, NotFound, MailboxFull, AlreadyExists, DiskFull; then nothing changed.
         """
-        key = mailbox_key(check_extension(extension))
+        check_extension(extension)
         audio = self._replica.config.audio
         recording = inspect(source, formats=audio.formats, longest=audio.longest)
         wall = self._replica.clock.wall()
@@ -126,10 +126,7 @@ class Desk:
         document = check_message(document | {"audio": recording.as_field()})
         ident = new_id(wall) if ident is None else check_name(ident, "message id")
         with self._replica.locked():
-            if self._store.look(self._store.path(key)) is None:
-                raise NotFound(
-                    f"there is no mailbox {extension}", hint=f"make it with 'vmctl mailbox create {extension}'"
-                )
+            self._store.check_mailbox(extension)
             self._check_quota(extension)
             self._check_unused(ident)
             self._replica.pool.copy_in(source, recording.sha256)
@@ -184,8 +181,7 @@ class Desk:
     def set_greeting(self, extension: str, name: str, source: Path) -> None:
         """Put a greeting into a mailbox. Raises NotFound, BadName, BadAudio."""
         key = greeting_key(check_extension(extension), check_greeting(name))
-        if self._store.look(self._store.path(mailbox_key(extension))) is None:
-            raise NotFound(f"there is no mailbox {extension}", hint=f"make it with 'vmctl mailbox create {extension}'")
+        self._store.check_mailbox(extension)
         self._set_audio(key, source)
 
     def delete_greeting(self, extension: str, name: str) -> None:

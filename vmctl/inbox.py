@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("vmctl.inbox")
 
 _PAST_INCARNATIONS = 100
+_DOUBT_AGAIN = 60.0
 
 
 @dataclass(slots=True)
@@ -62,6 +63,7 @@ class Inbox:
         self._contact = contact
         self._clock = clock
         self._acknowledged = acknowledged
+        self._doubted: float | None = None
 
     def take(self, mail: SyncMail) -> Taken:
         """Take one mail, whole or not at all.
@@ -87,6 +89,8 @@ class Inbox:
                 if mail.peer_incarnation == self._index.meta("incarnation") and not forgetful:
                     self._acks(mail.status.get("acks"), taken)
                     self._wants(mail.status.get("wants"))
+                if taken.fresh:
+                    self._doubt(mail)
                 if mail.journal is not None:
                     self._index.set_note("peer_journal", list(mail.journal))
         return taken
@@ -155,6 +159,21 @@ class Inbox:
         if newest is None or theirs["number"] > newest["number"]:
             self._index.set_note("peer_checkpoint", theirs)
         return False
+
+    def _doubt(self, mail: SyncMail) -> None:
+        """Both have shipped everything and still differ: a mail of a life that was rolled back came late, or worse.
+
+        What was believed of the peer is wrong somewhere, so everything is offered again; not over and over.
+        """
+        facts, now = self._contact.facts(), self._clock.steady()
+        if facts.get("sent") != mail.sent or mail.status.get("pending") != 0 or self._index.pending_count():
+            return
+        if mail.status.get("digest") == self._index.digest:
+            return
+        if self._doubted is None or now - self._doubted >= _DOUBT_AGAIN:
+            self._doubted = now
+            self._index.forget_bases()
+            log.error("both servers have shipped everything and still differ: everything is offered again")
 
     # Records
 

@@ -25,7 +25,8 @@ def list_(context: typer.Context) -> None:
     session = Session.of(context)
     found = [_value(record) for record in _records(session)]
     rows = [
-        (one["id"], one["record"], one["field"], _short(one["won"]), one["won_by"], _short(one["lost"])) for one in found
+        (one["id"], one["record"], one["field"], _short(one["won"]), one["won_by"], _short(one["lost"]))
+        for one in found
     ]
     if not found:
         note("no two edits met")

@@ -41,12 +41,11 @@ def list_(context: typer.Context, extension: Extension) -> None:
     Example: vmctl greeting list 2001 --json
     """
     from vmctl.cli import recordings
-    from vmctl.cli.mailboxes import check_there
     from vmctl.model import GREETING, greeting_key
-    from vmctl.names import GREETINGS, check_extension
+    from vmctl.names import GREETINGS
 
     session = Session.of(context)
-    check_there(session.store, check_extension(extension))
+    session.store.check_mailbox(extension)
     there = session.store.names(GREETING, extension)
     keys = {name: greeting_key(extension, name) for name in GREETINGS if name in there}
     recordings.show(session, keys, f"mailbox {extension} has no greetings; 'vmctl greeting set' puts one in")

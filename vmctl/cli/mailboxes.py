@@ -195,20 +195,10 @@ def delete(
     report(session, value, f"mailbox {extension} is deleted, and {count} messages and greetings in it")
 
 
-def check_there(store: NativeStore, extension: str) -> None:
-    """Raises NotFound unless the mailbox is there."""
-    from vmctl.errors import NotFound
-    from vmctl.model import mailbox_key
-
-    if store.look(store.path(mailbox_key(extension))) is None:
-        raise NotFound(f"there is no mailbox {extension}", hint="'vmctl mailbox list' shows what is there")
-
-
 def _document(store: NativeStore, extension: str) -> dict[str, Any]:
     from vmctl.model import mailbox_key
-    from vmctl.names import check_extension
 
-    check_there(store, check_extension(extension))
+    store.check_mailbox(extension)
     return store.document(mailbox_key(extension)) or {}
 
 

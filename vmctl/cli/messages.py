@@ -60,7 +60,6 @@ def list_(
 
     Example: vmctl message list 2001 --json
     """
-    from vmctl.cli.mailboxes import check_there
     from vmctl.clock import parse_rfc3339
     from vmctl.names import check_extension
 
@@ -71,7 +70,7 @@ def list_(
     else:
         found = living(session.store, extension)
         if not found:
-            check_there(session.store, extension)
+            session.store.check_mailbox(extension)
     if not found:
         note(f"mailbox {extension} has no {'deleted ' if deleted else ''}messages")
     found.sort(key=lambda each: (parse_rfc3339(each["received"]), each["id"]), reverse=True)

@@ -246,7 +246,14 @@ def _status_words(value: dict[str, Any]) -> str:
     step = "in step" if value["in_step"] else "NOT in step"
     lines = [f"network {value['network']}, {value['mode']}: the stores are {step}", ""]
     rows = [
-        (one["name"], one["home"], one["serving"] or "nobody", one["state"], one["since"], _WHY.get(one["cause"], one["cause"]))
+        (
+            one["name"],
+            one["home"],
+            one["serving"] or "nobody",
+            one["state"],
+            one["since"],
+            _WHY.get(one["cause"], one["cause"]),
+        )
         for one in value["services"]
     ]
     lines.append(table(rows, ("SERVICE", "HOME", "SERVED BY", "STATE", "SINCE", "WHY")))

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vmctl.durable import TEMP_PREFIX
-from vmctl.errors import BrokenFile, StoreUnusable
+from vmctl.errors import BrokenFile, NotFound, StoreUnusable
 from vmctl.index import Look
 from vmctl.model import (
     CALLFLOW,
@@ -34,7 +34,7 @@ from vmctl.model import (
     message_key,
     parse_key,
 )  # fmt: skip
-from vmctl.names import GREETINGS, is_extension, is_name
+from vmctl.names import GREETINGS, check_extension, is_extension, is_name
 from vmctl.store import documents
 
 if TYPE_CHECKING:
@@ -131,6 +131,11 @@ class NativeStore:
         if kind == MESSAGE:
             return documents.read_message(key, self.read(path), path)[0]
         return documents.read_yaml(kind, self.read(path), path)
+
+    def check_mailbox(self, extension: str) -> None:
+        """Raises NotFound unless the mailbox has its file, and BadName."""
+        if self.look(self.path(mailbox_key(check_extension(extension)))) is None:
+            raise NotFound(f"there is no mailbox {extension}", hint="'vmctl mailbox list' shows what is there")
 
     def check_callflow(self, text: str | bytes, name: str) -> None:
         """Check a callflow against the prompts and mailboxes that are here. Raises BrokenFile, CallflowFaults."""
