@@ -306,7 +306,7 @@ def test_leaving_is_refused_with_a_reason(box, wav, tmp_path):
     (tmp_path / "empty.wav").touch()
     for code, words in (
         (BadAudio, ("2001", "--audio", str(tmp_path / "empty.wav"))),
-        (StoreUnusable, ("2001", "--audio", str(tmp_path / "none.wav"))),
+        (BadAudio, ("2001", "--audio", str(tmp_path / "none.wav"))),
         (NotFound, ("2009", "--audio", str(wav))),
         (BadValue, ("2001", "--audio", str(wav), "--received", "yesterday")),
     ):

@@ -95,7 +95,7 @@ def test_failover_and_failback_by_themselves(net: Net, tmp_path: Path) -> None:
     """A primary that is killed loses the service to the secondary and gets it back when the stores are in step."""
     with net.daemon("secondary"):
         with net.daemon("primary") as primary:
-            until(lambda: net.service()["state"] == "normal" and net.status()["in_step"], what="normal operation")
+            until(lambda: "-> normal" in net.log("secondary") and net.status()["in_step"], what="normal operation")
             primary.kill()
         until(lambda: net.service()["serving"] == "secondary", what="the failover")
         assert net.service()["state"] == "resilience"

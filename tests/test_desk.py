@@ -6,7 +6,17 @@ import pytest
 from wire import tone
 
 from vmctl import durable
-from vmctl.errors import AlreadyExists, BadAudio, BadName, BadValue, BrokenFile, DiskFull, MailboxFull, NotFound, StoreBusy
+from vmctl.errors import (
+    AlreadyExists,
+    BadAudio,
+    BadName,
+    BadValue,
+    BrokenFile,
+    DiskFull,
+    MailboxFull,
+    NotFound,
+    StoreBusy,
+)
 from vmctl.model import ABSENT
 
 
@@ -20,7 +30,9 @@ def box(wire):
 def files(wire):
     """Everything in the store but vmctl's own files."""
     root = wire.root()
-    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and ".vmctl" not in path.parts)
+    return sorted(
+        str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and ".vmctl" not in path.parts
+    )
 
 
 def test_a_message_is_left_and_can_be_read(wire, box, recording):
@@ -187,7 +199,9 @@ def test_what_is_not_there_is_not_found(wire, box, recording):
     assert before == wire.a.index.digest
 
 
-@pytest.mark.parametrize("document", [{"quota": 0}, {"name": "a\nb"}, {"pin": "12"}, {"service": "none"}, {"language": 5}])
+@pytest.mark.parametrize(
+    "document", [{"quota": 0}, {"name": "a\nb"}, {"pin": "12"}, {"service": "none"}, {"language": 5}]
+)
 def test_a_bad_value_changes_nothing(wire, box, document):
     """A value of the wrong type, range or form is refused for new and existing mailboxes."""
     before = files(wire)

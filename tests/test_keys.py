@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmctl import identity, keys
-from vmctl.errors import AlreadyExists, KeyExposed, KeyMissing, StoreForeign, StoreMissing, StoreNewer, StoreUnusable
+from vmctl.errors import AlreadyExists, KeyExposed, KeyMissing, StoreDamaged, StoreForeign, StoreMissing, StoreNewer
 
 
 @pytest.fixture
@@ -163,13 +163,13 @@ def test_a_newer_store_is_left_alone(tmp_path):
     "text", ["", "{", "[]", "{}", '{"v": true}', '{"v": 1}', "[" * 60_000, "\ud800".encode("utf-8", "surrogatepass")]
 )
 def test_a_damaged_identity_is_no_other_server(tmp_path, text):
-    """An identity that cannot be read is StoreUnusable with a way out, not a foreign store and not an empty one."""
+    """An identity that cannot be read is StoreDamaged with a way out, not a foreign store and not an empty one."""
     identity.create(tmp_path, "net", "primary")
     path = tmp_path / ".vmctl" / "identity.json"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(StoreUnusable, match="is damaged") as caught:
+    with pytest.raises(StoreDamaged, match="is damaged") as caught:
         identity.read(tmp_path, "net", "primary")
-    assert "vmctl reindex" in caught.value.hint
+    assert "backup" in caught.value.hint
 
 
 def test_a_name_in_an_identity_is_checked(tmp_path):
@@ -177,7 +177,7 @@ def test_a_name_in_an_identity_is_checked(tmp_path):
     made = identity.create(tmp_path, "net", "primary")
     path = tmp_path / ".vmctl" / "identity.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "incarnation": "../" + made.incarnation}))
-    with pytest.raises(StoreUnusable, match="is damaged"):
+    with pytest.raises(StoreDamaged, match="is damaged"):
         identity.read(tmp_path, "net", "primary")
 
 

@@ -50,7 +50,10 @@ def test_a_delta_without_its_base_asks_for_the_whole(wire, box):
     assert ([], ["mailbox/2001"]) == (answer.status["acks"], answer.status["wants"]["records"])
     wire.deliver()
     (whole,) = mails(wire)
-    assert (None, ["language", "name", "quota", "service"]) == (whole.records[0]["base"], sorted(whole.records[0]["fields"]))
+    assert (None, ["language", "name", "quota", "service"]) == (
+        whole.records[0]["base"],
+        sorted(whole.records[0]["fields"]),
+    )
 
 
 def test_an_ack_does_not_cover_a_later_edit(wire, box):

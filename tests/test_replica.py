@@ -10,7 +10,7 @@ import pytest
 from wire import Wire, tone
 
 from vmctl import durable
-from vmctl.errors import NotFound, VmctlError
+from vmctl.errors import NotFound, RecordError, VmctlError
 from vmctl.model import ABSENT
 from vmctl.replica import Replica
 
@@ -315,7 +315,10 @@ class Crash(BaseException):
 
 
 class Story:
-    """Random acts of people, callers, mail and machines; remembers what must be there at the end."""
+    """Random acts of people, callers, mail and machines; remembers what must be there at the end.
+
+    VMCTL_SEEDS="1 2 3" runs others than the ones that once found something.
+    """
 
     def __init__(self, wire, chance, directory):
         self.wire = wire
@@ -335,7 +338,8 @@ class Story:
             try:
                 act(self.chance.choice(("primary", "secondary")))
             except VmctlError as error:
-                assert isinstance(error, NotFound) or error.retry or error.exit_code in range(30, 40), error
+                if not (error.retry or isinstance(error, RecordError)):
+                    raise
         self.wire.lose()
 
     def check(self):
@@ -390,12 +394,16 @@ class Story:
         if self.chance.random() < 0.3:
             box = self.box(name)
             index = self.wire.servers[name].index
-            self.deleted |= {entry.record.key.split("/")[2] for entry in index.in_mailbox(box) if "message/" in entry.record.key}
+            self.deleted |= {
+                entry.record.key.split("/")[2] for entry in index.in_mailbox(box) if "message/" in entry.record.key
+            }
             self.wire.desk(name).delete_mailbox(box)
 
     def do_edit(self, name):
         path = self.wire.root(name) / f"mailboxes/{self.box(name)}/mailbox.yaml"
-        path.write_text(f"name: e{self.chance.randrange(99)}\n" + self.chance.choice(("", "language: fr\n", "pin: [\n")))
+        path.write_text(
+            f"name: e{self.chance.randrange(99)}\n" + self.chance.choice(("", "language: fr\n", "pin: [\n"))
+        )
         if self.chance.random() < 0.5:
             self.wire.scan(name)
         path.write_text(f"name: e{self.chance.randrange(99)}\nquota: 77\n")
@@ -421,7 +429,10 @@ class Story:
 
     def do_rm_audio(self, name):
         box, ident = self.some(name)
-        mine, other = (root / f"mailboxes/{box}/messages/{ident}.wav" for root in (self.wire.root(name), self.wire.root(self.wire.other(name))))
+        mine, other = (
+            root / f"mailboxes/{box}/messages/{ident}.wav"
+            for root in (self.wire.root(name), self.wire.root(self.wire.other(name)))
+        )
         if mine.exists() and other.exists():  # the last copy of all cannot be fetched again
             mine.unlink()
             self.backups.clear()  # nor may the other copy be rolled back
@@ -462,7 +473,8 @@ class Story:
         except Crash:
             pass
         except VmctlError as error:
-            assert error.retry
+            if not error.retry:
+                raise
         finally:
             for step, act in steps.items():
                 setattr(durable, step, act)
@@ -484,7 +496,7 @@ class Story:
             put_back(self.wire, name, self.directory / f"backup-{name}")
 
 
-@pytest.mark.parametrize("seed", [int(seed) for seed in os.environ.get("VMCTL_SEEDS", "1 2 3 4 5 6").split()])
+@pytest.mark.parametrize("seed", [int(seed) for seed in os.environ.get("VMCTL_SEEDS", "1 47 80 214 314").split()])
 def test_whatever_happens_the_stores_converge(tmp_path, no_fsync, seed):
     """After any acts of people, callers, mail and machines, enough mail makes both stores equal, and nothing is lost."""
     wire = Wire(tmp_path / "net", {"mail.max": "64kB"})

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from wire import SETTLE
@@ -37,7 +38,9 @@ def test_a_half_written_file_is_not_an_edit(wire, box):
     assert ["Ada Byron"] == [wire.b.store.document("mailbox/2001")["name"]]
 
 
-@pytest.mark.parametrize("text", ["name: [", "name: 0123\nname: 5\n", "- a list\n", "quota: many\n", "\x00", "a: &a [*a]\n"])
+@pytest.mark.parametrize(
+    "text", ["name: [", "name: 0123\nname: 5\n", "- a list\n", "quota: many\n", "\x00", "a: &a [*a]\n"]
+)
 def test_a_broken_file_is_named_stays_and_is_not_shipped(wire, box, text):
     """A YAML that cannot be read is a fault with a path; it stays as it is, nothing leaves, and a cure is taken."""
     good = box.read_text()
@@ -52,7 +55,9 @@ def test_a_broken_file_is_named_stays_and_is_not_shipped(wire, box, text):
     box.write_text(good.replace("Ada Byron", "Ada Lovelace"))
     wire.in_step()
     assert [] == fault_paths(wire)
-    assert {"name": "Ada Lovelace", "language": "en-GB", "service": "voicemail"} == wire.b.store.document("mailbox/2001")
+    assert {"name": "Ada Lovelace", "language": "en-GB", "service": "voicemail"} == wire.b.store.document(
+        "mailbox/2001"
+    )
 
 
 def test_a_plain_pin_is_hashed_in_place_and_never_leaves(wire, box):
@@ -308,7 +313,7 @@ def test_litter_is_named_and_left_alone(wire, box, recording):
     expected = ["mailboxes/2001/messages/lone.wav", "mailboxes/README", "notes.txt"]
     assert expected == fault_paths(wire)
     assert 0 == wire.a.index.pending_count()
-    os.unlink(lone)
+    Path(lone).unlink()
     wire.scan()
     assert expected[1:] == fault_paths(wire)
 

@@ -68,14 +68,7 @@ def wav_seconds(path: Path, longest: float) -> float:
             there = 0
             while block := file.readframes(max(1, _BLOCK // max(width, 1))):
                 there += len(block)
-    except (
-        OSError,
-        EOFError,
-        wave.Error,
-        ValueError,
-        ZeroDivisionError,
-        RuntimeError,
-    ) as error:  # wave's own, all of them
+    except (OSError, EOFError, wave.Error, ValueError, ZeroDivisionError, RuntimeError) as error:  # all are wave's own
         raise BadAudio(f"{path} is no WAV file that can be played", why=str(error) or type(error).__name__) from error
     if rate <= 0 or width <= 0 or there < width:
         raise BadAudio(f"{path} is a WAV file without a single frame of sound")

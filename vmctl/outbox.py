@@ -328,7 +328,10 @@ class Outbox:
                 incarnation=self._index.meta("incarnation"),
                 peer_incarnation=self._index.meta("peer_incarnation") or None,
                 checkpoint={
-                    "incarnation": self._index.meta("incarnation"), "number": number, "nonce": nonce, "after": after,
+                    "incarnation": self._index.meta("incarnation"),
+                    "number": number,
+                    "nonce": nonce,
+                    "after": after,
                 },
                 echo_checkpoint=self._index.note("peer_checkpoint"),
                 challenge=self._contact.challenge(),

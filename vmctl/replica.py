@@ -269,7 +269,9 @@ def reissued(record: Record, former: str, confirmed: int, above: int, now: str, 
         return join(rest, {now: number})
 
     fields = {
-        name: Field(value, stamp._replace(by=now, number=number) if stamp.by == former and stamp.number > above else stamp)
+        name: Field(
+            value, stamp._replace(by=now, number=number) if stamp.by == former and stamp.number > above else stamp
+        )
         for name, (value, stamp) in record.fields.items()
     }
     # The deleters had seen the births and saves that are here, but not what the peer holds under numbers as high.

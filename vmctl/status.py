@@ -70,7 +70,11 @@ def _local(config: Config, server: Server, clock: Clock) -> _Local:
 
 
 def _views(config: Config, here: list[_Local]) -> dict[str, View]:
-    """For each service the newest view that a store of this host, or the peer's newest fresh mail, holds."""
+    """For each service the newest view that a store of this host, or the peer's newest fresh mail, holds.
+
+    Where a daemon runs, what a store without one remembers is of the past.
+    """
+    here = [local for local in here if local.runs is not None] or here
     views = {}
     for name, service in config.services.items():
         best = fresh_view(name, service.home)
