@@ -19,7 +19,6 @@ import struct
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -30,13 +29,14 @@ from vmctl import durable, errors, identity, keys, mail, mail_content
 from vmctl.cli.app import app
 from vmctl.clock import Clock
 from vmctl.desk import Desk
-from vmctl.index import Entry
+from vmctl.entry import Entry
 from vmctl.model import Tick, created, mailbox_key
 from vmctl.outbox import record_for
 from vmctl.replica import Replica
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 PRIMARY = ("--server", "primary")
 # What every process may touch: locks, and SQLite's own files. What the index holds is compared record by record.
@@ -222,7 +222,9 @@ CASES = {
     ),
     "a config that is a list": Case(errors.ConfigFaults, ("status",), "vmctl.yaml", file("vmctl.yaml", "- 1\n")),
     "an unknown key": Case(errors.ConfigFaults, ("status",), "'failover'", config("failover:", "failovr:")),
-    "a doubled key": Case(errors.ConfigFaults, ("status",), "twice", config("mode: ", "mode: dual-active\nmode: ")),
+    "a doubled key": Case(
+        errors.ConfigFaults, ("status",), "for the second time", config("mode: ", "mode: dual-active\nmode: ")
+    ),
     "one store for both": Case(
         errors.ConfigFaults, SYNC, "servers.secondary.store", config("store: secondary", "store: primary")
     ),
@@ -233,13 +235,12 @@ CASES = {
     "no server named": Case(errors.ServerUnclear, ("mailbox", "list"), "--server primary"),
     # names that must not become paths
     **{
-        f"{words[0]} {words[1]} {name[:6]!r}": Case(errors.BadName, words, "allowed are")
-        for name in ("../x", "/etc", "", LONG, "２００１", ".vmctl", "a/b", "x\ny")
-        for words in (
-            ("mailbox", "create", *PRIMARY, "--name", "X", "--", name),
-            leave(to=name),
-        )
+        f"{words[0]} {name[:6]!r}": Case(errors.BadName, words, "allowed are")
+        for name in ("../x", "/etc", "", LONG)
+        for words in (("mailbox", "create", *PRIMARY, "--name", "X", "--", name), leave(to=name))
     },
+    "mailbox of odd digits": Case(errors.BadName, ("mailbox", "show", *PRIMARY, "\uff12\uff10"), "allowed are"),
+    "mailbox of two lines": Case(errors.BadName, ("mailbox", "delete", *PRIMARY, "2001\n"), "allowed are"),
     "greeting in /etc": Case(
         errors.BadName, ("greeting", "set", *PRIMARY, "--audio", "../hello.wav", "--", "/etc", "busy"), "allowed are"
     ),
@@ -247,7 +248,9 @@ CASES = {
         errors.BadName, ("greeting", "set", *PRIMARY, "--audio", "../hello.wav", "2001", "../x"), "temporary"
     ),
     "prompt ../x": Case(errors.BadName, ("prompt", "set", *PRIMARY, "--audio", "../hello.wav", "../x"), "allowed are"),
-    "callflow ../x": Case(errors.BadName, ("callflow", "set", *PRIMARY, "../x", "../flow.yaml"), "allowed are"),
+    "callflow ../x": Case(
+        errors.BadName, ("callflow", "set", *PRIMARY, "../x", "f.yaml"), "allowed are", file("f.yaml", "a: 1\n")
+    ),
     "list of ../x": Case(errors.BadName, ("message", "list", *PRIMARY, "--", "../x"), "allowed are"),
     "message ../../x": Case(errors.BadName, ("message", "delete", *PRIMARY, "2001", "../../x"), "allowed are"),
     "a message's own id ../x": Case(errors.BadName, leave(more=("--id", "../x")), "allowed are"),
@@ -283,7 +286,7 @@ CASES = {
     ),
     # records
     "a full mailbox": Case(errors.MailboxFull, leave(to="2001"), "its quota is 1"),
-    "no such mailbox": Case(errors.NotFound, leave(to="2999"), "vmctl mailbox create 2999"),
+    "no such mailbox": Case(errors.NotFound, leave(to="2999"), "2999"),
     "a time without its zone": Case(errors.BadValue, leave(more=("--received", "2026-01-31T08:15:00")), "RFC 3339"),
     "one extension twice": Case(
         errors.AlreadyExists, ("mailbox", "create", *PRIMARY, "--name", "X", "2001"), "vmctl mailbox set"
@@ -293,12 +296,17 @@ CASES = {
     "a doubled key in a mailbox": Case(
         errors.BrokenFile,
         ("mailbox", "set", *PRIMARY, "--language", "de", "2002"),
-        "twice",
+        "for the second time",
         file("primary/mailboxes/2002/mailbox.yaml", "name: Bob\nname: Eve\n"),
     ),
-    "a doubled key in a setting": Case(errors.BadValue, ("settings", "set", *PRIMARY, "a={x: 1, x: 2}"), "twice"),
+    "a doubled key in a setting": Case(
+        errors.BadValue, ("settings", "set", *PRIMARY, "a={x: 1, x: 2}"), "for the second time"
+    ),
     "a doubled key in a callflow": Case(
-        errors.BrokenFile, ("callflow", "set", *PRIMARY, "main", "f.yaml"), "twice", file("f.yaml", "a: 1\na: 2\n")
+        errors.BrokenFile,
+        ("callflow", "set", *PRIMARY, "main", "f.yaml"),
+        "for the second time",
+        file("f.yaml", "a: 1\na: 2\n"),
     ),
     "a callflow with faults": Case(
         errors.CallflowFaults,
@@ -309,15 +317,19 @@ CASES = {
     # stores
     **{
         f"{words[0]}: {what}": Case(error, words, "primary", before)
-        for words in (MAILBOXES, leave(), SYNC, ("status",), ("serve", *PRIMARY), ("failover",), ("verify",))
-        for what, error, before in (
-            ("a store that is missing", errors.StoreMissing, no_store),
-            ("a store that is not mounted", errors.StoreMissing, no_mount),
-            ("a store of another server", errors.StoreForeign, exchanged),
-            ("a store of another network", errors.StoreForeign, identified(network="other")),
-            ("a store of a newer version", errors.StoreNewer, identified(v=2)),
+        for error, what, before, commands in (
+            (errors.StoreMissing, "no store", no_store, (leave(), SYNC)),
+            (errors.StoreMissing, "a store not mounted", no_mount, (leave(), SYNC, ("status",), ("serve", *PRIMARY))),
+            (
+                errors.StoreForeign,
+                "another server's",
+                exchanged,
+                (leave(), SYNC, MAILBOXES, ("failover",), ("verify",)),
+            ),
+            (errors.StoreForeign, "another network's", identified(network="other"), (leave(), SYNC)),
+            (errors.StoreNewer, "of a later version", identified(v=2), (leave(), SYNC)),
         )
-        if words[0] in {"message", "sync"} or before in {no_mount, exchanged}
+        for words in commands
     },
     "an identity that is broken": Case(
         errors.StoreDamaged, leave(), "identity.json", file("primary/.vmctl/identity.json", "{}")
@@ -359,11 +371,26 @@ def test_bad_input(net: Net, name: str) -> None:
     check_words(done.stderr, case.said)
     assert_unchanged(before, net)
 
-    done = net.run("--json", *case.words)
-    assert case.error.exit_code == done.returncode, done.stderr
-    assert "" == done.stdout
-    check_object(done.stderr, case.error, case.said)
+    code, out, err = as_json(net, case.words)
+    assert case.error.exit_code == code, err
+    assert "" == out
+    check_object(err, case.error, case.said)
     assert_unchanged(before, net)
+
+
+def as_json(net: Net, words: tuple[str, ...]) -> tuple[int, str, str]:
+    """The same with --json: code, stdout, stderr. In this process, which is quicker, but for the daemon."""
+    if words[0] == "serve":
+        done = net.run("--json", *words)
+        return done.returncode, done.stdout, done.stderr
+    result = invoke(net, "--json", *words)
+    return result.exit_code, result.stdout, result.stderr
+
+
+def invoke(net: Net, *words: str) -> Any:
+    """Run a command in this process, in the network's directory."""
+    with contextlib.chdir(net.root):
+        return CliRunner(env={"VMCTL_SERVER": None, "VMCTL_CONFIG": None}).invoke(app, words)
 
 
 def check_words(text: str, said: str) -> None:
@@ -431,7 +458,9 @@ def test_a_closed_output(net: Net) -> None:
 def test_failback_when_normal(net: Net) -> None:
     """A service that its home serves is not moved, and neither journal gets a line."""
     with net.daemon("primary"), net.daemon("secondary"):
-        until(lambda: net.service()["state"] == "normal" and net.status()["in_step"], what="normal operation")
+        for server in SERVERS:
+            book = net.path(server, ".vmctl/journal.jsonl")
+            until(lambda book=book: '"state":"normal"' in book.read_text(), what=f"normal operation of {server}")
         books = [net.path(server, ".vmctl/journal.jsonl").read_bytes() for server in SERVERS]
         for words in (("failback",), ("failback", *PRIMARY, "--json")):
             done = net.run(*words)
@@ -452,9 +481,8 @@ def test_a_full_disk(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(durable, "_write", full)
-    monkeypatch.chdir(net.root)
     before = snapshot(net.root.parent)
-    result = CliRunner(env={"VMCTL_SERVER": None, "VMCTL_CONFIG": None}).invoke(app, leave())
+    result = invoke(net, *leave())
     assert errors.DiskFull.exit_code == result.exit_code, result.stderr
     assert "" == result.stdout
     check_words(result.stderr, "No space left on device")
@@ -561,9 +589,9 @@ def test_mails_that_are_not_the_peers(net: Net, tmp_path: Path, monkeypatch: pyt
         patch.setattr(mail_content, "VERSION", 99)
         later = sync_mail(net, theirs)
     mails = (
-        (errors.MailGarbage, "is no sync mail", b"Subject: Holiday\r\n\r\nI am away.\r\n"),
-        (errors.MailGarbage, "is no sync mail", b"\xff\x00\x80" * 99 + b"\r\n"),
-        (errors.MailGarbage, "cut", good[: len(good) * 9 // 10]),
+        (errors.MailGarbage, "not a whole sync mail", b"Subject: Holiday\r\n\r\nI am away.\r\n"),
+        (errors.MailGarbage, "not a whole sync mail", b"\xff\x00\x80" * 99 + b"\r\n"),
+        (errors.MailGarbage, "not a whole sync mail", good[: len(good) * 9 // 10]),
         (errors.MailMisdirected, "network is 'other'", sync_mail(net, theirs, network="other")),
         (errors.MailMisdirected, "recipient is 'secondary'", sync_mail(net, theirs, recipient="secondary")),
         (errors.MailMisdirected, "sender is 'primary'", sync_mail(net, theirs, sender="primary")),

@@ -26,11 +26,14 @@ FLOORS = (
     # values and what opens them, each knowing the ground only
     "model view pin audio identity spool contact faults schedule ways mail_parts yamltext keys watch",
     # what is computed from values, and where they are kept
-    "merge delta fields callflow evidence journal index config_values mail_json mail_words store.pool sender receiver",
-    "roles config_keys mail_content store.documents",
-    "failover config_checks mail store.native proof",
+    "merge delta fields callflow evidence journal entry config_values mail_json mail_words store.pool sender receiver",
+    "roles index config_keys mail_content store.documents",
+    "failover config_checks mail store.native edits",
     # the way of the data: scan, ship, take in, apply
-    "config scan apply outbox",
+    "config absence proof",
+    "scan",
+    "apply",
+    "outbox",
     "network inbox",
     "replica",
     # one server at work: what commands do, what it tells

@@ -9,8 +9,9 @@ from dataclasses import replace
 
 import pytest
 
+from vmctl.entry import Entry, Look, audio_of
 from vmctl.errors import DiskFull, IndexDamaged, StoreBusy, StoreNewer, StoreUnusable
-from vmctl.index import Entry, Index, Look, audio_of
+from vmctl.index import Index
 from vmctl.model import ABSENT, Field, Stamp, Tick, created, deleted, edited
 
 WALL = 1_000_000

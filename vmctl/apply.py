@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from vmctl import durable
 from vmctl.audio import digest_of
+from vmctl.entry import Entry, audio_of
 from vmctl.errors import RecordError, StoreUnusable
-from vmctl.index import Entry, audio_of
 from vmctl.model import MESSAGE, parse_key
 from vmctl.store import documents
 from vmctl.store.native import look_of
@@ -183,7 +183,7 @@ class Applier:
                 f"take from it what you need into {path}, then remove it", self._clock.wall(),
             )  # fmt: skip
             return False
-        self._scanner.found(before.record.key, document, self._clock.wall())
+        self._scanner.edits.found(before.record.key, document, self._clock.wall())
         merged = self._index.get(before.record.key)
         if merged is not None:
             self._index.put(replace(merged, shown=before.record), self._clock.wall())

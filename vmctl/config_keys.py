@@ -86,7 +86,12 @@ KEYS: Final = (
         [],
         "Extensions of this service. One that is listed nowhere belongs to the service that its mailbox.yaml names.",
     ),
-    Key("services.*.trunks", NAMES, [], "Trunks of this service: what comes in on them is for the server that serves it."),
+    Key(
+        "services.*.trunks",
+        NAMES,
+        [],
+        "Trunks of this service: what comes in on them is for the server that serves it.",
+    ),
     Key("services.*.expansions", NAMES, [], "Expansion systems of this service, likewise."),
     Key("services.*.applications", NAMES, [], "Applications of this service, likewise."),
     Key(

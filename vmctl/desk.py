@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from vmctl import durable
 from vmctl.audio import inspect
 from vmctl.clock import rfc3339
+from vmctl.entry import Entry
 from vmctl.errors import (
     AlreadyExists,
     BadValue,
@@ -25,7 +26,6 @@ from vmctl.errors import (
     VmctlError,
 )
 from vmctl.fields import STATUSES, check_mailbox, check_message
-from vmctl.index import Entry
 from vmctl.model import (
     ABSENT,
     CALLFLOW,
@@ -128,13 +128,15 @@ class Desk:
         with self._replica.locked():
             self._store.check_mailbox(extension)
             self._check_quota(extension)
-            self._check_unused(ident)
+            self._check_unused(message_key(extension, ident), ident)
             self._replica.pool.copy_in(source, recording.sha256)
             self._leave(message_key(extension, ident), document, recording.sha256)
         return ident
 
     def _leave(self, key: str, document: dict[str, Any], sha256: str) -> None:
         # The message's own file says all that the index needs, so it may come first: then a fault takes all back.
+        folder = (self._store.root / self._store.path(key)).parent
+        first = not folder.exists()
         try:
             with self._index.transaction():
                 self._put(Entry(created(key, document, self._tick(), self._replica.clock.wall())))
@@ -143,6 +145,9 @@ class Desk:
             for path in (self._store.path(key), self._store.audio_path(key, document["audio"]["format"])):
                 with contextlib.suppress(VmctlError):
                     durable.remove(self._store.root / path)
+            with contextlib.suppress(OSError):
+                if first:
+                    folder.rmdir()
             with contextlib.suppress(VmctlError):
                 if not self._index.with_audio(sha256):
                     self._replica.pool.drop(sha256)
@@ -306,8 +311,10 @@ class Desk:
         if isinstance(quota, int) and there >= quota:
             raise MailboxFull(f"mailbox {extension} is full", why=f"it holds {there} messages, its quota is {quota}")
 
-    def _check_unused(self, ident: str) -> None:
+    def _check_unused(self, key: str, ident: str) -> None:
         same = self._index.keys("kind = 'message' AND name = ?", (ident,))
+        if not same and self._store.look(self._store.path(key)) is not None:  # put there a moment ago, and not scanned
+            same = [key]
         if same:
             raise AlreadyExists(f"there is a message of the id {ident} already: {same[0]}", hint="leave the id out")
 

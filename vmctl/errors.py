@@ -223,12 +223,14 @@ class BadName(RecordError):
     """An extension, name or id has characters or a length that is not allowed."""
 
     exit_code = 32
+    hint = "choose one of the form that is named"
 
 
 class BadValue(RecordError):
     """A value has the wrong type, length or range."""
 
     exit_code = 33
+    hint = "give a value as it is named, then try again"
 
 
 class BadAudio(RecordError):

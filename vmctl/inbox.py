@@ -11,7 +11,7 @@ import logging
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from vmctl.index import Entry, Index, audio_of
+from vmctl.entry import Entry, audio_of
 from vmctl.merge import conflicts, holds, merge, merge_fields
 from vmctl.model import MAILBOX, MESSAGE, Record, Tick, Vector, mailbox_key, parse_key, restored
 from vmctl.outbox import missing_ranges
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vmctl.apply import Applier
     from vmctl.clock import Clock
     from vmctl.contact import Contact
+    from vmctl.index import Index
     from vmctl.mail import Audio, SyncMail
     from vmctl.store.pool import Pool
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from vmctl.clock import tick
+from vmctl.entry import Entry, Look, audio_of
 from vmctl.errors import DiskFull, IndexDamaged, StoreBusy, StoreNewer, StoreUnusable, VmctlError
-from vmctl.model import CALLFLOW, GREETING, KINDS, MAILBOX, MESSAGE, PROMPT, SETTINGS, Record, canonical, parse_key
+from vmctl.model import CALLFLOW, GREETING, MAILBOX, MESSAGE, PROMPT, SETTINGS, Record, canonical, parse_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +28,6 @@ _SAME = "="
 # The order of shipping: what a server needs to answer calls at all comes before what callers left.
 _RANK = {SETTINGS: 0, CALLFLOW: 0, MAILBOX: 0, PROMPT: 1, GREETING: 1, MESSAGE: 3}
 _OTHER_RANK = 2
-_LONGEST_FORMAT = 16  # characters: it becomes a file's suffix
 
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -56,56 +55,6 @@ CREATE TABLE packets (packet TEXT PRIMARY KEY, taken INTEGER NOT NULL) WITHOUT R
 CREATE TABLE parts (sha256 TEXT, start INTEGER, stop INTEGER, PRIMARY KEY (sha256, start)) WITHOUT ROWID;
 CREATE TABLE offers (sha256 TEXT, start INTEGER, stop INTEGER, PRIMARY KEY (sha256, start)) WITHOUT ROWID;
 """
-
-
-class Look(NamedTuple):
-    """How a file looked to stat: equal looks are taken for an unchanged file (sizes in bytes, times in ns)."""
-
-    size: int
-    mtime: int
-    ctime: int
-    inode: int
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A record as it is here, as its file shows it (None: no file), and as the peer is known to hold it."""
-
-    record: Record
-    shown: Record | None = None
-    base: Record | None = None
-
-    @property
-    def pending(self) -> bool:
-        """Whether the peer lacks this version."""
-        return self.base is None or self.base.version != self.record.version
-
-    @property
-    def todo(self) -> bool:
-        """Whether the store's file does not show this version."""
-        record, shown = self.record, self.shown
-        if record.kind not in KINDS:
-            return False
-        if not record.lives or shown is None:
-            return record.lives != (shown is not None)
-        if record.kind == MESSAGE:  # its file also holds stamps and presence
-            return shown.version != record.version
-        return canonical(shown.document) != canonical(record.document)
-
-
-def audio_of(document: dict[str, Any]) -> dict[str, Any] | None:
-    """The `audio` field of a document if it is one: `sha256`, `size` in bytes, `format`."""
-    audio = document.get("audio")
-    if not isinstance(audio, dict):
-        return None
-    digest, size, form = audio.get("sha256"), audio.get("size"), audio.get("format")
-    if not (isinstance(digest, str) and len(digest) == 64 and not set(digest) - set("0123456789abcdef")):  # noqa: PLR2004
-        return None
-    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-        return None
-    if not (isinstance(form, str) and form.isascii() and form.isalnum() and len(form) <= _LONGEST_FORMAT):
-        return None
-    return audio
 
 
 class Index:
@@ -476,7 +425,7 @@ def _ours(error: sqlite3.DatabaseError) -> VmctlError:
     text = str(error)
     if not isinstance(error, sqlite3.OperationalError):
         return IndexDamaged("the index is damaged", why=text)
-    if "full" in text:
+    if "full" in text or getattr(error, "sqlite_errorname", "") == "SQLITE_IOERR_SHMSIZE":  # no room for its -shm
         return DiskFull("no room on the disk for the index", why=text)
     if "locked" in text:
         return StoreBusy("another process keeps the index locked", why=text)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from vmctl.audio import WAV
 from vmctl.delta import changed_fields
-from vmctl.index import Entry, audio_of
+from vmctl.entry import Entry, audio_of
 from vmctl.mail import AUDIO_FRAME, BASE64_GROWTH, FRAME, Audio, SyncMail, compose, describe, estimate
 from vmctl.model import Record, field_as_json, parse_key
 

@@ -18,7 +18,7 @@ from vmctl.apply import Applied, Applier
 from vmctl.contact import Contact
 from vmctl.errors import MailError, StoreUnusable
 from vmctl.inbox import Inbox, Taken
-from vmctl.index import Entry, Index
+from vmctl.index import Index
 from vmctl.journal import Journal
 from vmctl.mail import SyncMail, parse
 from vmctl.model import Field, Record, Vector, join
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from vmctl.clock import Clock
     from vmctl.config import Config, Server
+    from vmctl.entry import Entry
 
 log = logging.getLogger("vmctl.replica")
 
@@ -81,7 +82,7 @@ class Replica:
         self.contact = Contact(index, clock, config.failover.after)
         if not remembers:
             self._start_over("the index is new")
-        self.scanner = Scanner(self.store, index, clock, index.meta("incarnation"), config.scan.settle)
+        self.scanner = Scanner(self.store, index, clock, config.scan.settle)
         if not remembers:
             self.scanner.recall()
         self.applier = Applier(self.store, index, self.pool, self.scanner, clock)
@@ -199,7 +200,6 @@ class Replica:
         taken = self.inbox.take(mail)
         if taken.rolled_back:
             self._start_over("the peer holds later changes of this server than this server does", taken.above)
-            self.scanner.incarnation = self.index.meta("incarnation")
             self.outbox.forget_sent()
             taken = replace(self.inbox.take(mail), rolled_back=True)
         self.spool.done(path)

@@ -10,28 +10,21 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from vmctl.absence import Absences, Missing
 from vmctl.audio import digest_of, inspect
-from vmctl.delta import changed_fields
+from vmctl.edits import Edits
+from vmctl.entry import Look, audio_of
 from vmctl.errors import BadAudio, BrokenFile, RecordError, StoreError, StoreUnusable
-from vmctl.index import Entry, Look, audio_of
-from vmctl.merge import conflicts, merge
 from vmctl.model import (
     CALLFLOW,
     MAILBOX,
     MESSAGE,
-    Field,
     Record,
-    Tick,
-    canonical,
-    created,
-    deleted,
-    edited,
     message_key,
     parse_key,
-    restored,
 )  # fmt: skip
 from vmctl.names import is_name
 from vmctl.store import documents
@@ -44,8 +37,6 @@ if TYPE_CHECKING:
 # A directory changed as lately as this before it was listed may change again without a new mtime.
 _RACY_NS = 2_000_000_000
 _LITTER_SECONDS = 60
-_MOST_GONE = 20
-_SMALL_MAILBOX = 4
 
 
 @dataclass(slots=True)
@@ -68,13 +59,13 @@ class Report:
 class Scanner:
     """Looks at one store, again and again; remembers between two looks what was absent at the first."""
 
-    def __init__(self, store: NativeStore, index: Index, clock: Clock, incarnation: str, settle: float) -> None:
+    def __init__(self, store: NativeStore, index: Index, clock: Clock, settle: float) -> None:
         self._store = store
         self._index = index
         self._clock = clock
-        self.incarnation = incarnation
         self._settle = settle
-        self._absent: dict[str, float] = {}
+        self.edits = Edits(index, clock)
+        self._absences = Absences(store, index, clock, settle)
         self._faulty: set[str] = set()
         self._plain_pin = False
         self._report = Report()
@@ -92,11 +83,11 @@ class Scanner:
                 if path not in known or known[path][0] != look:
                     self._hand_file(key, path, look)
             listed = self._message_folders(walk, full=full)
-            self._absences(walk, listed, accept=accept_deletions)
+            self._missing(self._absences.look(walk, listed, accept=accept_deletions))
             self._mended(listed)
             if full:
                 self._index.set_meta("full_scan", str(self._clock.wall()))
-        return self._report
+        return self._reported()
 
     def look_at(self, key: str) -> Report:
         """One look at the file of one record, before a command or the peer changes it."""
@@ -114,44 +105,7 @@ class Scanner:
                     known = self._index.file(path)
                     if known is None or known[0] != look:
                         self._hand_file(key, path, look)
-        return self._report
-
-    def found(self, key: str, document: dict[str, Any], at: int, state: Record | None = None) -> None:
-        """A file holds this document: compare it with what the file held, and take a difference as an edit.
-
-        `at` is the time of the edit in microseconds. `state` is the record that a message's file brings along.
-        """
-        entry = self._index.get(key)
-        wall = self._clock.wall()
-        if entry is None:
-            fresh = state or created(key, document, self._tick(), min(at, wall))
-            self._witness(fresh)
-            # without its stamps the file does not show the record yet: an empty vector makes it be written again
-            shown = fresh if state or parse_key(key).kind != MESSAGE else replace(fresh, vector={})
-            self._put(Entry(fresh, shown))
-            return
-        record, shown_before = entry.record, entry.shown
-        if shown_before is None:
-            self._appeared(entry, document, min(at, wall), state)
-        elif not _equal(shown_before.document, document):
-            if _equal(record.document, document):
-                self._put(replace(entry, shown=record if record.kind != MESSAGE else state or shown_before))
-                return
-            changes = changed_fields(shown_before.document, document)
-            self._edit(entry, edited(shown_before, changes, self._tick(), min(at, wall)))
-
-    def gone(self, key: str) -> None:
-        """The file of a record is gone for good: its deletion is a change of this server."""
-        entry = self._index.get(key)
-        if entry is None or entry.shown is None:
-            return
-        if parse_key(key).kind == MAILBOX:
-            for inner in self._index.in_mailbox(parse_key(key).name):
-                if inner.record.lives:
-                    self._put(replace(inner, record=deleted(inner.record, self._tick())))
-        record = merge(entry.record, deleted(entry.shown, self._tick())) if entry.record.lives else entry.record
-        # a dead record stays shown until the applier has put its tombstone and what is left of its files aside
-        self._put(replace(entry, record=record, shown=None if record.lives else entry.shown))
+        return self._reported()
 
     def recall(self) -> None:
         """Take the tombstones of messages into an index that does not know them, so that none of them comes back."""
@@ -163,9 +117,7 @@ class Scanner:
                     self._fault(path, _words(error), "put it back from a backup, or remove it")
                     continue
                 if dead is not None:
-                    entry = self._index.get(key)
-                    self._witness(dead)
-                    self._put(Entry(dead) if entry is None else replace(entry, record=merge(entry.record, dead)))
+                    self.edits.recall(dead)
 
     # Files that people edit
 
@@ -182,9 +134,9 @@ class Scanner:
         if self._store.look(path) != look:
             self._report.unsettled.add(path)
             return
-        self.found(key, document, look.mtime // 1000)
+        self.edits.found(key, document, look.mtime // 1000)
         if self._plain_pin:
-            self._hide_pin(key)
+            self.edits.hide_pin(key)
         self._index.set_file(path, look, digest)
 
     def _read(self, key: str, path: str) -> tuple[dict[str, Any], str]:
@@ -199,15 +151,6 @@ class Scanner:
             return document, hashlib.sha256(data).hexdigest()
         recording = inspect(self._store.root / path, formats=self._store.formats, longest=float("inf"))
         return {"audio": recording.as_field()}, recording.sha256
-
-    def _hide_pin(self, key: str) -> None:
-        """The file still shows a plain PIN: it is to be written again, with the hash that the record has."""
-        entry = self._index.get(key)
-        if entry is not None and entry.shown is not None:
-            plain = {"pin": Field(None, entry.shown.fields["pin"].stamp)}
-            self._index.put(
-                replace(entry, shown=replace(entry.shown, fields=entry.shown.fields | plain)), self._clock.wall()
-            )
 
     def _file_of(self, key: str) -> str | None:
         return self._store.path(key) if parse_key(key).kind in documents.YAML_KINDS else self._store.audio(key)
@@ -289,10 +232,10 @@ class Scanner:
         named = audio_of(document)
         if audio is None and (named is None or not self._is_ours(key, named, state)):
             return
-        self.found(key, document | {"audio": audio or named}, look.mtime // 1000, state)
+        self.edits.found(key, document | {"audio": audio or named}, look.mtime // 1000, state)
         self._index.set_file(path, look, hashlib.sha256(data).hexdigest())
         if audio is None:
-            self._lacks_audio(key)
+            self.edits.lacks_audio(key)
 
     def _is_ours(self, key: str, named: dict[str, Any], state: Record | None) -> bool:
         """Whether a message without its recording is one that was whole once: its document counts, then."""
@@ -339,13 +282,6 @@ class Scanner:
         self._report.damaged.append(key)
         self._fault(path, why, "nothing to do: it is fetched from the other server; 'vmctl sync' does it now")
 
-    def _lacks_audio(self, key: str) -> None:
-        """What the file shows lacks the recording, so it is to be written again, or removed where it is deleted."""
-        entry = self._index.get(key)
-        if entry is not None and entry.shown is not None:
-            fields = {name: field for name, field in entry.shown.fields.items() if name != "audio"}
-            self._put(replace(entry, shown=replace(entry.shown, fields=fields)))
-
     def _only_one(self, key: str) -> None:
         if self._index.get(key) is not None:
             return
@@ -357,114 +293,18 @@ class Scanner:
                 hint="give the copy an id of its own: rename both its files and mend 'id' in its JSON",
             )
 
-    # What is no longer there
+    def _missing(self, missing: Missing) -> None:
+        self._report.absent = missing.again
+        self._report.held = missing.held
+        for key in missing.held:
+            why = f"gone, with {len(missing.held) - 1} more at once: its deletion waits for a person's word"
+            self._fault(self._store.path(key), why, "put it back, or 'vmctl sync --accept-deletions'")
+        for key in missing.gone:
+            self.edits.gone(key)
 
-    def _absences(self, walk: Walk, listed: set[str], *, accept: bool) -> None:
-        now = self._clock.steady()
-        missing = self._missing(walk, listed)
-        self._absent = {key: self._absent.get(key, now) for key in missing}
-        gone = [key for key, since in self._absent.items() if now - since >= self._settle]
-        self._report.absent = {key for key in missing if key not in gone}
-        held = set() if accept else self._suspicious(gone)
-        device = str(self._store.root.stat().st_dev)
-        if gone and not accept and self._index.meta("device", device) != device:
-            held = set(gone)
-        for key in gone:
-            if key in held:
-                why = f"gone, with {len(gone) - 1} more at once: its deletion waits for a person's word"
-                self._fault(self._store.path(key), why, "put it back, or 'vmctl sync --accept-deletions'")
-                self._report.held.append(key)
-            else:
-                self._absent.pop(key)
-                self.gone(key)
-        if not held:
-            self._index.set_meta("device", device)
-
-    def _missing(self, walk: Walk, listed: set[str]) -> set[str]:
-        """The keys whose files are not there although what holds them could be read."""
-        there = {key for key, _ in walk.files.values()}
-        keys = self._index.keys("shown IS NOT NULL AND kind <> 'message'")
-        keys = [key for key in keys if key not in there]
-        for folder in sorted(listed):
-            extension = folder.split("/")[1]
-            keys += self._index.keys("mailbox = ? AND kind = 'message' AND shown IS NOT NULL", (extension,))
-        missing = {key for key in keys if not self._is_there(key, walk)}
-        for folder in listed:
-            if folder not in walk.folders and folder not in walk.unread:
-                self._index.drop_folder(folder)
-        for key in missing:  # to be listed again, by another process too, until the absence is decided
-            if parse_key(key).kind == MESSAGE:
-                self._index.set_folder(self._store.folder(str(parse_key(key).mailbox)), 0, 0, 0, 0)
-        return missing
-
-    def _is_there(self, key: str, walk: Walk) -> bool:
-        path = self._store.path(key)
-        if any(path.startswith(f"{folder}/") or folder == "." for folder in walk.unread):
-            return True  # what cannot be read is not known to be absent
-        entry = self._index.get(key)
-        shown = audio_of(entry.shown.document) if entry and entry.shown else None
-        try:
-            return self._store.look(self._store.path(key, shown["format"] if shown else "wav")) is not None
-        except StoreError:
-            return True
-
-    def _suspicious(self, gone: list[str]) -> set[str]:
-        """The deletions that look like a fault: too many at once, a whole mailbox, or a great part of one."""
-        if len(gone) > _MOST_GONE:
-            return set(gone)
-        held = set()
-        boxes: dict[str, list[str]] = {}
-        for key in gone:
-            parts = parse_key(key)
-            if parts.kind == MAILBOX:
-                held.add(parts.name)
-            elif parts.kind == MESSAGE:
-                boxes.setdefault(str(parts.mailbox), []).append(key)
-        for extension, keys in boxes.items():
-            before = self._index.count("mailbox = ? AND kind = 'message' AND shown IS NOT NULL", (extension,))
-            if before >= _SMALL_MAILBOX and len(keys) * 4 > before:
-                held.add(extension)
-        return {key for key in gone if (parse_key(key).mailbox or parse_key(key).name) in held}
-
-    # Changes to the index
-
-    def _appeared(self, entry: Entry, document: dict[str, Any], at: int, state: Record | None) -> None:
-        record = entry.record
-        if record.lives:
-            if _equal(record.document, document):
-                self._put(replace(entry, shown=state if record.kind == MESSAGE else record))
-                return
-            # made here by hand while the peer's was on its way: both were made without knowing the other
-            self._edit(entry, state or created(record.key, document, self._tick(), at))
-        elif state is not None and not int(self._index.meta("full_scan", "0")):
-            # a new index meets the file of a message that the peer or a tombstone knows as deleted: nobody put it there
-            self._put(replace(entry, record=merge(record, state), shown=state))
-        elif record.kind == MESSAGE:
-            alive = restored(record, self._tick())
-            changes = changed_fields(record.document, document)
-            self._put(
-                replace(entry, record=edited(alive, changes, self._tick(), at) if changes else alive, shown=state)
-            )
-        else:
-            alive = created(record.key, document, self._tick(), at, before=record)
-            self._put(replace(entry, record=alive, shown=alive))
-
-    def _edit(self, entry: Entry, mine: Record) -> None:
-        """The file shows `mine`, made without having seen what the index took in meanwhile."""
-        for conflict in conflicts(entry.record, mine):
-            if self._index.get(conflict.key) is None:
-                self._put(Entry(conflict))
-        self._put(replace(entry, record=merge(entry.record, mine), shown=mine))
-
-    def _put(self, entry: Entry) -> None:
-        self._index.put(entry, self._clock.wall())
-        self._report.changed.append(entry.record.key)
-
-    def _tick(self) -> Tick:
-        return Tick(self._index.next_number(self._clock.wall()), self.incarnation)
-
-    def _witness(self, record: Record) -> None:
-        self._index.witness(max(record.vector.values(), default=0))
+    def _reported(self) -> Report:
+        self._report.changed, self.edits.changed = self.edits.changed, []
+        return self._report
 
     # Faults
 
@@ -488,10 +328,6 @@ class Scanner:
 
     def _is_litter(self, status: os.stat_result) -> bool:
         return self._clock.wall() * 1000 - status.st_mtime_ns > _LITTER_SECONDS * 1e9
-
-
-def _equal(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return one == other and canonical(one) == canonical(other)
 
 
 def _words(error: RecordError | StoreError) -> str:

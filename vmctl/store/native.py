@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vmctl.durable import TEMP_PREFIX
+from vmctl.entry import Look
 from vmctl.errors import BrokenFile, NotFound, StoreUnusable
-from vmctl.index import Look
 from vmctl.model import (
     CALLFLOW,
     GREETING,

@@ -1,0 +1,106 @@
+"""Tells a deletion from a fault: what is gone for a moment, what is gone for good, and what is too much to believe.
+
+A file that an editor renames away for a moment, or a store that is not mounted, must not delete anything. So absence
+counts at a second look only, and a mass of it waits for a person's word.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from vmctl.entry import audio_of
+from vmctl.errors import StoreError
+from vmctl.model import MAILBOX, MESSAGE, parse_key
+
+if TYPE_CHECKING:
+    from vmctl.clock import Clock
+    from vmctl.index import Index
+    from vmctl.store.native import NativeStore, Walk
+
+_MOST_GONE = 20
+_SMALL_MAILBOX = 4
+
+
+class Missing(NamedTuple):
+    """Keys of records whose files are not there."""
+
+    gone: list[str]
+    again: set[str]
+    held: list[str]
+
+
+class Absences:
+    """Remembers between two looks what was not there at the first."""
+
+    def __init__(self, store: NativeStore, index: Index, clock: Clock, settle: float) -> None:
+        self._store = store
+        self._index = index
+        self._clock = clock
+        self._settle = settle
+        self._since: dict[str, float] = {}
+
+    def look(self, walk: Walk, listed: set[str], *, accept: bool) -> Missing:
+        """What is gone for good, what owes a second look, and what waits for a person; `accept` lets everything go.
+
+        `listed` are the message folders that this scan has listed.
+        """
+        now = self._clock.steady()
+        missing = self._missing(walk, listed)
+        self._since = {key: self._since.get(key, now) for key in missing}
+        gone = [key for key, since in self._since.items() if now - since >= self._settle]
+        held = set() if accept else self._suspicious(gone)
+        device = str(self._store.root.stat().st_dev)
+        if gone and not accept and self._index.meta("device", device) != device:
+            held = set(gone)  # another file system is mounted there
+        if not held:
+            self._index.set_meta("device", device)
+        for key in gone:
+            if key not in held:
+                del self._since[key]
+        return Missing([key for key in gone if key not in held], missing - set(gone), sorted(held))
+
+    def _missing(self, walk: Walk, listed: set[str]) -> set[str]:
+        """The keys whose files are not there although what holds them could be read."""
+        there = {key for key, _ in walk.files.values()}
+        keys = self._index.keys("shown IS NOT NULL AND kind <> 'message'")
+        keys = [key for key in keys if key not in there]
+        for folder in sorted(listed):
+            extension = folder.split("/")[1]
+            keys += self._index.keys("mailbox = ? AND kind = 'message' AND shown IS NOT NULL", (extension,))
+        missing = {key for key in keys if not self._is_there(key, walk)}
+        for folder in listed:
+            if folder not in walk.folders and folder not in walk.unread:
+                self._index.drop_folder(folder)
+        for key in missing:  # to be listed again, by another process too, until the absence is decided
+            if parse_key(key).kind == MESSAGE:
+                self._index.set_folder(self._store.folder(str(parse_key(key).mailbox)), 0, 0, 0, 0)
+        return missing
+
+    def _is_there(self, key: str, walk: Walk) -> bool:
+        path = self._store.path(key)
+        if any(path.startswith(f"{folder}/") or folder == "." for folder in walk.unread):
+            return True  # what cannot be read is not known to be absent
+        entry = self._index.get(key)
+        shown = audio_of(entry.shown.document) if entry and entry.shown else None
+        try:
+            return self._store.look(self._store.path(key, shown["format"] if shown else "wav")) is not None
+        except StoreError:
+            return True
+
+    def _suspicious(self, gone: list[str]) -> set[str]:
+        """The deletions that look like a fault: too many at once, a whole mailbox, or a great part of one."""
+        if len(gone) > _MOST_GONE:
+            return set(gone)
+        held = set()
+        boxes: dict[str, list[str]] = {}
+        for key in gone:
+            parts = parse_key(key)
+            if parts.kind == MAILBOX:
+                held.add(parts.name)
+            elif parts.kind == MESSAGE:
+                boxes.setdefault(str(parts.mailbox), []).append(key)
+        for extension, keys in boxes.items():
+            before = self._index.count("mailbox = ? AND kind = 'message' AND shown IS NOT NULL", (extension,))
+            if before >= _SMALL_MAILBOX and len(keys) * 4 > before:
+                held.add(extension)
+        return {key for key in gone if (parse_key(key).mailbox or parse_key(key).name) in held}

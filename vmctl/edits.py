@@ -1,0 +1,129 @@
+"""What a file that changed, appeared or vanished means for its record: an edit of this server, or none.
+
+A person edits what the file showed, not what the index has taken in meanwhile, so an edit is made on what was shown and
+then merged. Call inside a transaction of the index.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from vmctl.delta import changed_fields
+from vmctl.entry import Entry
+from vmctl.merge import conflicts, merge
+from vmctl.model import MAILBOX, MESSAGE, Field, Record, Tick, canonical, created, deleted, edited, parse_key, restored
+
+if TYPE_CHECKING:
+    from vmctl.clock import Clock
+    from vmctl.index import Index
+
+
+class Edits:
+    """Puts what the files say into the index. `changed` collects the keys, until somebody empties it."""
+
+    def __init__(self, index: Index, clock: Clock) -> None:
+        self._index = index
+        self._clock = clock
+        self.changed: list[str] = []
+
+    def found(self, key: str, document: dict[str, Any], at: int, state: Record | None = None) -> None:
+        """A file holds this document: compare it with what the file held, and take a difference as an edit.
+
+        `at` is the time of the edit in microseconds. `state` is the record that a message's file brings along.
+        """
+        entry = self._index.get(key)
+        wall = self._clock.wall()
+        if entry is None:
+            fresh = state or created(key, document, self._tick(), min(at, wall))
+            self._witness(fresh)
+            # without its stamps the file does not show the record yet: an empty vector makes it be written again
+            shown = fresh if state or parse_key(key).kind != MESSAGE else replace(fresh, vector={})
+            self._put(Entry(fresh, shown))
+            return
+        record, shown_before = entry.record, entry.shown
+        if shown_before is None:
+            self._appeared(entry, document, min(at, wall), state)
+        elif not _equal(shown_before.document, document):
+            if _equal(record.document, document):
+                self._put(replace(entry, shown=record if record.kind != MESSAGE else state or shown_before))
+                return
+            changes = changed_fields(shown_before.document, document)
+            self._edit(entry, edited(shown_before, changes, self._tick(), min(at, wall)))
+
+    def gone(self, key: str) -> None:
+        """The file of a record is gone for good: its deletion is a change of this server."""
+        entry = self._index.get(key)
+        if entry is None or entry.shown is None:
+            return
+        if parse_key(key).kind == MAILBOX:
+            for inner in self._index.in_mailbox(parse_key(key).name):
+                if inner.record.lives:
+                    self._put(replace(inner, record=deleted(inner.record, self._tick())))
+        record = merge(entry.record, deleted(entry.shown, self._tick())) if entry.record.lives else entry.record
+        # a dead record stays shown until the applier has put its tombstone and what is left of its files aside
+        self._put(replace(entry, record=record, shown=None if record.lives else entry.shown))
+
+    def recall(self, dead: Record) -> None:
+        """A tombstone that a new index does not know: its record must not come back."""
+        entry = self._index.get(dead.key)
+        self._witness(dead)
+        self._put(Entry(dead) if entry is None else replace(entry, record=merge(entry.record, dead)))
+
+    def hide_pin(self, key: str) -> None:
+        """The file still shows a plain PIN: it is to be written again, with the hash that the record has."""
+        entry = self._index.get(key)
+        if entry is not None and entry.shown is not None:
+            plain = {"pin": Field(None, entry.shown.fields["pin"].stamp)}
+            self._index.put(
+                replace(entry, shown=replace(entry.shown, fields=entry.shown.fields | plain)), self._clock.wall()
+            )
+
+    def lacks_audio(self, key: str) -> None:
+        """What the file shows lacks the recording, so it is to be written again, or removed where it is deleted."""
+        entry = self._index.get(key)
+        if entry is not None and entry.shown is not None:
+            fields = {name: field for name, field in entry.shown.fields.items() if name != "audio"}
+            self._put(replace(entry, shown=replace(entry.shown, fields=fields)))
+
+    def _appeared(self, entry: Entry, document: dict[str, Any], at: int, state: Record | None) -> None:
+        record = entry.record
+        if record.lives:
+            if _equal(record.document, document):
+                self._put(replace(entry, shown=state if record.kind == MESSAGE else record))
+                return
+            # made here by hand while the peer's was on its way: both were made without knowing the other
+            self._edit(entry, state or created(record.key, document, self._tick(), at))
+        elif state is not None and not int(self._index.meta("full_scan", "0")):
+            # a new index meets the file of a message that the peer or a tombstone knows as deleted: nobody put it there
+            self._put(replace(entry, record=merge(record, state), shown=state))
+        elif record.kind == MESSAGE:
+            alive = restored(record, self._tick())
+            changes = changed_fields(record.document, document)
+            self._put(
+                replace(entry, record=edited(alive, changes, self._tick(), at) if changes else alive, shown=state)
+            )
+        else:
+            alive = created(record.key, document, self._tick(), at, before=record)
+            self._put(replace(entry, record=alive, shown=alive))
+
+    def _edit(self, entry: Entry, mine: Record) -> None:
+        """The file shows `mine`, made without having seen what the index took in meanwhile."""
+        for conflict in conflicts(entry.record, mine):
+            if self._index.get(conflict.key) is None:
+                self._put(Entry(conflict))
+        self._put(replace(entry, record=merge(entry.record, mine), shown=mine))
+
+    def _put(self, entry: Entry) -> None:
+        self._index.put(entry, self._clock.wall())
+        self.changed.append(entry.record.key)
+
+    def _tick(self) -> Tick:
+        return Tick(self._index.next_number(self._clock.wall()), self._index.meta("incarnation"))
+
+    def _witness(self, record: Record) -> None:
+        self._index.witness(max(record.vector.values(), default=0))
+
+
+def _equal(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one == other and canonical(one) == canonical(other)
