@@ -3,6 +3,10 @@
 import itertools
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("vmctl", deadline=None)  # a busy machine is no fault
+settings.load_profile("vmctl")
 
 pytest.register_assert_rewrite("wire")  # before it is imported
 from wire import Wire, tone  # noqa: E402

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from vmctl import config, network
 from vmctl.clock import Clock
 from vmctl.config import Address, Config
+from vmctl.journal import Journal
 from vmctl.status import gather
 
 if TYPE_CHECKING:
@@ -124,6 +125,11 @@ class Net:
         """The first service's status."""
         value: dict[str, Any] = self.status()["services"][0]
         return value
+
+    def moves(self, server: str) -> list[str]:
+        """The states that the journal of a server says a service went to, in order."""
+        journal = Journal(self.path(server, ".vmctl/journal.jsonl"))
+        return [entry["to"]["state"] for entry in journal.entries() if entry["kind"] == "transition"]
 
     @contextlib.contextmanager
     def daemon(self, server: str) -> Iterator[subprocess.Popen[bytes]]:

@@ -105,10 +105,9 @@ def test_failover_and_failback_by_themselves(net: Net, tmp_path: Path) -> None:
             assert net.service()["serving"] == "primary"
             assert net.path("primary", f"mailboxes/2001/messages/{ident}.json").exists()
             until(lambda: net.status()["in_step"], what="in step")
+            until(lambda: net.moves("primary")[-1] == "normal", what="the news at the primary")
     for server in ("primary", "secondary"):
-        entries = net.read("journal", "--server", server)
-        states = [entry["to"]["state"] for entry in entries if entry["kind"] == "transition"]
-        assert states[-3:] == ["resilience", "recovering", "normal"]
+        assert net.moves(server)[-3:] == ["resilience", "recovering", "normal"]
         assert net.run("journal", "--verify", "--server", server).returncode == 0
 
 

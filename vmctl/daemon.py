@@ -14,7 +14,7 @@ import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
-from vmctl.errors import MailRefused, StoreError, SyncError
+from vmctl.errors import JournalError, MailRefused, StoreError, SyncError
 from vmctl.post import ASK_PROOF, DAEMON, Post
 from vmctl.proof import read_store
 from vmctl.watch import Debounce, Watcher
@@ -99,8 +99,8 @@ class Daemon:
     def _loop(self, post: Post) -> None:
         while not self._stop.is_set():
             try:
-                self._turn(post)
-                self._well(None)
+                if self._turn(post):
+                    self._well(None)
             except StoreError as error:
                 # a full or unreachable disk, say: the peer is told to try again, and so do we
                 self._well(f"{error.what}: {error.why}" if error.why else error.what)
@@ -110,7 +110,8 @@ class Daemon:
             self._wake.wait(self._pause(post))
             self._wake.clear()
 
-    def _turn(self, post: Post) -> None:
+    def _turn(self, post: Post) -> bool:
+        """One turn of the loop; tells whether all was well."""
         now = self._clock.steady()
         intake = post.take()
         if self._round.is_set():
@@ -122,12 +123,21 @@ class Daemon:
         if any(_starting(taken.status) for taken in intake.taken):
             self._next_beat = min(self._next_beat, now + _ANSWER_TO_A_START)
         self._scan_if_due(post, now)
-        moved = post.failover.tick()
+        moved = self._tick(post)
         self._answered(post, intake.taken)
         self._verify(post)
         self._delivered(post)
-        self._send(post, urgent=moved)
+        self._send(post, urgent=bool(moved))
         post.note_step()
+        return moved is not None
+
+    def _tick(self, post: Post) -> bool | None:
+        """Whether a role moved; None where the journal cannot be trusted: then none does, but the stores go on."""
+        try:
+            return post.failover.tick()
+        except JournalError as error:
+            self._well(f"{error.what}: {error.hint}")
+            return None
 
     # Scanning
 

@@ -419,7 +419,7 @@ class JournalBroken(JournalError):
     """A line of the journal was cut, edited, moved or removed."""
 
     exit_code = 70
-    hint = "compare it with the peer's journal; 'vmctl journal --verify' names the line"
+    hint = "'vmctl journal --verify' names the line; to go on, move the file aside: the roles are learnt from the peer"
 
 
 class KeyFault(VmctlError):

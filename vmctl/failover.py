@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from vmctl.clock import duration
+from vmctl.errors import JournalError
 from vmctl.evidence import Evidence, Order, Policy
 from vmctl.roles import check_order, decide
 from vmctl.view import FAILBACK, View, newer
@@ -106,11 +107,15 @@ class Failover:
         return theirs is not None and theirs != self._replica.config.digest
 
     def facts(self) -> dict[str, Any]:
-        """What every mail tells the peer of the roles."""
+        """What every mail tells the peer of the roles; nothing where the journal cannot be trusted."""
+        try:
+            views, moves = self.views(), self._own_moves()
+        except JournalError:
+            return {}
         return {
-            "views": {name: view.as_json() for name, view in self.views().items()},
+            "views": {name: view.as_json() for name, view in views.items()},
             "orders": self._index.note("forward") or {},
-            "moves": self._own_moves(),
+            "moves": moves,
         }
 
     def _own_moves(self) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vmctl.entry import Entry, audio_of
 from vmctl.merge import conflicts, holds, merge, merge_fields
-from vmctl.model import MAILBOX, MESSAGE, Record, Tick, Vector, mailbox_key, parse_key, restored
+from vmctl.model import MAILBOX, MESSAGE, Record, Tick, Vector, mailbox_key, parse_key, restored, vector_from_json
 from vmctl.outbox import missing_ranges
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class Inbox:
             parse_key(key)
             part = Record.from_json(key, value)
             base = value.get("base")
-            vector: Vector | None = None if base is None else dict(base["vector"])
+            vector: Vector | None = None if base is None else vector_from_json(key, base["vector"])
             version = str(value["version"])
             based_on = "" if base is None else str(base["version"])
         except (ValueError, KeyError, TypeError) as error:
@@ -276,6 +276,14 @@ class Inbox:
             entry = next(iter(self._index.with_audio(sha256)), None)
             audio = audio_of(entry.record.document) if entry else None
             for gap in want.get("missing") or [] if audio else []:
-                start, stop = int(gap[0]), int(gap[1])
-                if audio and 0 <= start < stop <= audio["size"]:
-                    self._index.add_range("offers", sha256, start, stop)
+                if audio and _is_range(gap, audio["size"]):
+                    self._index.add_range("offers", sha256, gap[0], gap[1])
+
+
+def _is_range(gap: Any, size: int) -> bool:
+    """Whether this is `[start, stop]` within a recording of `size` bytes."""
+    match gap:
+        case [int(start), int(stop)]:
+            return 0 <= start < stop <= size
+        case _:
+            return False

@@ -171,9 +171,9 @@ class Record:
             key,
             born=_tick(key, value.get("born")),
             fields={str(name): field_from_json(key, field) for name, field in fields.items()},
-            vector=_vector(key, value.get("vector")),
-            kept=_vector(key, value.get("kept")),
-            deleted=_vector(key, value.get("deleted")),
+            vector=vector_from_json(key, value.get("vector")),
+            kept=vector_from_json(key, value.get("kept")),
+            deleted=vector_from_json(key, value.get("deleted")),
         )
 
 
@@ -262,7 +262,8 @@ def _tick(key: str, value: Any) -> Tick:
     return Tick(value[0], value[1])
 
 
-def _vector(key: str, value: Any) -> Vector:
+def vector_from_json(key: str, value: Any) -> Vector:
+    """A vector from the wire or from a file. Raises ValueError."""
     if not isinstance(value, dict) or not all(map(_counts, value.values())):
         raise ValueError(f"a vector of {key} is not a mapping of incarnations to numbers")
     return dict(value)

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from vmctl.audio import WAV
 from vmctl.delta import changed_fields
 from vmctl.entry import Entry, audio_of
+from vmctl.errors import JournalError
 from vmctl.mail import AUDIO_FRAME, BASE64_GROWTH, FRAME, Audio, SyncMail, compose, describe, estimate
-from vmctl.model import Record, field_as_json, parse_key
+from vmctl.model import Record, canonical, field_as_json, parse_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -320,7 +321,7 @@ class Outbox:
             self._index.add_checkpoint(number, nonce)
             facts = self.status() | status | {"acks": [list(ack) for ack in acks], "wants": wants}
             mail = SyncMail(
-                packet=secrets.token_hex(12),
+                packet=_packet(load, self._index.meta("incarnation")),
                 network=self._config.network,
                 sender=self._me.name,
                 recipient=self._peer.name,
@@ -337,7 +338,7 @@ class Outbox:
                 challenge=self._contact.challenge(),
                 echo=self._contact.echo(),
                 config=self._config.digest,
-                journal=self._journal.length_and_hash(),
+                journal=self._journal_end(),
                 records=load.records,
                 status=facts,
                 request=request,
@@ -357,6 +358,12 @@ class Outbox:
         )
         return Parcel(raw, mail.packet, subject, load.versions, acks, load.pieces)
 
+    def _journal_end(self) -> tuple[int, str] | None:
+        try:
+            return self._journal.length_and_hash()
+        except JournalError:
+            return None  # stores are kept in step whatever the journal of the roles looks like
+
     def _private_key(self) -> PrivateKey:
         if self._key is None:
             from vmctl import keys
@@ -364,6 +371,14 @@ class Outbox:
             assert self._me.key is not None  # noqa: S101 - the config has a key for every server that is here
             self._key = keys.load_private(self._me.key)
         return self._key
+
+
+def _packet(load: _Load, incarnation: str) -> str:
+    """The id of what a mail brings: the same when the same is sent again, random where it brings nothing."""
+    if not load:
+        return secrets.token_hex(12)
+    brings = [incarnation, sorted(load.versions.items()), load.pieces]
+    return hashlib.sha256(canonical(brings)).hexdigest()[:24]
 
 
 def record_for(entry: Entry) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class Post:
     """A server that sends and receives. Use it with `with`."""
 
     def __init__(
-        self, config: Config, name: str, clock: Clock, *, role: str, wake: Callable[[], object], patience: float = 0.0
+        self, config: Config, name: str, clock: Clock, *, role: str, wake: Callable[[], object], patience: float = 0.5
     ) -> None:
         self.config = config
         self.server = config.servers[name]

@@ -197,13 +197,22 @@ class Replica:
                 return None
         else:
             self._parsed_bytes = max(0, self._parsed_bytes - path.stat().st_size)
-        taken = self.inbox.take(mail)
-        if taken.rolled_back:
-            self._start_over("the peer holds later changes of this server than this server does", taken.above)
-            self.outbox.forget_sent()
-            taken = replace(self.inbox.take(mail), rolled_back=True)
+        try:
+            taken = self._merged(mail)
+        except (ValueError, TypeError, LookupError, AttributeError):
+            # signed by the peer, and still not as it should be: it must not stop every mail behind it for ever
+            log.exception("a mail of the peer cannot be merged; it is kept as %s", self.spool.refuse(path))
+            return None
         self.spool.done(path)
         return taken
+
+    def _merged(self, mail: SyncMail) -> Taken:
+        taken = self.inbox.take(mail)
+        if not taken.rolled_back:
+            return taken
+        self._start_over("the peer holds later changes of this server than this server does", taken.above)
+        self.outbox.forget_sent()
+        return replace(self.inbox.take(mail), rolled_back=True)
 
     def _parse(self, raw: bytes) -> SyncMail:
         from vmctl import keys
