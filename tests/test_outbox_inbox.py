@@ -70,7 +70,7 @@ def test_an_ack_does_not_cover_a_later_edit(wire, box):
 
 
 def test_what_is_not_acknowledged_leaves_again(wire, box):
-    """A lost mail's changes are sent again after `sync.resend`, not before, under a new packet."""
+    """A lost mail's changes are sent again after `sync.resend`, not before, under the same packet id."""
     wire.desk().set_mailbox(box, {"quota": 5})
     (first,) = mails(wire)
     wire.lose()
