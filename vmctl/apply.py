@@ -115,7 +115,8 @@ class Applier:
         path = self._store.path(key, audio["format"] if audio else "wav")
         look, known = self._store.look(path), self._index.file(path)
         if look is None:
-            return True  # nothing there to overwrite; an absence is judged by the scans
+            # a file that somebody took away waits for the verdict of the scans: it may have been deleted
+            return entry is None or entry.shown is None or not entry.record.lives
         return known is not None and known[0] == look
 
     def _write(self, entry: Entry) -> bool:
@@ -149,32 +150,66 @@ class Applier:
             path = aside.name.rpartition(".")[0].replace("%", "/")
             key = next((key for key, _ in self._store.walk().files.values() if self._store.path(key) == path), None)
             entry = self._index.get(key) if key else None
-            if entry is None or aside.samefile(self._store.root / path):
-                aside.unlink()  # it was not replaced: the next scan sees the file itself
+            settled = True  # where it was not replaced, the next scan sees the file itself
+            if entry is not None and not aside.samefile(self._store.root / path):
+                with self._index.transaction():
+                    _, settled = self._merge_late(entry, path, aside)
+            if settled:
+                aside.unlink()
+        self.reconcile()
+
+    def reconcile(self) -> None:
+        """Note the files that already hold what was intended: they were written just before a crash, or a full disk.
+
+        Before a newer version comes in: compared with that one they would look like a person's edit.
+        """
+        for key in self._index.todo():
+            entry = self._index.get(key)
+            if entry is None or not entry.record.lives or not self._holds(entry):
                 continue
-            with self._index.transaction():
-                self._merge_late(entry, path, aside)
+            audio = audio_of(entry.record.document)
+            path = self._store.path(key, audio["format"] if audio else "wav")
+            digest = digest_of(self._store.root / path)[0]
+            self._shown(entry, path, digest)
+
+    def _holds(self, entry: Entry) -> bool:
+        """Whether the files of a record are byte for byte what would be written."""
+        record = entry.record
+        kind = parse_key(record.key).kind
+        audio = audio_of(record.document)
+        try:
+            if kind in documents.YAML_KINDS:
+                return self._store.read(self._store.path(record.key)) == documents.write_yaml(kind, record.document)
+            if audio is None or audio["format"] not in self._store.formats:
+                return False
+            if not self._lies_at(self._store.audio_path(record.key, audio["format"]), audio["sha256"], audio["size"]):
+                return False
+            return kind != MESSAGE or self._store.read(self._store.path(record.key)) == documents.write_message(record)
+        except (RecordError, StoreUnusable):
+            return False
 
     def _exchange(self, entry: Entry, path: str, data: bytes) -> None:
         """Replace a file that people edit, and look once more at what was replaced."""
         aside = self._aside(path)
         replaced = durable.exchange(self._store.root / path, data, aside)
         with self._index.transaction():
-            late = replaced and self._merge_late(entry, path, aside)
+            late, settled = self._merge_late(entry, path, aside) if replaced else (False, False)
             self._index.set_file(path, look_of((self._store.root / path).lstat()), hashlib.sha256(data).hexdigest())
             if not late:
                 self._index.put(replace(entry, shown=entry.record), self._clock.wall())
             self._index.drop_fault(path)
+        if settled:  # not before the commit: until then it may hold the only copy of an edit
+            aside.unlink()
 
-    def _merge_late(self, before: Entry, path: str, aside: Path) -> bool:
+    def _merge_late(self, before: Entry, path: str, aside: Path) -> tuple[bool, bool]:
         """If a person saved into the replaced file at the last moment, that is an edit of what it showed before.
 
-        `before` is the entry as it was when the file was replaced by what its record says. Tells whether it was so.
+        `before` is the entry as it was when the file was replaced by what its record says. Tells whether it was so, and
+        whether the file aside has done its work.
         """
         known = self._index.file(path)
         if known is not None and digest_of(aside)[0] == known[1]:
-            aside.unlink()
-            return False
+            return False, True
         try:
             document = documents.read_yaml(before.record.kind, aside.read_bytes(), path)
         except RecordError as error:
@@ -182,13 +217,12 @@ class Applier:
                 f".vmctl/replaced/{aside.name}", f"saved while it was replaced, and broken: {error.what}",
                 f"take from it what you need into {path}, then remove it", self._clock.wall(),
             )  # fmt: skip
-            return False
+            return False, False
         self._scanner.edits.found(before.record.key, document, self._clock.wall())
         merged = self._index.get(before.record.key)
         if merged is not None:
             self._index.put(replace(merged, shown=before.record), self._clock.wall())
-        aside.unlink()
-        return True
+        return True, True
 
     def _place(self, entry: Entry, audio: dict[str, Any], target: str) -> bool:
         """Put the recording at its place; what was there goes to the pool. False where it has not come yet."""
@@ -201,7 +235,10 @@ class Applier:
         if source is None or source == target:
             return source is not None
         if look is not None:
-            self._pool.take_in(place, digest_of(place)[0])
+            found = digest_of(place)[0]
+            if known is not None and found != known[1] and entry.record.kind != MESSAGE:
+                return False  # saved at the last moment: it is merged when it stands still
+            self._pool.take_in(place, found)
         if entry.shown is not None:
             self._drop_former_format(entry, target)
         if source.startswith(".vmctl/"):

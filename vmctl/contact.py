@@ -28,7 +28,7 @@ class Contact:
 
     def forget(self) -> None:
         """A new start: only an answer to a challenge of this start counts from now on."""
-        for name in ("challenges", "heard", "peer"):
+        for name in ("challenges", "heard", "peer", "peer_challenge"):
             self._index.set_note(name, None)
 
     def challenge(self) -> str:
@@ -48,9 +48,10 @@ class Contact:
     def take(self, mail: SyncMail) -> bool:
         """Note what a mail says of the peer; tells whether it is fresh: it echoes a challenge that still counts."""
         last = self._index.note("peer_challenge") or {}
-        newest = mail.sent >= last.get("sent", 0) or mail.incarnation != last.get("incarnation")
+        number = (mail.checkpoint or {}).get("number", 0)  # not the time: the peer's clock may be set back
+        newest = number >= last.get("number", 0) or mail.incarnation != last.get("incarnation")
         if newest:
-            value = {"nonce": mail.challenge, "sent": mail.sent, "incarnation": mail.incarnation}
+            value = {"nonce": mail.challenge, "number": number, "incarnation": mail.incarnation}
             self._index.set_note("peer_challenge", value)
         issued = self._issued(mail.echo)
         if issued is None:
@@ -61,7 +62,7 @@ class Contact:
             self._index.set_note("heard", {"steady": issued, "boot": boot, "wall": self._clock.wall()})
         if newest:
             facts = {**mail.status, "sent": mail.sent, "config": mail.config, "echoed": issued}
-            for name in ("acks", "wants", "packets"):
+            for name in ("acks", "wants", "proof"):
                 facts.pop(name, None)
             self._index.set_note("peer", facts)
         return True

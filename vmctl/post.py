@@ -129,10 +129,10 @@ class Post:
         answers: list[str] = []
         if answer:
             answers, self._answers = self._answers, []
-        status = self.failover.facts() | ({"answers": answers} if answers else {})
-        yield from self.replica.outbox.parcels(
-            always=always or bool(answers), anew=anew, request=request, status=status
-        )
+        proof, self.proof = self.proof, None
+        status = self.failover.facts() | ({"answers": answers} if answers else {}) | ({"proof": proof} if proof else {})
+        always = always or bool(answers or proof)
+        yield from self.replica.outbox.parcels(always=always, anew=anew, request=request, status=status)
 
     def carry(self, parcel: Parcel) -> None:
         """Hand one mail to the peer's server. Raises PeerUnreachable, MailRefused. For one thread at a time."""

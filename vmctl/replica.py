@@ -133,6 +133,7 @@ class Replica:
         """One look at the store; files that lag behind the index are written."""
         with self.locked():
             self._check_identity()
+            self.applier.reconcile()
             report = self.scanner.scan(full=full or self._full_is_due(), accept_deletions=accept_deletions)
             self.applier.apply_all()
         return report
@@ -184,6 +185,8 @@ class Replica:
     def take(self) -> Intake:
         """Merge every mail of the spool into the index, write the files, and let the spool go."""
         with self.locked():
+            self._check_identity()
+            self.applier.reconcile()
             taken = [mail for path in self.spool.waiting() if (mail := self._take_one(path)) is not None]
             return Intake(taken, self.applier.apply_all())
 
