@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 import wave
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -51,7 +53,10 @@ def digest_of(path: Path) -> tuple[str, int]:
     """SHA-256 (hex) and size in bytes of a file. Raises StoreUnusable."""
     sha, size = hashlib.sha256(), 0
     try:
-        with path.open("rb", buffering=0) as file:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not make us wait for its writer
+        with open(fd, "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise StoreUnusable(f"{path} is no plain file", hint="move it away")
             while block := file.read(_BLOCK):
                 sha.update(block)
                 size += len(block)

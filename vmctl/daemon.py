@@ -14,8 +14,8 @@ import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
-from vmctl.errors import JournalError, MailRefused, StoreError, SyncError
-from vmctl.post import ASK_PROOF, DAEMON, Post
+from vmctl.errors import JournalError, MailRefused, StoreError, StoreExchanged, SyncError
+from vmctl.post import ASK_PROOF, ASK_SCAN, DAEMON, Post
 from vmctl.proof import read_store
 from vmctl.watch import Debounce, Watcher
 
@@ -31,6 +31,7 @@ log = logging.getLogger("vmctl.daemon")
 
 _SHORTEST_RETRY, _LONGEST_WAIT = 0.5, 1.0
 _ANSWER_TO_A_START = 0.05
+_MOST_ASKS = 10
 
 
 class Daemon:
@@ -56,6 +57,9 @@ class Daemon:
         self._asking: str | None = None
         self._trouble: str | None = None
         self._unreached: str | None = None
+        self._unwell_at: float | None = None
+        self._ask_scan: dict[str, bool] = {}
+        self._asks_left = 0
         self._reader: threading.Thread | None = None
         self._reading: dict[str, Any] | None = None
 
@@ -64,6 +68,13 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_stop)
         signal.signal(signal.SIGUSR1, self._on_round)
+        while not self._stop.is_set():
+            self._serve()
+        log.info("%s stopped", self._name)
+
+    def _serve(self) -> None:
+        """Serve with the store as it is now, until told to stop or until the store is another one."""
+        self._carrier, self._mails, self._on_its_way = _Carrier(self._wake), None, None
         with Post(self._config, self._name, self._clock, role=DAEMON, wake=self._wake.set) as post:
             post.replica.take()  # the spool before the first scan: what came is older than what is on disk
             post.failover.start()
@@ -78,7 +89,6 @@ class Daemon:
                     self._loop(post)
             finally:
                 self._carrier.stop()
-        log.info("%s stopped", self._name)
 
     def stop(self) -> None:
         """End the loop; for any thread."""
@@ -101,7 +111,11 @@ class Daemon:
             try:
                 if self._turn(post):
                     self._well(None)
+            except StoreExchanged as error:
+                log.error("%s: it is opened again", error.what)
+                return
             except StoreError as error:
+                self._unwell_at = self._clock.steady()
                 # a full or unreachable disk, say: the peer is told to try again, and so do we
                 self._well(f"{error.what}: {error.why}" if error.why else error.what)
                 self._next_scan = self._clock.steady() + self._config.scan.settle
@@ -116,7 +130,9 @@ class Daemon:
         intake = post.take()
         if self._round.is_set():
             self._round.clear()
-            self._asking = secrets.token_hex(8)
+            self._asking, self._asks_left = secrets.token_hex(8), _MOST_ASKS
+            self._ask_scan = post.replica.index.note(ASK_SCAN) or {}
+            post.replica.index.set_note(ASK_SCAN, None)
             self._answer_after_scan = True
         if post.asked or any(taken.request.get("round") for taken in intake.taken):
             self._answer_after_scan = True
@@ -134,10 +150,15 @@ class Daemon:
     def _tick(self, post: Post) -> bool | None:
         """Whether a role moved; None where the journal cannot be trusted: then none does, but the stores go on."""
         try:
-            return post.failover.tick()
+            return post.failover.tick(automatic=self._may_take_over(post))
         except JournalError as error:
             self._well(f"{error.what}: {error.hint}")
             return None
+
+    def _may_take_over(self, post: Post) -> bool:
+        """Whether silence may be the peer's: not while this server could not write, or had no time to hear since."""
+        unwell = [at for at in (self._unwell_at, post.refused_at) if at is not None]
+        return not unwell or self._clock.steady() - max(unwell) >= self._config.failover.after
 
     # Scanning
 
@@ -149,7 +170,10 @@ class Daemon:
         if not (self._answer_after_scan or now >= self._next_scan or (due is not None and now >= due)):
             return
         self._debounce.clear()
-        report = post.replica.scan()
+        accept = self._ask_scan.get("accept", False)
+        report = post.replica.scan(full=self._ask_scan.pop("full", False), accept_deletions=accept)
+        if not report.again:
+            self._ask_scan = {}
         wait = self._config.scan.settle + 0.01 if report.again else self._config.scan.every
         self._next_scan = self._clock.steady() + wait
         if self._answer_after_scan and not report.again:
@@ -223,9 +247,12 @@ class Daemon:
             self._asking = None
             with post.replica.index.transaction():
                 post.replica.index.set_meta("round_at", str(self._clock.wall()))
-        else:
+        elif self._asks_left:  # not for ever: what keeps the two apart may be beyond both
+            self._asks_left -= 1
             self._asking = secrets.token_hex(8)
             self._next_beat = 0.0
+        else:
+            self._asking = None
 
     def _verify(self, post: Post) -> None:
         """Read the whole store again for a peer that asks, in a thread: it may take minutes, and roles must not wait."""

@@ -16,6 +16,7 @@
     |   +-- IndexDamaged            25
     |   +-- StoreUnusable           26  (try again)
     |   +-- StoreDamaged            27
+    |   +-- StoreExchanged          28  (try again)
     +-- RecordError                 30..39  one mailbox, message, greeting, callflow, prompt, setting
     |   +-- NotFound                30
     |   +-- AlreadyExists           31
@@ -197,6 +198,14 @@ class StoreDamaged(StoreError):
 
     exit_code = 27
     hint = "put .vmctl/identity.json back from a backup; no recording is touched"
+
+
+class StoreExchanged(StoreError):
+    """The index or the identity of a store was replaced while it was in use."""
+
+    exit_code = 28
+    retry = True
+    hint = "run the command again: it opens the store as it is now"
 
 
 class RecordError(VmctlError):

@@ -88,6 +88,9 @@ MESSAGE_FIELDS: dict[str, Check] = {
 
 def check_mailbox(document: dict[str, Any]) -> dict[str, Any]:
     """The document of a mailbox, its PIN hashed. Raises BadValue with every field that is wrong."""
+    strange = [name for name in document if name != "pin" and name.lower() == "pin"]
+    if strange:
+        raise BadValue(f"a mailbox's PIN is called 'pin', not {strange[0]!r}", hint="rename the field: so it is hashed")
     if "pin" in document and not pin.is_hash(document["pin"]):
         document = document | {"pin": pin.hashed(document["pin"])}
     _check(document, MAILBOX_FIELDS, "mailbox")

@@ -193,6 +193,9 @@ class Outbox:
         """Add a record and its recording; False when the mail is full."""
         value = record_for(entry)
         size = estimate([value]) - FRAME
+        if FRAME + size > self._config.mail.max:
+            self._too_large(entry, FRAME + size)
+            return True
         audio = audio_of(entry.record.document) if entry.record.lives else None
         if audio is not None and entry.base is not None:
             held = audio_of(entry.base.document)
@@ -213,6 +216,12 @@ class Outbox:
         load.versions[entry.record.key] = entry.record.version
         load.size += size
         return True
+
+    def _too_large(self, entry: Entry, size: int) -> None:
+        """A record that fits no mail is named, and everything behind it goes on."""
+        why = f"it needs a mail of up to {size} bytes, mail.max is {self._config.mail.max}"
+        mend = "raise 'mail.max' in vmctl.yaml on both servers, or make it shorter"
+        self._index.set_fault(entry.record.key, why, mend, self._clock.wall())
 
     def _add_piece(self, load: _Load, sha256: str, start: int, stop: int) -> bool:
         size = estimate([], [stop - start]) - FRAME
@@ -304,6 +313,7 @@ class Outbox:
             "pending": self._index.pending_count(),
             "todo": self._index.count("todo"),
             "digest": self._index.digest,
+            "journal_seen": self._index.note("peer_journal"),
         }
 
     def _parcel(

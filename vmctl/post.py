@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING, Any, Self
 
 from vmctl import durable, identity
-from vmctl.errors import AlreadyServing, StoreBusy
+from vmctl.errors import AlreadyServing, StoreBusy, StoreError
 from vmctl.failover import Failover
 from vmctl.receiver import Receiver
 from vmctl.replica import Replica
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from vmctl.replica import Intake
 
 DAEMON, ROUND = "vmctl serve", "vmctl sync"
-PROOF, ASK_PROOF = "peer_proof", "ask_proof"
-_ANSWER_TIMEOUT = 30.0
+PROOF, ASK_PROOF, ASK_SCAN = "peer_proof", "ask_proof", "ask_scan"
+_ANSWER_TIMEOUT, _SHORTEST_TIMEOUT = 30.0, 2.0
 
 
 class Post:
@@ -48,6 +48,7 @@ class Post:
         self._courier: Courier | None = None
         self._answers: list[str] = []
         self._noted: float | None = None
+        self.refused_at: float | None = None  # when a mail was last refused for a fault of this server
         self.to_verify: str | None = None  # the peer asks for a reading of this store, under this nonce
         self.proof: dict[str, Any] | None = None  # the reading, to go with the next mail
 
@@ -58,6 +59,7 @@ class Post:
         self._lock = _hold(self.server.store, self.server.name, self._role, self._patience)
         try:
             self.replica = Replica.open(self.config, self.server.name, self._clock)
+            self.replica.spool.tidy()
             self.failover = Failover(self.replica)
         except BaseException:
             os.close(self._lock)
@@ -94,12 +96,17 @@ class Post:
         self._courier = Courier(
             address or (self.peer.address.host, self.peer.address.port),
             helo=self.server.mail.rpartition("@")[2],
-            timeout=_ANSWER_TIMEOUT,
+            # a peer that hangs must not keep the heartbeats from the roles for long
+            timeout=max(_SHORTEST_TIMEOUT, min(_ANSWER_TIMEOUT, self.config.failover.after / 3)),
             mail_max=self.config.mail.max,
         )
 
     def _receive(self, raw: bytes) -> None:
-        self.replica.receive(raw)
+        try:
+            self.replica.receive(raw)
+        except StoreError:
+            self.refused_at = self._clock.steady()
+            raise
         self._wake()
 
     def take(self) -> Intake:

@@ -67,7 +67,9 @@ def read_store(store: NativeStore, progress: Callable[[int], None] | None = None
             progress(reading.files)
     for folder, (extension, _) in walk.folders.items():
         try:
-            names = sorted(name for name in store.messages(folder) if name.endswith(".json"))
+            names = sorted(
+                name for name in store.messages(folder) if name.endswith(".json")
+            )  # odd ones are named below
         except StoreError as error:
             reading.faults[folder] = error.what
             continue

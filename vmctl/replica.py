@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from vmctl import durable, identity
 from vmctl.apply import Applied, Applier
 from vmctl.contact import Contact
-from vmctl.errors import MailError, StoreUnusable
+from vmctl.errors import MailError, StoreExchanged
 from vmctl.inbox import Inbox, Taken
 from vmctl.index import Index
 from vmctl.journal import Journal
@@ -136,6 +136,8 @@ class Replica:
             self.applier.reconcile()
             report = self.scanner.scan(full=full or self._full_is_due(), accept_deletions=accept_deletions)
             self.applier.apply_all()
+            if report.held != (self.index.note("held") or []):
+                self.index.set_note("held", report.held)
         return report
 
     def scan_settled(
@@ -164,9 +166,7 @@ class Replica:
     def _check_identity(self) -> None:
         whose = identity.read(self.store.root, self.config.network, self.server.name)
         if whose.incarnation != self.index.meta("incarnation"):
-            raise StoreUnusable(
-                f"the store {self.store.root} was exchanged while it was in use", hint="start the command again"
-            )
+            raise StoreExchanged(f"the store {self.store.root} was exchanged while it was in use")
 
     # From the peer into the store
 

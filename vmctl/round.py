@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from vmctl.clock import duration
 from vmctl.errors import AlreadyServing, NotInStep, StoreUnusable
 from vmctl.index import Index
-from vmctl.post import DAEMON, ROUND, Post, who_serves
+from vmctl.post import ASK_SCAN, DAEMON, ROUND, Post, who_serves
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from vmctl.clock import Clock
     from vmctl.config import Config, Server
@@ -195,6 +195,8 @@ class Round:
     def _by_daemons(self, servers: list[Server]) -> None:
         asked = self._clock.wall()
         for server in servers:
+            with _index_of(server) as index, index.transaction():
+                index.set_note(ASK_SCAN, {"full": self._full, "accept": self._accept})
             nudge(server)
         waiting = {server.name: server for server in servers}
         while waiting:
@@ -209,15 +211,15 @@ class Round:
                 )
             self._wait(_POLL)
         self._outcome.in_step = True
+        for server in servers:
+            with _index_of(server) as index:
+                tally = Tally(held=index.note("held") or [], faults=index.faults())
+            self._outcome.servers[server.name] = tally
 
     @staticmethod
     def _in_step_since(server: Server, asked: int) -> bool:
-        assert server.store is not None  # noqa: S101 - it is here
-        index = Index.open(server.store / ".vmctl" / "index.db")
-        try:
+        with _index_of(server) as index:
             return int(index.meta("round_at", "0")) >= asked
-        finally:
-            index.close()
 
     # Counting and giving up
 
@@ -245,6 +247,16 @@ class Round:
             index = post.replica.index
             parts.append(f"{post.server.name}: {index.pending_count()} pending, {index.count('todo')} not yet written")
         return NotInStep(f"not in step after {duration(self._timeout)}", why="; ".join(parts))
+
+
+@contextlib.contextmanager
+def _index_of(server: Server) -> Iterator[Index]:
+    assert server.store is not None  # noqa: S101 - it is here
+    index = Index.open(server.store / ".vmctl" / "index.db")
+    try:
+        yield index
+    finally:
+        index.close()
 
 
 def nudge(server: Server) -> None:

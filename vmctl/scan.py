@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -177,8 +178,11 @@ class Scanner:
 
     def _messages(self, extension: str, folder: str) -> bool:
         """Look at each message of a folder; tells whether all was well, so that it need not be listed again."""
-        there = self._store.messages(folder)
+        found = self._store.messages(folder)
+        there = {name: status for name, status in found.items() if stat.S_ISREG(status.st_mode)}
         known = self._index.files_in(folder)
+        for name in found.keys() - there.keys():
+            self._fault(f"{folder}/{name}", "it is no plain file; symbolic links are not followed", "move it away")
         before = len(self._faulty) + len(self._report.unsettled) + len(self._report.damaged)
         young = False
         for name, status in there.items():

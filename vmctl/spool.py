@@ -51,6 +51,11 @@ class Spool:
         durable.move(path, target)
         return target
 
+    def tidy(self) -> None:
+        """Remove what a killed receiver left half-written: it was never answered with 250."""
+        for path in self._folder.glob(f"{durable.TEMP_PREFIX}*"):
+            path.unlink(missing_ok=True)
+
     def refused(self) -> int:
         """How many mails were set aside."""
         return len(list(self._refused.iterdir())) if self._refused.is_dir() else 0

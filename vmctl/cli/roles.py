@@ -12,6 +12,7 @@ from vmctl.cli.output import emit, report, table
 from vmctl.cli.session import Session
 
 if TYPE_CHECKING:
+    from vmctl.journal import Journal
     from vmctl.post import Post
 
 _POLL = 0.05
@@ -64,7 +65,7 @@ def journal(
     session = Session.of(context)
     book = Journal(session.store.state / "journal.jsonl")
     if verify:
-        problems = book.verify()
+        problems = book.verify() or _against_peer(session, book)
         length, digest = (0, "") if problems else book.length_and_hash()
         value = {"whole": not problems, "problems": problems, "length": length, "hash": digest}
         emit(session, value, "\n".join(problems) or f"{length} entries, the chain is whole")
@@ -73,6 +74,27 @@ def journal(
         return
     entries = list(book.entries(limit=limit))
     emit(session, entries, "\n".join(map(words, entries)))
+
+
+def _against_peer(session: Session, book: Journal) -> list[str]:
+    """What the peer has seen of this journal and is not there any more: a chain alone cannot show that."""
+    from vmctl.index import Index
+
+    path = session.store.state / "index.db"
+    if not path.exists():
+        return []
+    index = Index.open(path)
+    try:
+        seen = (index.note("peer") or {}).get("journal_seen") or [0, ""]
+    finally:
+        index.close()
+    length, _ = book.length_and_hash()
+    if seen[0] > length:
+        return [f"the other server has seen {seen[0]} entries, {seen[0] - length} are missing at the end"]
+    same = next((entry for entry in book.entries(limit=length - seen[0] + 1)), None) if seen[0] else None
+    if same is not None and same.get("hash") != seen[1]:
+        return [f"entry {seen[0]} is not the one that the other server has seen: the journal was written anew"]
+    return []
 
 
 def serve(context: typer.Context) -> None:

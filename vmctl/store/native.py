@@ -114,9 +114,10 @@ class NativeStore:
             fd = os.open(self.root / path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise BrokenFile(f"{path} cannot be read", why=error.strerror or str(error)) from error
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise BrokenFile(f"{path} is no plain file", why="symbolic links, folders and pipes are not read")
         with os.fdopen(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise BrokenFile(f"{path} is no plain file")
             data = file.read(self._limit + 1)
         if len(data) > self._limit:
             raise BrokenFile(f"{path} is larger than limits.document", why=f"the limit is {self._limit} bytes")
