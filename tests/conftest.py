@@ -31,7 +31,7 @@ def wire(tmp_path, no_fsync):
 @pytest.fixture
 def narrow(tmp_path, no_fsync):
     """Two servers whose mails are as small as the config allows."""
-    made = Wire(tmp_path / "net", {"mail.max": "64kB"})
+    made = Wire(tmp_path / "net", {"mail.max": "64kB", "limits.document": "4kB"})
     yield made
     made.close()
 

@@ -85,7 +85,7 @@ def records(index: Path) -> Any:
         with contextlib.closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as db:
             return [
                 db.execute(query).fetchall()
-                for query in ("SELECT key, version, lives FROM records ORDER BY key", "SELECT packet FROM packets")
+                for query in ("SELECT key, version, lives FROM records ORDER BY key",)
             ]
     except sqlite3.DatabaseError:
         return index.read_bytes()

@@ -499,7 +499,7 @@ class Story:
 @pytest.mark.parametrize("seed", [int(seed) for seed in os.environ.get("VMCTL_SEEDS", "1 47 80 214 314").split()])
 def test_whatever_happens_the_stores_converge(tmp_path, no_fsync, seed):
     """After any acts of people, callers, mail and machines, enough mail makes both stores equal, and nothing is lost."""
-    wire = Wire(tmp_path / "net", {"mail.max": "64kB"})
+    wire = Wire(tmp_path / "net", {"mail.max": "64kB", "limits.document": "4kB"})
     story = Story(wire, random.Random(seed), tmp_path)
     try:
         wire.desk().create_mailbox("200", {})

@@ -265,7 +265,7 @@ def test_the_signature_is_as_documented(captured: tuple[Net, Captured]) -> None:
 
 def test_a_long_recording_comes_in_pieces(tmp_path: Path) -> None:
     """A recording that is longer than a mail may be goes in several mails; its pieces, joined, are the recording."""
-    net = Net.make(tmp_path / "net", mail__max="64kB")
+    net = Net.make(tmp_path / "net", mail__max="64kB", limits__document="4kB")
     data = wav(tmp_path / "long.wav", frames=30_000).read_bytes()
     with Replica.open(net.config, "primary", Clock()) as replica:
         desk = Desk(replica)

@@ -150,8 +150,14 @@ class Applier:
             path = aside.name.rpartition(".")[0].replace("%", "/")
             key = next((key for key, _ in self._store.walk().files.values() if self._store.path(key) == path), None)
             entry = self._index.get(key) if key else None
+            if entry is None:
+                self._index.set_fault(
+                    f".vmctl/replaced/{aside.name}", "a file that was replaced when the index was lost",
+                    f"take from it what you need into {path}, then remove it", self._clock.wall(),
+                )  # fmt: skip
+                continue
             settled = True  # where it was not replaced, the next scan sees the file itself
-            if entry is not None and not aside.samefile(self._store.root / path):
+            if not aside.samefile(self._store.root / path):
                 with self._index.transaction():
                     _, settled = self._merge_late(entry, path, aside)
             if settled:

@@ -22,6 +22,7 @@ MEMBERS: Final = ("extensions", "trunks", "expansions", "applications")
 _ANY_HOST = ("0.0.0.0", "::")  # noqa: S104 - recognised, not bound
 _NAME_MEND = "use 1 to 64 letters, digits, '-' or '_', the first a letter or digit"
 _HEARTBEATS = 3
+_MAIL_TO_DOCUMENT = 16
 
 Values = dict[str, Any]
 
@@ -250,4 +251,12 @@ def _timers(values: Values) -> Iterator[Fault]:
             yield Fault(key, why, "change one of the two")
 
 
-_CHECKS = (_servers, _stores, _addresses, _listens, _identities, _services, _members, _timers)
+def _sizes(values: Values) -> Iterator[Fault]:
+    """A document travels in one mail: as JSON, in base64, and twice where two edits met."""
+    most, document = values.get("mail.max"), values.get("limits.document")
+    if most is not None and document is not None and most < _MAIL_TO_DOCUMENT * document:
+        why = f"it is {document} bytes, and mail.max must be at least {_MAIL_TO_DOCUMENT} times that, which is {most}"
+        yield Fault("limits.document", why, "change one of the two")
+
+
+_CHECKS = (_servers, _stores, _addresses, _listens, _identities, _services, _members, _timers, _sizes)

@@ -64,6 +64,8 @@ class Contact:
             facts = {**mail.status, "sent": mail.sent, "config": mail.config, "echoed": issued}
             for name in ("acks", "wants", "proof"):
                 facts.pop(name, None)
+            for name in ("last", "settled", "pending"):  # what is no number here was not written by vmctl
+                facts[name] = facts[name] if type(facts.get(name)) is int else 0
             self._index.set_note("peer", facts)
         return True
 

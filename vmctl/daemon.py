@@ -62,6 +62,7 @@ class Daemon:
         self._asks_left = 0
         self._reader: threading.Thread | None = None
         self._reading: dict[str, Any] | None = None
+        self._read: dict[str, Any] | None = None
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises AlreadyServing, AddressInUse, StoreMissing, ... before it begins."""
@@ -197,6 +198,8 @@ class Daemon:
     def _send(self, post: Post, *, urgent: bool) -> None:
         now = self._clock.steady()
         beat = now >= self._next_beat or urgent
+        if beat:
+            self._mails = None  # what is left of a backlog is built again, behind what is urgent now
         if self._on_its_way is not None or now < self._not_before:
             if urgent:
                 self._next_beat = 0.0
@@ -206,8 +209,7 @@ class Daemon:
             asking = {"round": self._asking} if self._asking and not self._answer_after_scan else {}
             proof = post.replica.index.note(ASK_PROOF)
             if proof and always:
-                asking["verify"] = proof
-                post.replica.index.set_note(ASK_PROOF, None)
+                asking["verify"] = proof  # with each heartbeat until the peer has answered
             if always:
                 self._next_beat = now + self._config.sync.heartbeat
             self._mails = post.parcels(always=always, request=asking, answer=not self._answer_after_scan)
@@ -235,7 +237,7 @@ class Daemon:
         self._not_before = self._clock.steady() + self._retry
         self._retry = min(self._retry * 2, max(self._config.sync.heartbeat, _SHORTEST_RETRY))
         if isinstance(error, MailRefused):
-            post.replica.outbox.left(parcel)  # again after sync.resend, not at once
+            post.replica.outbox.refused(parcel)
 
     def _answered(self, post: Post, taken: list[Any]) -> None:
         """Keep the time of a round that a command asked for, once the peer has answered it."""
@@ -257,7 +259,9 @@ class Daemon:
     def _verify(self, post: Post) -> None:
         """Read the whole store again for a peer that asks, in a thread: it may take minutes, and roles must not wait."""
         nonce, post.to_verify = post.to_verify, None
-        if nonce is not None and (self._reader is None or not self._reader.is_alive()):
+        if nonce is not None and self._read is not None and self._read["nonce"] == nonce:
+            self._reading = self._read  # its answer was lost on the way, or crossed the question
+        elif nonce is not None and (self._reader is None or not self._reader.is_alive()):
 
             def read() -> None:
                 self._reading = read_store(post.replica.store).as_answer(nonce)
@@ -266,7 +270,7 @@ class Daemon:
             self._reader = threading.Thread(target=read, name="vmctl reader", daemon=True)
             self._reader.start()
         if self._reading is not None:
-            post.proof, self._reading = self._reading, None
+            post.proof, self._read, self._reading = self._reading, self._reading, None
             self._next_beat = 0.0
 
     def _peer_trouble(self, trouble: str | None) -> None:

@@ -26,6 +26,7 @@ from vmctl.errors import (
     VmctlError,
 )
 from vmctl.fields import STATUSES, check_mailbox, check_message
+from vmctl.merge import merge
 from vmctl.model import (
     ABSENT,
     CALLFLOW,
@@ -95,12 +96,14 @@ class Desk:
         with self._replica.locked():
             self._ready(key)
             self._alive(key, f"mailbox {extension}")
-            keys = [inner.record.key for inner in self._index.in_mailbox(extension) if inner.record.lives]
+            inside = self._index.in_mailbox(extension)
+            keys = [inner.record.key for inner in inside if inner.record.lives and inner.shown is not None]
             with self._index.transaction():
                 for each in [*keys, key]:
                     entry = self._index.get(each)
                     if entry is not None:
-                        self._put(replace(entry, record=deleted(entry.record, self._tick())))
+                        seen = entry.shown or entry.record
+                        self._put(replace(entry, record=merge(entry.record, deleted(seen, self._tick()))))
             for each in [*keys, key]:
                 self._replica.applier.apply(each)
         return len(keys)

@@ -37,14 +37,15 @@ class Edits:
         if entry is None:
             fresh = state or created(key, document, self._tick(), min(at, wall))
             self._witness(fresh)
-            # without its stamps the file does not show the record yet: an empty vector makes it be written again
-            shown = fresh if state or parse_key(key).kind != MESSAGE else replace(fresh, vector={})
-            self._put(Entry(fresh, shown))
+            self._put(Entry(fresh, fresh if state else _as_in_file(fresh)))
             return
         record, shown_before = entry.record, entry.shown
         if shown_before is None:
             self._appeared(entry, document, min(at, wall), state)
-        elif not _equal(shown_before.document, document):
+        elif _equal(shown_before.document, document):
+            if record.kind == MESSAGE and state is None:
+                self._put(replace(entry, shown=_as_in_file(shown_before)))
+        else:
             if _equal(record.document, document):
                 self._put(replace(entry, shown=record if record.kind != MESSAGE else state or shown_before))
                 return
@@ -58,8 +59,8 @@ class Edits:
             return
         if parse_key(key).kind == MAILBOX:
             for inner in self._index.in_mailbox(parse_key(key).name):
-                if inner.record.lives:
-                    self._put(replace(inner, record=deleted(inner.record, self._tick())))
+                if inner.record.lives and inner.shown is not None:  # a message that nobody saw outlives its mailbox
+                    self._put(replace(inner, record=merge(inner.record, deleted(inner.shown, self._tick()))))
         record = merge(entry.record, deleted(entry.shown, self._tick())) if entry.record.lives else entry.record
         # a dead record stays shown until the applier has put its tombstone and what is left of its files aside
         self._put(replace(entry, record=record, shown=None if record.lives else entry.shown))
@@ -112,7 +113,7 @@ class Edits:
         for conflict in conflicts(entry.record, mine):
             if self._index.get(conflict.key) is None:
                 self._put(Entry(conflict))
-        self._put(replace(entry, record=merge(entry.record, mine), shown=mine))
+        self._put(replace(entry, record=merge(entry.record, mine), shown=_as_in_file(mine)))
 
     def _put(self, entry: Entry) -> None:
         self._index.put(entry, self._clock.wall())
@@ -123,6 +124,11 @@ class Edits:
 
     def _witness(self, record: Record) -> None:
         self._index.witness(max(record.vector.values(), default=0))
+
+
+def _as_in_file(record: Record) -> Record:
+    """What a file shows that a person wrote: of a message the values, not the stamps, so it is to be written again."""
+    return replace(record, kept={}) if record.kind == MESSAGE else record
 
 
 def _equal(one: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -44,7 +44,6 @@
     |   +-- MailMisdirected         61
     |   +-- MailForged              62
     |   +-- MailNewer               63  (try again)
-    |   +-- MailTooLarge            64
     +-- JournalError                70..79
     |   +-- JournalBroken           70
     +-- KeyFault                    80..89
@@ -408,14 +407,6 @@ class MailNewer(MailError):
     retry = True
     smtp_reply = "451 4.3.5"
     hint = "update vmctl on this machine: the peer keeps the mail and tries again"
-
-
-class MailTooLarge(MailError):
-    """The mail is larger than mail.max."""
-
-    exit_code = 64
-    smtp_reply = "552 5.3.4"
-    hint = "give 'mail.max' in vmctl.yaml the same value on both servers"
 
 
 class JournalError(VmctlError):

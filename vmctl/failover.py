@@ -200,7 +200,14 @@ class Failover:
         away = view.serving not in {view.home, None}
         done = away if order["verb"] == "failover" else not away or view.cause == FAILBACK
         # an order that could not be carried out in this time must not surprise anybody later
-        if done or order["boot"] != self._clock.boot() or self._since(order) > self._policy.after:
+        late = order["boot"] != self._clock.boot() or self._since(order) > self._policy.after
+        if done or late:
+            if not done:
+                words = f"the order {order['verb']} could not be carried out and is void"
+                by = f"operator {order.get('by')}"
+                self._replica.journal.append(
+                    "event", at=self._clock.wall(), server=self._me, service=service, event=words, by=by
+                )
             with self._index.transaction():
                 self._settle_order(service)
 

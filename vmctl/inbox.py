@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from vmctl.entry import Entry, audio_of
 from vmctl.merge import conflicts, holds, merge, merge_fields
 from vmctl.model import MAILBOX, MESSAGE, Record, Tick, Vector, mailbox_key, parse_key, restored, vector_from_json
-from vmctl.outbox import missing_ranges
+from vmctl.store.pool import missing_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,7 +80,6 @@ class Inbox:
             if current and self._was_rolled_back(mail):
                 taken.rolled_back, taken.above = True, self._forgotten_number(mail)
                 return taken
-            self._index.add_packet(mail.packet, self._clock.wall())
             forgetful = current and self._has_forgotten(mail)
             for value in mail.records if not forgetful else ():
                 self._record(value, taken)
@@ -92,9 +91,14 @@ class Inbox:
                     self._wants(mail.status.get("wants"))
                 if taken.fresh:
                     self._doubt(mail)
-                if mail.journal is not None:
-                    self._index.set_note("peer_journal", list(mail.journal))
+                self._journal(mail)
         return taken
+
+    def _journal(self, mail: SyncMail) -> None:
+        """Keep the greatest length of the peer's journal that was seen, with its hash: a cut tail shows by that."""
+        seen = self._index.note("peer_journal") or [0, ""]
+        if mail.journal is not None and mail.journal[0] > seen[0]:
+            self._index.set_note("peer_journal", list(mail.journal))
 
     # Who speaks
 

@@ -51,7 +51,6 @@ CREATE TABLE faults (path TEXT PRIMARY KEY, why TEXT NOT NULL, mend TEXT NOT NUL
 CREATE TABLE checkpoints (number INTEGER PRIMARY KEY, nonce TEXT NOT NULL);
 CREATE TABLE acks (key TEXT PRIMARY KEY, version TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE wants (key TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE packets (packet TEXT PRIMARY KEY, taken INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE parts (sha256 TEXT, start INTEGER, stop INTEGER, PRIMARY KEY (sha256, start)) WITHOUT ROWID;
 CREATE TABLE offers (sha256 TEXT, start INTEGER, stop INTEGER, PRIMARY KEY (sha256, start)) WITHOUT ROWID;
 """
@@ -223,10 +222,10 @@ class Index:
         """The keys whose files are to be written, the most needed first."""
         return [row[0] for row in self._run("SELECT key FROM records WHERE todo ORDER BY rank, key")]
 
-    def pending(self) -> list[tuple[str, int]]:
-        """Keys and ranks of what the peer lacks: settings, callflows and mailboxes first, then the newest."""
-        query = "SELECT key, rank FROM records WHERE base IS NOT '=' ORDER BY rank, number DESC"
-        return [(row[0], row[1]) for row in self._run(query)]
+    def pending(self) -> list[tuple[str, str, str]]:
+        """Key, kind and version of what the peer lacks: settings, callflows and mailboxes first, then the newest."""
+        query = "SELECT key, kind, version FROM records WHERE base IS NOT '=' ORDER BY rank, number DESC"
+        return [(row[0], row[1], row[2]) for row in self._run(query)]
 
     def pending_count(self) -> int:
         """How many records the peer lacks."""
@@ -347,16 +346,6 @@ class Index:
     def drop_want(self, key: str) -> None:
         """The record came whole."""
         self._run("DELETE FROM wants WHERE key = ?", (key,))
-
-    def add_packet(self, packet: str, wall: int) -> bool:
-        """Remember a packet; tells whether it is new. The newest 10,000 are kept: merging one again is harmless."""
-        new = self._run("INSERT OR IGNORE INTO packets VALUES (?, ?)", (packet, wall)).rowcount == 1
-        if new and wall % 64 == 0:
-            query = (
-                "DELETE FROM packets WHERE taken < (SELECT taken FROM packets ORDER BY taken DESC LIMIT 1 OFFSET 9999)"
-            )
-            self._run(query)
-        return new
 
     def ranges(self, table: str, sha256: str) -> list[tuple[int, int]]:
         """The byte ranges of a recording that came (`parts`) or are asked for (`offers`), in order."""

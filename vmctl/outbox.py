@@ -8,20 +8,21 @@ backlog takes the oldest. No mail is larger than `mail.max`: longer recordings g
 from __future__ import annotations
 
 import hashlib
+import logging
 import secrets
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vmctl.audio import WAV
-from vmctl.delta import changed_fields
 from vmctl.entry import Entry, audio_of
 from vmctl.errors import JournalError
-from vmctl.mail import AUDIO_FRAME, BASE64_GROWTH, FRAME, Audio, SyncMail, compose, describe, estimate
-from vmctl.model import Record, canonical, field_as_json, parse_key
+from vmctl.mail import AUDIO_FRAME, BASE64_GROWTH, FRAME, MAX_AUDIO, Audio, SyncMail, compose, describe, estimate
+from vmctl.model import MESSAGE, canonical, field_as_json
+from vmctl.store.pool import missing_ranges
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from vmctl.apply import Applier
     from vmctl.clock import Clock
@@ -32,8 +33,12 @@ if TYPE_CHECKING:
     from vmctl.keys import PrivateKey
     from vmctl.store.native import NativeStore
 
+log = logging.getLogger("vmctl.outbox")
+
 _MOST_RECORDS = 500
 _MOST_ACKS = 2000
+_ACK_BYTES = 200  # of one in a mail, at most
+_MOST_WANTS, _MOST_GAPS = 100, 100
 _OLDEST_EVERY = 4
 _WANT_AFTER = 2.0
 
@@ -92,16 +97,17 @@ class Outbox:
         self._asked: dict[str, float] = {}
         self._key: PrivateKey | None = None
         overhead = FRAME + 2 * AUDIO_FRAME + 8192
+        self._most_acks = min(_MOST_ACKS, config.mail.max // 8 // _ACK_BYTES)
         self._piece = max(4096, int((config.mail.max - overhead) / BASE64_GROWTH))
 
     def parcels(
         self, *, always: bool = False, anew: bool = False, request: dict[str, Any] | None = None,
-        status: dict[str, Any] | None = None,
+        status: Callable[[], dict[str, Any]] = dict,
     ) -> Iterator[Parcel]:  # fmt: skip
         """The mails that are due, each built when it is asked for, inside a transaction of its own.
 
         `always` makes at least one, a heartbeat; `anew` also sends again what left and was not acknowledged yet.
-        `request` and `status` are added to each.
+        `request`, and what `status` gives at that moment, is added to each.
         """
         if anew:
             self._sent.clear()
@@ -109,12 +115,13 @@ class Outbox:
         pieces = deque(self._asked_pieces())
         count = 0
         while True:
-            load = _Load()
-            self._fill(load, urgent, messages, pieces, oldest=count % _OLDEST_EVERY == _OLDEST_EVERY - 1)
             acks, wants = self._ripe_acks(), self._wants(eager=anew)
+            facts = status() | {"acks": [list(ack) for ack in acks], "wants": wants}
+            load = _Load(size=estimate([facts, request or {}]))
+            self._fill(load, urgent, messages, pieces, oldest=count % _OLDEST_EVERY == _OLDEST_EVERY - 1)
             if not (load or acks or any(wants.values()) or (always and count == 0)):
                 return
-            yield self._parcel(load, acks, wants, request or {}, status or {})
+            yield self._parcel(load, acks, facts, request or {})
             count += 1
             if not load:
                 return
@@ -128,6 +135,11 @@ class Outbox:
                 self._index.drop_ack(key, version)
             for sha256, start, _ in parcel.pieces:
                 self._index.drop_range("offers", sha256, start)
+
+    def refused(self, parcel: Parcel) -> None:
+        """The peer's server will not take it: what it brought is tried again after `sync.resend`, not at once."""
+        now = self._clock.steady()
+        self._sent |= {key: (version, now) for key, version in parcel.versions.items()}
 
     def forget_sent(self) -> None:
         """Everything may leave again at once."""
@@ -146,7 +158,7 @@ class Outbox:
 
     def preview(self) -> list[tuple[Entry, dict[str, Any]]]:
         """What would be shipped: each pending entry and its JSON for the wire."""
-        entries = [self._index.get(key) for key, _ in self._index.pending()]
+        entries = [self._index.get(key) for key, _, _ in self._index.pending()]
         return [(entry, record_for(entry)) for entry in entries if entry is not None]
 
     # Filling one mail
@@ -155,13 +167,13 @@ class Outbox:
         now, resend = self._clock.steady(), self._config.sync.resend
         urgent: deque[str] = deque()
         messages: deque[str] = deque()
-        for key, _ in self._index.pending():
+        pending = self._index.pending()
+        still = {key for key, _, _ in pending}
+        self._sent = {key: sent for key, sent in self._sent.items() if key in still}
+        for key, kind, version in pending:
             sent = self._sent.get(key)
-            if sent is not None and now - sent[1] < resend:
-                entry = self._index.get(key)
-                if entry is not None and entry.record.version == sent[0]:
-                    continue
-            (messages if parse_key(key).kind == "message" else urgent).append(key)
+            if sent is None or now - sent[1] >= resend or sent[0] != version:
+                (messages if kind == MESSAGE else urgent).append(key)
         return urgent, messages
 
     def _fill(
@@ -173,7 +185,7 @@ class Outbox:
         *,
         oldest: bool,
     ) -> None:
-        while len(load.records) < _MOST_RECORDS and (urgent or messages):
+        while len(load.records) < _MOST_RECORDS and len(load.audio) < MAX_AUDIO and (urgent or messages):
             queue = urgent or messages
             last = oldest and not urgent
             key = queue[-1] if last else queue[0]
@@ -184,7 +196,7 @@ class Outbox:
                 queue.pop()
             else:
                 queue.popleft()
-        while pieces and not urgent and not messages:
+        while pieces and not urgent and not messages and len(load.audio) < MAX_AUDIO:
             if not self._add_piece(load, *pieces[0]):
                 return
             pieces.popleft()
@@ -242,9 +254,13 @@ class Outbox:
         entry = next(iter(self._index.with_audio(sha256)), None)
         document = entry.record.document if entry else {}
         audio = audio_of(document) or {"size": stop, "format": WAV}
-        with (self._store.root / path).open("rb") as file:
-            file.seek(start)
-            data = file.read(stop - start)
+        try:
+            with (self._store.root / path).open("rb") as file:
+                file.seek(start)
+                data = file.read(stop - start)
+        except OSError as error:  # gone or unreadable since it was found: the scan will say so
+            log.warning("cannot read the recording %s: %s", path, error.strerror or error)
+            return None
         if start == 0 and stop == audio["size"] and hashlib.sha256(data).hexdigest() != sha256:
             self._index.drop_file(path)  # it rotted under an unchanged look: the next full scan finds it damaged
             return None
@@ -269,7 +285,7 @@ class Outbox:
             entry = self._index.get(key)
             if entry is None or self._applier.holds_audio(entry):
                 ripe.append((key, version))
-            if len(ripe) >= _MOST_ACKS:
+            if len(ripe) >= self._most_acks:
                 break
         return ripe
 
@@ -279,7 +295,7 @@ class Outbox:
         A recording is asked for only when it has been missing for a moment: its pieces may be on their way.
         """
         now = self._clock.steady()
-        missing = []
+        missing: list[dict[str, Any]] = []
         seen = set()
         for key in self._index.todo():
             entry = self._index.get(key)
@@ -289,12 +305,12 @@ class Outbox:
             sha256 = audio["sha256"]
             seen.add(sha256)
             since = self._wanted.setdefault(sha256, now)
-            if eager or now - since >= _WANT_AFTER:
+            if len(missing) < _MOST_WANTS and (eager or now - since >= _WANT_AFTER):
                 self._wanted[sha256] = now
                 gaps = missing_ranges(self._index.ranges("parts", sha256), audio["size"])
-                missing.append({"sha256": sha256, "missing": [list(gap) for gap in gaps]})
+                missing.append({"sha256": sha256, "missing": [list(gap) for gap in gaps[:_MOST_GAPS]]})
         self._wanted = {sha256: since for sha256, since in self._wanted.items() if sha256 in seen}
-        return {"records": self._wanted_records(now, eager=eager), "audio": missing}
+        return {"records": self._wanted_records(now, eager=eager)[:_MOST_WANTS], "audio": missing}
 
     def _wanted_records(self, now: float, *, eager: bool) -> list[str]:
         """Records to ask for: at once, then now and again, as the peer may not have them any more."""
@@ -320,16 +336,14 @@ class Outbox:
         self,
         load: _Load,
         acks: list[tuple[str, str]],
-        wants: dict[str, Any],
+        facts: dict[str, Any],
         request: dict[str, Any],
-        status: dict[str, Any],
     ) -> Parcel:
         with self._index.transaction():
             # a number of its own: two mails with one number could not be told apart when one is echoed
             number, nonce = self._index.next_number(self._clock.wall()), secrets.token_hex(8)
             after = self._index.last_checkpoint()
             self._index.add_checkpoint(number, nonce)
-            facts = self.status() | status | {"acks": [list(ack) for ack in acks], "wants": wants}
             mail = SyncMail(
                 packet=_packet(load, self._index.meta("incarnation")),
                 network=self._config.network,
@@ -350,7 +364,7 @@ class Outbox:
                 config=self._config.digest,
                 journal=self._journal_end(),
                 records=load.records,
-                status=facts,
+                status=self.status() | facts,
                 request=request,
                 audio=load.audio,
             )
@@ -392,28 +406,14 @@ def _packet(load: _Load, incarnation: str) -> str:
 
 
 def record_for(entry: Entry) -> dict[str, Any]:
-    """A record for the wire: the fields changed since the version that the peer acknowledged, or all of them."""
+    """A record for the wire: the fields set since the version that the peer acknowledged, or all of them.
+
+    A field that was set to the value that it had travels too: its stamp is another.
+    """
     record, base = entry.record, entry.base
     value = record.as_json() | {"key": record.key, "version": record.version, "base": None}
     if base is not None:
-        names = changed_fields(base.document, record.document).keys() | _restamped(base, record)
-        value["fields"] = {name: field_as_json(record.fields[name]) for name in sorted(names) if name in record.fields}
+        changed = {name: now for name, now in record.fields.items() if base.fields.get(name) != now}
+        value["fields"] = {name: field_as_json(now) for name, now in sorted(changed.items())}
         value["base"] = {"vector": base.vector, "version": base.version}
     return value
-
-
-def _restamped(base: Record, record: Record) -> set[str]:
-    """Fields that were set to the value that they had: the stamp changed, and travels too."""
-    return {name for name, now in record.fields.items() if name not in base.fields or base.fields[name] != now}
-
-
-def missing_ranges(parts: list[tuple[int, int]], size: int) -> list[tuple[int, int]]:
-    """The byte ranges of a recording of `size` bytes that no part covers."""
-    gaps, at = [], 0
-    for start, stop in sorted(parts):
-        if start > at:
-            gaps.append((at, start))
-        at = max(at, stop)
-    if at < size:
-        gaps.append((at, size))
-    return gaps

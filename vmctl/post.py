@@ -120,9 +120,14 @@ class Post:
             if isinstance(taken.request.get("verify"), str):
                 self.to_verify = taken.request["verify"]
             if taken.fresh and isinstance(taken.status.get("proof"), dict):
-                with self.replica.index.transaction():
-                    self.replica.index.set_note(PROOF, taken.status["proof"])
+                self._keep_proof(taken.status["proof"])
         return intake
+
+    def _keep_proof(self, proof: dict[str, Any]) -> None:
+        with self.replica.index.transaction():
+            self.replica.index.set_note(PROOF, proof)
+            if self.replica.index.note(ASK_PROOF) == proof.get("nonce"):
+                self.replica.index.set_note(ASK_PROOF, None)
 
     @property
     def asked(self) -> bool:
@@ -137,9 +142,10 @@ class Post:
         if answer:
             answers, self._answers = self._answers, []
         proof, self.proof = self.proof, None
-        status = self.failover.facts() | ({"answers": answers} if answers else {}) | ({"proof": proof} if proof else {})
-        always = always or bool(answers or proof)
-        yield from self.replica.outbox.parcels(always=always, anew=anew, request=request, status=status)
+        extra = ({"answers": answers} if answers else {}) | ({"proof": proof} if proof else {})
+        yield from self.replica.outbox.parcels(
+            always=always or bool(extra), anew=anew, request=request, status=lambda: self.failover.facts() | extra
+        )
 
     def carry(self, parcel: Parcel) -> None:
         """Hand one mail to the peer's server. Raises PeerUnreachable, MailRefused. For one thread at a time."""

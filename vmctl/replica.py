@@ -40,7 +40,6 @@ log = logging.getLogger("vmctl.replica")
 
 LOCK_TIMEOUT = 60.0
 _MOST_LOOKS = 3
-_PARSED_BYTES = 32_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +48,6 @@ class Intake:
 
     taken: list[Taken]
     applied: Applied
-
-    @property
-    def anything(self) -> bool:
-        """Whether there was a mail at all."""
-        return bool(self.taken)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +82,6 @@ class Replica:
         self.applier = Applier(self.store, index, self.pool, self.scanner, clock)
         self.outbox = Outbox(config, server.name, self.store, index, self.applier, self.contact, self.journal, clock)
         self.inbox = Inbox(index, self.pool, self.applier, self.contact, clock, self.outbox.acknowledged)
-        self._parsed: dict[Path, SyncMail] = {}
-        self._parsed_bytes = 0
 
     @classmethod
     def open(cls, config: Config, name: str, clock: Clock) -> Replica:
@@ -123,8 +115,11 @@ class Replica:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the store against other processes."""
+        """Hold the store against other processes. Raises StoreMissing, StoreExchanged, ... for one that is not ours."""
         with store_lock(self.store.root):
+            whose = identity.read(self.store.root, self.config.network, self.server.name)
+            if whose.incarnation != self.index.meta("incarnation"):
+                raise StoreExchanged(f"the store {self.store.root} was exchanged while it was in use")
             yield
 
     # From the store into the index
@@ -132,7 +127,6 @@ class Replica:
     def scan(self, *, full: bool = False, accept_deletions: bool = False) -> Report:
         """One look at the store; files that lag behind the index are written."""
         with self.locked():
-            self._check_identity()
             self.applier.reconcile()
             report = self.scanner.scan(full=full or self._full_is_due(), accept_deletions=accept_deletions)
             self.applier.apply_all()
@@ -155,18 +149,12 @@ class Replica:
     def preview(self) -> Preview:
         """What a scan now would find and what would be shipped, without keeping anything of it."""
         with self.locked(), self.index.transaction(rollback=True):
-            self._check_identity()
             report = self.scanner.scan()
             return Preview(self.outbox.preview(), sorted(report.unsettled | report.absent), self.index.faults())
 
     def _full_is_due(self) -> bool:
         last = int(self.index.meta("full_scan", "0"))
         return not 0 <= self.clock.wall() - last < self.config.scan.full * 1_000_000
-
-    def _check_identity(self) -> None:
-        whose = identity.read(self.store.root, self.config.network, self.server.name)
-        if whose.incarnation != self.index.meta("incarnation"):
-            raise StoreExchanged(f"the store {self.store.root} was exchanged while it was in use")
 
     # From the peer into the store
 
@@ -177,29 +165,21 @@ class Replica:
         """
         mail = self._parse(raw)
         identity.read(self.store.root, self.config.network, self.server.name)
-        path = self.spool.put(raw, mail.packet, self.clock.wall())
-        if self._parsed_bytes + len(raw) <= _PARSED_BYTES:
-            self._parsed_bytes += len(raw)
-            self._parsed[path] = mail
+        self.spool.put(raw, mail.packet, self.clock.wall())
 
     def take(self) -> Intake:
         """Merge every mail of the spool into the index, write the files, and let the spool go."""
         with self.locked():
-            self._check_identity()
             self.applier.reconcile()
             taken = [mail for path in self.spool.waiting() if (mail := self._take_one(path)) is not None]
             return Intake(taken, self.applier.apply_all())
 
     def _take_one(self, path: Path) -> Taken | None:
-        mail = self._parsed.pop(path, None)
-        if mail is None:
-            try:
-                mail = self._parse(self.spool.read(path))
-            except MailError as error:
-                log.error("a mail in the spool cannot be taken: %s; it is kept as %s", error, self.spool.refuse(path))
-                return None
-        else:
-            self._parsed_bytes = max(0, self._parsed_bytes - path.stat().st_size)
+        try:
+            mail = self._parse(self.spool.read(path))
+        except MailError as error:
+            log.error("a mail in the spool cannot be taken: %s; it is kept as %s", error, self.spool.refuse(path))
+            return None
         try:
             taken = self._merged(mail)
         except (ValueError, TypeError, LookupError, AttributeError):
