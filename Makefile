@@ -3,7 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs fixtures clean
+# Without compiled modules every command would compile its own again.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: demo test lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vmctl demo

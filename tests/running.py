@@ -41,6 +41,7 @@ QUICK = {
 def environment() -> dict[str, str]:
     """The environment of a process that imports this checkout and is pointed at no network."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("VMCTL_")}
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)  # every command would compile its modules again
     return {**kept, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", "PYTHONUNBUFFERED": "1", "COLUMNS": "120"}
 
 

@@ -81,9 +81,11 @@ def test_each_server_serves_its_own(net: Net) -> None:
         assert HOME == serving(net)
         assert {"primary": "active", "secondary": "active"} == roles(net)
         for server in SERVERS:
-            for service in HOME:
+            for service, home in HOME.items():
                 until(
-                    lambda server=server, service=service: known_at(net, server, service) == (HOME[service], "normal"),
+                    lambda server=server, service=service, home=home: (
+                        known_at(net, server, service) == (home, "normal")
+                    ),
                     what=f"{service} in the journal of {server}",
                 )
 
@@ -91,8 +93,8 @@ def test_each_server_serves_its_own(net: Net) -> None:
 def test_a_mailbox_belongs_to_the_server_where_it_was_made(net: Net, tmp_path: Path) -> None:
     """Made without a service it gets that of its server, on both; messages of either go both ways."""
     for server, extension in zip(SERVERS, ("2001", "3001"), strict=True):
-        net.do("mailbox", "create", extension, "--server", server)
-    net.do("mailbox", "create", "2002", "--service", "secondary", "--server", "primary")
+        net.do("mailbox", "create", extension, "--name", "Box", "--server", server)
+    net.do("mailbox", "create", "2002", "--name", "Box", "--service", "secondary", "--server", "primary")
     net.do("sync")
     # a message is taken where it lands, whoever serves its mailbox
     left = {extension: net.leave("secondary", extension, wav(tmp_path / "a.wav")) for extension in ("2001", "3001")}
@@ -110,7 +112,7 @@ def test_a_mailbox_belongs_to_the_server_where_it_was_made(net: Net, tmp_path: P
 def test_a_server_that_dies_leaves_its_callers_to_the_other(net: Net, tmp_path: Path, dies: str) -> None:
     """Its service moves and comes home with what was left meanwhile; the other service does not move at all."""
     other = next(name for name in SERVERS if name != dies)
-    net.do("mailbox", "create", "2001", "--server", dies)
+    net.do("mailbox", "create", "2001", "--name", "Box", "--server", dies)
     with net.daemon(other):
         with net.daemon(dies) as daemon:
             until_normal(net)
@@ -150,7 +152,7 @@ def test_an_order_names_its_service(net: Net) -> None:
 
         net.do("failover", "--service", "secondary", "--server", "primary")  # typed where it does not serve
         assert ALL_AT_PRIMARY == serving(net)
-        net.do("failback", "--all", "--server", "primary")
+        net.do("failback", "--service", "secondary", "--server", "primary")
         assert HOME == serving(net)
 
 
@@ -168,10 +170,20 @@ def test_all_services_at_once(net: Net) -> None:
         assert net.run("journal", "--verify", "--server", server).returncode == 0
 
 
+@pytest.mark.xfail(reason="a service that is at home already refuses the order for the other one")
+@pytest.mark.parametrize("away", SERVERS)
+def test_failback_of_all_takes_home_what_is_away(net: Net, away: str) -> None:
+    """With one service at home already, `failback --all` takes the other one home and exits 0."""
+    with both(net):
+        net.do("failover", "--service", away)
+        net.do("failback", "--all")
+        assert HOME == serving(net)
+
+
 def test_changes_on_both_travel_while_both_serve(net: Net, tmp_path: Path) -> None:
     """Each daemon ships its own callers' messages to the other; `sync` finds nothing left to do and `verify` agrees."""
     for server, extension in zip(SERVERS, ("2001", "3001"), strict=True):
-        net.do("mailbox", "create", extension, "--server", server)
+        net.do("mailbox", "create", extension, "--name", "Box", "--server", server)
     with both(net):
         left = {
             extension: (server, net.leave(server, extension, wav(tmp_path / f"{server}.wav", level=len(server))))

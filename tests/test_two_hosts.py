@@ -7,8 +7,8 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
-
 from running import Net, until, wav
+
 from vmctl import config, errors
 
 if TYPE_CHECKING:

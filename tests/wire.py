@@ -42,7 +42,7 @@ class Wire:
 
     def __init__(self, directory, settings=None):
         made = network.make(directory, settings=settings)
-        self.config = dataclasses.replace(made, scan=dataclasses.replace(made.scan, settle=SETTLE))
+        self.config = dataclasses.replace(made, scan=made.scan._replace(settle=SETTLE))
         self.clock = OffsetClock()
         self.directory = directory
         self.servers = {}

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from vmctl import yamltext
 from vmctl.config_checks import MEMBERS, Fault, Values, check_together, read_values
@@ -31,9 +31,10 @@ __all__ = [
 FILE: Final = "vmctl.yaml"
 VARIABLE: Final = "VMCTL_CONFIG"
 
+# The parts are named tuples, as a frozen dataclass takes more than a millisecond to make, and every command makes them.
 
-@dataclass(frozen=True, slots=True)
-class Server:
+
+class Server(NamedTuple):
     """One server; without `store` and `key` it runs on another host."""
 
     name: str
@@ -51,8 +52,7 @@ class Server:
         return self.store is not None
 
 
-@dataclass(frozen=True, slots=True)
-class Service:
+class Service(NamedTuple):
     """Callers and the server that serves them in normal operation."""
 
     name: str
@@ -63,8 +63,7 @@ class Service:
     applications: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Failover:
+class Failover(NamedTuple):
     """When the other server takes over; seconds."""
 
     after: float
@@ -72,8 +71,7 @@ class Failover:
     start_wait: float
 
 
-@dataclass(frozen=True, slots=True)
-class Failback:
+class Failback(NamedTuple):
     """When a service goes home again; seconds."""
 
     policy: str
@@ -82,8 +80,7 @@ class Failback:
     timeout: float
 
 
-@dataclass(frozen=True, slots=True)
-class Sync:
+class Sync(NamedTuple):
     """The traffic between the servers; seconds."""
 
     heartbeat: float
@@ -91,8 +88,7 @@ class Sync:
     resend: float
 
 
-@dataclass(frozen=True, slots=True)
-class Scan:
+class Scan(NamedTuple):
     """How changes on disk are found; seconds."""
 
     settle: float
@@ -102,23 +98,20 @@ class Scan:
     debounce_max: float
 
 
-@dataclass(frozen=True, slots=True)
-class Mail:
+class Mail(NamedTuple):
     """The largest sync mail in bytes."""
 
     max: int
 
 
-@dataclass(frozen=True, slots=True)
-class Audio:
+class Audio(NamedTuple):
     """Formats by file name ending, and the longest recording in seconds."""
 
     formats: tuple[str, ...]
     longest: float
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """Messages a mailbox, mailboxes a store, bytes a YAML file."""
 
     quota: int
@@ -163,7 +156,7 @@ class Config:
             for name, service in self.services.items()
         }
         sections = {
-            name: asdict(getattr(self, name)) for name in ("failover", "failback", "sync", "mail", "audio", "limits")
+            name: getattr(self, name)._asdict() for name in ("failover", "failback", "sync", "mail", "audio", "limits")
         }
         sections["audio"]["formats"] = sorted(self.audio.formats)
         return {"network": self.network, "mode": self.mode, "services": services, **sections}

@@ -113,8 +113,8 @@ KEYS: Final = (
         "failback.policy",
         one_of("graceful", "automatic", "manual"),
         "graceful",
-        "When a service goes home again: graceful waits for the gate and for the last call to end, automatic also "
-        "goes after 'timeout', manual waits for 'vmctl failback'.",
+        "When a service goes home again: graceful when the gate is met and 'hold' is over (calls are not counted), "
+        "automatic also after 'timeout', manual when 'vmctl failback' is typed.",
     ),
     Key(
         "failback.gate",
@@ -122,8 +122,8 @@ KEYS: Final = (
         "completed",
         "How far the stores must be in step before that: synchronization has completed, or has only restarted.",
     ),
-    Key("failback.hold", duration("0s", "24h"), "60s", "How long home must have been well before its services return."),
-    Key("failback.timeout", duration("0s", "60m"), "60m", "How long policy automatic waits for calls to end."),
+    Key("failback.hold", duration("0s", "24h"), "60s", "How long home must have been back before its services return."),
+    Key("failback.timeout", duration("0s", "60m"), "60m", "How long policy automatic waits for the gate."),
     Key("sync.heartbeat", duration("50ms", "1h"), "10s", "How often each server tells the other that it is there."),
     Key("sync.lag", duration("50ms", "24h"), "10s", "How old a change may be that is not yet on the peer, in step."),
     Key("sync.resend", duration("50ms", "24h"), "30s", "How long a mail goes unanswered before its changes go again."),

@@ -7,9 +7,8 @@ gave. Inside, durations are float seconds and sizes are int bytes.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmctl.clock import parse_duration
 from vmctl.keys import parse_public
@@ -34,8 +33,7 @@ _HIGHEST_PORT = 65_535
 _LONGEST_WORD = 32
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Address:
+class Address(NamedTuple):
     """A host name or IP address and a TCP port; as text `host:port`, with an IPv6 address in brackets."""
 
     host: str
@@ -46,8 +44,7 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(NamedTuple):
     """How a value is written, in words and in short, and its reader, which raises ValueError with what is wrong."""
 
     words: str

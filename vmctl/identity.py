@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmctl import durable
 from vmctl.errors import AlreadyExists, StoreDamaged, StoreForeign, StoreMissing, StoreNewer, StoreUnusable
@@ -25,8 +24,7 @@ _FILE = "identity.json"
 _LARGEST_FILE = 65_536
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """Whose store it is; `format` is how its files are laid out (`native`, `asterisk`)."""
 
     v: int
@@ -66,7 +64,7 @@ def read(store: Path, network: str, server: str) -> Identity:
 
 def renew(store: Path, network: str, server: str) -> Identity:
     """Give the store a new incarnation. Raises as `read` does."""
-    identity = replace(read(store, network, server), incarnation=new_incarnation(server))
+    identity = read(store, network, server)._replace(incarnation=new_incarnation(server))
     durable.write(_path(store), _encoded(identity))
     return identity
 
@@ -76,7 +74,7 @@ def _path(store: Path) -> Path:
 
 
 def _encoded(identity: Identity) -> bytes:
-    return (json.dumps(asdict(identity), indent=2) + "\n").encode()
+    return (json.dumps(identity._asdict(), indent=2) + "\n").encode()
 
 
 def _content(store: Path) -> bytes:

@@ -6,8 +6,7 @@ the rooms that ship or receive is imported here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmctl import identity
 from vmctl.clock import Clock, rfc3339
@@ -21,18 +20,17 @@ if TYPE_CHECKING:
     from vmctl.config import Config, Server
 
 
-@dataclass(slots=True)
-class _Local:
+class _Local(NamedTuple):
     """What one store on this host knows."""
 
     server: Server
-    index: Index | None
+    memory: Index | None  # None before the first scan
     contact: Contact | None
     views: dict[str, View]
     runs: str | None
 
     def note(self, name: str) -> Any:
-        return self.index.note(name) if self.index else None
+        return self.memory.note(name) if self.memory else None
 
 
 def gather(config: Config, clock: Clock) -> dict[str, Any]:
@@ -47,14 +45,14 @@ def gather(config: Config, clock: Clock) -> dict[str, Any]:
             "network": config.network,
             "mode": config.mode,
             "in_step": all(_in_step(local, here) for local in here),
-            "services": [_service(view, here) for view in views.values()],
+            "services": [_service(view, here) | {"split": _split(name, here)} for name, view in views.items()],
             "servers": {name: _server(name, here, views) for name in config.servers},
             "config_differs": any(_config_differs(config, local) for local in here),
         }
     finally:
         for local in here:
-            if local.index is not None:
-                local.index.close()
+            if local.memory is not None:
+                local.memory.close()
 
 
 def _local(config: Config, server: Server, clock: Clock) -> _Local:
@@ -67,6 +65,11 @@ def _local(config: Config, server: Server, clock: Clock) -> _Local:
     return _Local(
         server, index, contact, Journal(state / "journal.jsonl").views(homes), lock_holder(state / "serve.lock")
     )
+
+
+def _split(service: str, here: list[_Local]) -> bool:
+    """Whether both servers serve, as far as the stores of this host tell."""
+    return len([local for local in here if local.runs and local.views[service].serving == local.server.name]) > 1
 
 
 def _views(config: Config, here: list[_Local]) -> dict[str, View]:
@@ -134,16 +137,16 @@ def _server(name: str, here: list[_Local], views: dict[str, View]) -> dict[str, 
         "conflicts": None,
         "faults": [],
     }
-    if local is not None and local.index is not None:
-        step = int(local.index.meta("in_step_at", "0"))
-        oldest = local.index.oldest_pending()
+    if local is not None and local.memory is not None:
+        step = int(local.memory.meta("in_step_at", "0"))
+        oldest = local.memory.oldest_pending()
         value |= {
-            "pending": local.index.pending_count(),
+            "pending": local.memory.pending_count(),
             "oldest_pending": rfc3339(oldest) if oldest else None,
             "last_sync": rfc3339(step) if step else None,
-            "records": local.index.count("lives"),
-            "conflicts": local.index.count("kind = 'conflict' AND lives"),
-            "faults": [{**fault, "since": rfc3339(fault["since"])} for fault in local.index.faults()],
+            "records": local.memory.count("lives"),
+            "conflicts": local.memory.count("kind = 'conflict' AND lives"),
+            "faults": [{**fault, "since": rfc3339(fault["since"])} for fault in local.memory.faults()],
         }
     elif local is not None:
         value["pending"] = None
@@ -160,13 +163,13 @@ def _reachable(local: _Local | None, other: _Local | None) -> bool:
 
 
 def _in_step(local: _Local, here: list[_Local]) -> bool:
-    if local.index is None or local.index.pending_count() or local.index.count("todo"):
+    if local.memory is None or local.memory.pending_count() or local.memory.count("todo"):
         return False
     others = [one for one in here if one is not local]
     if others:
-        return all(one.index is not None and one.index.digest == local.index.digest for one in others)
+        return all(one.memory is not None and one.memory.digest == local.memory.digest for one in others)
     facts = local.contact.facts() if local.contact else {}
-    return facts.get("pending") == 0 and facts.get("digest") == local.index.digest
+    return facts.get("pending") == 0 and facts.get("digest") == local.memory.digest
 
 
 def _config_differs(config: Config, local: _Local) -> bool:

@@ -279,6 +279,11 @@ def _status_words(value: dict[str, Any]) -> str:
         for one in value["services"]
     ]
     lines.append(table(rows, ("SERVICE", "HOME", "SERVED BY", "STATE", "SINCE", "WHY")))
+    lines += [
+        f"  {one['name']} is SPLIT: both servers serve it until they hear each other"
+        for one in value["services"]
+        if one["split"]
+    ]
     lines += [f"  {one['name']} waits for {words}" for one in value["services"] for words in one["waiting_for"]]
     lines.append("")
     servers = [
