@@ -83,10 +83,7 @@ def records(index: Path) -> Any:
     """The records of an index with their versions, and the mails that it took; its bytes where it is none."""
     try:
         with contextlib.closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as db:
-            return [
-                db.execute(query).fetchall()
-                for query in ("SELECT key, version, lives FROM records ORDER BY key",)
-            ]
+            return [db.execute(query).fetchall() for query in ("SELECT key, version, lives FROM records ORDER BY key",)]
     except sqlite3.DatabaseError:
         return index.read_bytes()
 

@@ -114,7 +114,7 @@ def test_a_directory_with_a_file_in_it_is_refused(tmp_path: Path) -> None:
 @needs_proc
 @pytest.mark.parametrize(
     "number",
-    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.xfail(reason="its daemons go on running"))],
+    [signal.SIGINT, signal.SIGTERM],
 )
 def test_a_demo_that_is_stopped_stops_its_daemons(temporary: Path, tmp_path: Path, number: signal.Signals) -> None:
     """Stopped in the middle it takes both daemons and its temporary directory with it."""

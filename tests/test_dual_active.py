@@ -10,6 +10,7 @@ from running import SERVERS, Net, run, until, wav
 
 from vmctl import config
 from vmctl.errors import NoSuchService, ServiceNotNamed
+from vmctl.store.native import NativeStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 HOME = {"primary": "primary", "secondary": "secondary"}
 ALL_AT_SECONDARY = {"primary": "secondary", "secondary": "secondary"}
-ALL_AT_PRIMARY = {"primary": "primary", "secondary": "primary"}
 SWAPPED = {"primary": "secondary", "secondary": "primary"}
 
 
@@ -65,7 +65,7 @@ def both(net: Net) -> Iterator[None]:
 
 
 def test_init_makes_two_services(tmp_path: Path) -> None:
-    """`init --mode dual-active` gives each server a service of its own name, and the demo of a first round works."""
+    """`init --mode dual-active` gives each server a service of its own name, and a first round works."""
     done = run("init", "net", "--mode", "dual-active", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     net = Net(tmp_path / "net", config.load(tmp_path / "net/vmctl.yaml"))
@@ -102,10 +102,10 @@ def test_a_mailbox_belongs_to_the_server_where_it_was_made(net: Net, tmp_path: P
     net.do("sync")
     assert net.run("verify").returncode == 0
     for server in SERVERS:
-        services = {box: net.read("mailbox", "show", box, "--server", server)["service"] for box in left}
+        store = NativeStore(net.root / server, net.config.audio.formats, net.config.limits.document)
+        services = {box: (store.document(f"mailbox/{box}") or {})["service"] for box in left}
         assert {"2001": "primary", "2002": "secondary", "3001": "secondary"} == services
-        there = {box: [m["id"] for m in net.read("message", "list", box, "--server", server)] for box in left}
-        assert {box: [ident] for box, ident in left.items()} == there
+        assert {box: [ident] for box, ident in left.items()} == {box: store.names("message", box) for box in left}
 
 
 @pytest.mark.parametrize("dies", SERVERS)
@@ -147,12 +147,7 @@ def test_an_order_names_its_service(net: Net) -> None:
         assert ALL_AT_SECONDARY == serving(net)
         assert {"primary": "standby", "secondary": "active"} == roles(net)
         assert {"primary": "resilience", "secondary": "normal"} == states(net)
-        net.do("failback", "--service", "primary")
-        assert HOME == serving(net)
-
-        net.do("failover", "--service", "secondary", "--server", "primary")  # typed where it does not serve
-        assert ALL_AT_PRIMARY == serving(net)
-        net.do("failback", "--service", "secondary", "--server", "primary")
+        net.do("failback", "--service", "primary", "--server", "primary")  # typed where it is not served
         assert HOME == serving(net)
 
 
@@ -170,7 +165,6 @@ def test_all_services_at_once(net: Net) -> None:
         assert net.run("journal", "--verify", "--server", server).returncode == 0
 
 
-@pytest.mark.xfail(reason="a service that is at home already refuses the order for the other one")
 @pytest.mark.parametrize("away", SERVERS)
 def test_failback_of_all_takes_home_what_is_away(net: Net, away: str) -> None:
     """With one service at home already, `failback --all` takes the other one home and exits 0."""

@@ -51,7 +51,9 @@ def test_edits_on_both_sides_between_two_rounds(net: Net, tmp_path: Path) -> Non
     net.do("sync")
     assert net.run("verify").returncode == 0
     for server in ("primary", "secondary"):
-        assert [(m["id"], m["status"]) for m in net.read("message", "list", "2001", "--server", server)] == [(kept, "old")]
+        assert [(m["id"], m["status"]) for m in net.read("message", "list", "2001", "--server", server)] == [
+            (kept, "old")
+        ]
         assert net.read("mailbox", "show", "2001", "--server", server)["language"] == "en-GB"
 
 

@@ -113,8 +113,8 @@ KEYS: Final = (
         "failback.policy",
         one_of("graceful", "automatic", "manual"),
         "graceful",
-        "When a service goes home again: graceful when the gate is met and 'hold' is over (calls are not counted), "
-        "automatic also after 'timeout', manual when 'vmctl failback' is typed.",
+        "When a service goes home again: graceful when the gate is met and 'hold' is over, automatic also after "
+        "'timeout', manual when the gate is met and 'vmctl failback' was typed. Calls are not counted yet.",
     ),
     Key(
         "failback.gate",

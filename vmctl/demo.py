@@ -56,6 +56,8 @@ class Demo:
 
     def run(self) -> None:
         """Tell the story. Raises DemoFailed at the first step that does not come true; leaves nothing running."""
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, _ended)
         try:
             self._story()
         finally:
@@ -215,6 +217,11 @@ class Demo:
     def _log(self, name: str) -> str:
         path = self.directory / f"{name}.log"
         return path.read_text(encoding="utf-8", errors="replace")[-1500:] if path.exists() else ""
+
+
+def _ended(number: int, _frame: object) -> None:
+    """Who ends the demo ends its daemons: the exit goes through every `finally`."""
+    sys.exit(128 + number)
 
 
 @contextlib.contextmanager

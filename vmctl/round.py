@@ -14,7 +14,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from vmctl.clock import duration
+from vmctl.clock import duration, rfc3339
 from vmctl.errors import AlreadyServing, NotInStep, StoreUnusable
 from vmctl.index import Index
 from vmctl.post import ASK_SCAN, DAEMON, ROUND, Post, who_serves
@@ -93,7 +93,7 @@ class Round:
             else:
                 self._by_daemons(daemons)
             for post in posts:
-                self._outcome.servers[post.server.name].faults = post.replica.index.faults()
+                self._outcome.servers[post.server.name].faults = _faults(post.replica.index)
         self._outcome.seconds = round(self._clock.steady() - began, 3)
         return self._outcome
 
@@ -213,7 +213,7 @@ class Round:
         self._outcome.in_step = True
         for server in servers:
             with _index_of(server) as index:
-                tally = Tally(held=index.note("held") or [], faults=index.faults())
+                tally = Tally(held=index.note("held") or [], faults=_faults(index))
             self._outcome.servers[server.name] = tally
 
     @staticmethod
@@ -257,6 +257,10 @@ def _index_of(server: Server) -> Iterator[Index]:
         yield index
     finally:
         index.close()
+
+
+def _faults(index: Index) -> list[dict[str, Any]]:
+    return [{**fault, "since": rfc3339(fault["since"])} for fault in index.faults()]
 
 
 def nudge(server: Server) -> None:

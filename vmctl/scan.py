@@ -284,7 +284,9 @@ class Scanner:
     def _damage(self, key: str, path: str, why: str) -> None:
         """Damage is never a deletion or an edit: the recording is to be put back, from the pool or from the peer."""
         self._report.damaged.append(key)
-        self._fault(path, why, "nothing to do: it is fetched from the other server; 'vmctl sync' does it now")
+        self._fault(
+            path, why, "'vmctl sync' fetches it from the other server; if that has lost it too, delete the message"
+        )
 
     def _only_one(self, key: str) -> None:
         if self._index.get(key) is not None:

@@ -4,7 +4,7 @@ The replies to a mail are read here, by their codes: 5xx is for good, everything
 raises (all of it is an OSError) is a fault of the connection, and also tried again.
 
 A mail is delivered when the peer's 250 after the final dot was read. A connection that breaks before that may still
-have delivered it (RFC 1047), so a mail is sent again until it is acknowledged, and the peer drops what it has.
+have delivered it (RFC 1047), so a mail is sent again until it is acknowledged, and the peer merges it again.
 """
 
 from __future__ import annotations

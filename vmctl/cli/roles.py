@@ -12,6 +12,7 @@ from vmctl.cli.output import emit, report, table
 from vmctl.cli.session import Session
 
 if TYPE_CHECKING:
+    from vmctl.failover import Failover
     from vmctl.journal import Journal
     from vmctl.post import Post
 
@@ -47,7 +48,8 @@ def status(
         if not watch:
             return
         threading.Event().wait(_WATCH_EVERY)
-        emit(session, {}, "") if session.json else typer.echo("\033[2J\033[H", nl=False)
+        if not session.json:
+            typer.echo("\033[2J\033[H", nl=False)
 
 
 def journal(
@@ -185,7 +187,7 @@ def _through_daemon(session: Session, name: str, verb: Any, services: list[str],
     clock = Clock()
     with Replica.open(session.config, name, clock) as replica:
         roles = Failover(replica)
-        taken = [service for service in services if roles.order(service, verb, getpass.getuser()) == "taken"]
+        taken = _give(roles, verb, services)
         if taken:
             nudge(session.config.servers[name])
         _wait_for(session, roles, verb, services, taken, clock.steady() + timeout, lambda: None)
@@ -216,8 +218,27 @@ def _alone(session: Session, post: Post, verb: Any, services: list[str], timeout
         threading.Event().wait(_POLL)
         post.take()
     turn()
-    taken = [service for service in services if post.failover.order(service, verb, getpass.getuser()) == "taken"]
+    taken = _give(post.failover, verb, services)
     _wait_for(session, post.failover, verb, services, taken, clock.steady() + timeout, turn)
+
+
+def _give(roles: Failover, verb: Any, services: list[str]) -> list[str]:
+    """Give the order for each service; those for which there is something to do.
+
+    Raises NothingToFailBack only when that is so for all of them.
+    """
+    from vmctl.errors import NothingToFailBack
+
+    taken, idle = [], []
+    for service in services:
+        try:
+            if roles.order(service, verb, getpass.getuser()) == "taken":
+                taken.append(service)
+        except NothingToFailBack as error:
+            idle.append(error)
+    if idle and len(idle) == len(services):
+        raise idle[0]
+    return taken
 
 
 def _wait_for(
