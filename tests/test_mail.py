@@ -641,23 +641,6 @@ def test_hostile_mail_takes_no_time():
 PAGE = (Path(__file__).parent.parent / "docs" / "sync-mail.md").read_text(encoding="utf-8")
 
 
-def test_the_mail_on_the_page_is_good():
-    """The example of docs/sync-mail.md parses under the key that the page names, and what is written today equals it."""
-    raw = re.search(r"```eml\n(.*?)```", PAGE, re.DOTALL)[1].encode()
-    mail = take(raw, network="example")
-    subject, summary = describe(mail)
-    public = "ed25519:" + base64.b64encode(KEY.public_key().public_bytes_raw()).decode()
-    again = write(
-        mail,
-        subject=subject,
-        summary=summary,
-        public=public,
-        message_id="<pk-17b2.1@primary.example>",
-        recipient_address="vmctl@secondary.example",
-    )
-    assert raw == lf(again)
-
-
 def test_the_page_names_every_key_header_and_limit():
     """Each key of the JSON, each header and the limits stand on the page."""
     value = room.as_json(SAMPLE)

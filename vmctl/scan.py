@@ -79,9 +79,9 @@ class Scanner:
             walk = self._store.walk()
             for path, why in {**walk.odd, **walk.unread}.items():
                 self._fault(path, why, "move it out of the store, or mend its name or permissions")
-            known = {} if full else self._index.hand_files()
+            known = self._index.hand_files()
             for path, (key, look) in walk.files.items():
-                if path not in known or known[path][0] != look:
+                if path not in known or known[path][0] != look or (full and self._settled(look)):
                     self._hand_file(key, path, look)
             listed = self._message_folders(walk, full=full)
             self._missing(self._absences.look(walk, listed, accept=accept_deletions))
