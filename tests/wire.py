@@ -11,7 +11,7 @@ from vmctl.clock import Clock
 from vmctl.desk import Desk
 from vmctl.replica import Replica
 
-SETTLE = 0.05
+SETTLE = 1.0
 _MOST_ROUNDS = 30
 
 

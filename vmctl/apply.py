@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from vmctl.store.native import NativeStore
     from vmctl.store.pool import Pool
 
+_AT_ONCE = 200
+
 
 @dataclass(slots=True)
 class Applied:
@@ -48,18 +50,36 @@ class Applier:
         self._pool = pool
         self._scanner = scanner
         self._clock = clock
+        self._asides: list[Path] = []
 
     def apply_all(self) -> Applied:
-        """Write every file that lags behind the index."""
+        """Write every file that lags behind the index.
+
+        What was written is noted in one commit for many files: after a crash `reconcile` finds the others by their
+        content.
+        """
         done = Applied()
-        for key in self._index.todo():
-            try:
-                (done.written if self.apply(key) else done.waiting).append(key)
-            except StoreUnusable as error:  # one odd file must not keep all others from being written
-                why = f"{error.what} ({error.why})" if error.why else error.what
-                self._index.set_fault(self._store.path(key), why, error.hint, self._clock.wall())
-                done.waiting.append(key)
+        todo = self._index.todo()
+        for start in range(0, len(todo), _AT_ONCE):
+            with self._index.transaction():
+                for key in todo[start : start + _AT_ONCE]:
+                    self._apply_one(key, done)
+            self._drop_asides()
         return done
+
+    def _apply_one(self, key: str, done: Applied) -> None:
+        try:
+            (done.written if self.apply(key) else done.waiting).append(key)
+        except StoreUnusable as error:  # one odd file must not keep all others from being written
+            why = f"{error.what} ({error.why})" if error.why else error.what
+            self._index.set_fault(self._store.path(key), why, error.hint, self._clock.wall())
+            done.waiting.append(key)
+
+    def _drop_asides(self) -> None:
+        """The files that were put aside and looked at: not before the commit, as one may hold the only copy of an edit."""
+        asides, self._asides = self._asides, []
+        for aside in asides:
+            aside.unlink(missing_ok=True)
 
     def apply(self, key: str) -> bool:
         """Write the file of one record; tells whether it shows the record now."""
@@ -204,8 +224,10 @@ class Applier:
             if not late:
                 self._index.put(replace(entry, shown=entry.record), self._clock.wall())
             self._index.drop_fault(path)
-        if settled:  # not before the commit: until then it may hold the only copy of an edit
-            aside.unlink()
+        if settled:
+            self._asides.append(aside)
+        if not self._index.in_transaction:
+            self._drop_asides()
 
     def _merge_late(self, before: Entry, path: str, aside: Path) -> tuple[bool, bool]:
         """If a person saved into the replaced file at the last moment, that is an edit of what it showed before.

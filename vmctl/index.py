@@ -127,6 +127,11 @@ class Index:
         except sqlite3.DatabaseError as error:
             raise _ours(error) from error
 
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open, so that nothing is durable yet."""
+        return self._depth > 0
+
     # Numbers and notes
 
     def next_number(self, wall: int) -> int:

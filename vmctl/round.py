@@ -112,6 +112,7 @@ class Round:
         tally = self._outcome.servers[post.server.name]
         post.replica.take()  # what came before the last stop is older than what is on disk
         report = post.replica.scan_settled(self._wait, full=self._full, accept_deletions=self._accept)
+        self._deadline = self._clock.steady() + self._timeout
         tally.scanned = len(set(report.changed))
         tally.held = report.held
 
@@ -227,6 +228,8 @@ class Round:
         intake = post.take()
         tally = self._outcome.servers[post.server.name]
         for taken in intake.taken:
+            if taken.changed or taken.acked:  # it is over when nothing moves any more
+                self._deadline = self._clock.steady() + self._timeout
             tally.taken += len(taken.changed)
             tally.conflicts += taken.conflicts
         return intake.taken
@@ -238,7 +241,7 @@ class Round:
         tally.shipped += len(parcel.versions)
 
     def _check_time(self, posts: list[Post]) -> None:
-        if self._clock.steady() >= self._deadline:
+        if self._clock.steady() >= self._deadline and not all(post.note_step() for post in posts):
             raise self._not_in_step(posts)
 
     def _not_in_step(self, posts: list[Post]) -> NotInStep:

@@ -295,7 +295,9 @@ def _status_words(value: dict[str, Any]) -> str:
             one["serving"] or "nobody",
             one["state"],
             one["since"],
-            _WHY.get(one["cause"], one["cause"]),
+            _WHY.get(one["cause"], one["cause"])
+            if one["since"]
+            else "never served: start 'vmctl serve', or 'vmctl sync'",
         )
         for one in value["services"]
     ]

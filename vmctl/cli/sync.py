@@ -26,7 +26,9 @@ def sync(
     context: typer.Context,
     full: Annotated[bool, typer.Option("--full", help="List every folder, whatever its times say.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be shipped, and change nothing.")] = False,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="Give up after this long.")] = 60.0,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.1, help="Give up when nothing has moved for this long.")
+    ] = 60.0,
     accept_deletions: Annotated[
         bool, typer.Option("--accept-deletions", help="Let deletions go that look like a fault of the disk.")
     ] = False,
