@@ -32,8 +32,8 @@ QUICK = {
     "scan.settle": "50ms",
     "scan.debounce": "10ms",
     "sync.heartbeat": "200ms",
-    "failover.after": "1500ms",
-    "failover.start_wait": "1s",
+    "failover.after": "2500ms",
+    "failover.start_wait": "1500ms",
     "failback.hold": "300ms",
 }
 

@@ -148,7 +148,8 @@ def test_a_store_that_disappears_is_not_emptied(net: Net, tmp_path: Path) -> Non
         until(lambda: "secondary" in net.log("secondary") and "not there" in net.log("secondary"), what="the complaint")
         assert not (net.root / "secondary").exists()
         away.rename(net.root / "secondary")
-        until(lambda: "well again" in net.log("secondary"), what="well again")
+        later = net.leave("primary", "2001", wav(tmp_path / "b.wav", level=2))
+        until(net.path("secondary", f"mailboxes/2001/messages/{later}.json").exists, what="the next message")
         until(lambda: net.status()["in_step"], what="in step")
     assert net.path("primary", f"mailboxes/2001/messages/{ident}.json").exists()
     assert net.run("verify").returncode == 0

@@ -306,7 +306,6 @@ def test_held_deletions_go_with_a_word_to_the_daemons(net: Net) -> None:
         in_step_again(net)
 
 
-@pytest.mark.xfail(reason="the round neither tells the daemon of this host what was ordered nor hears what it holds")
 def test_held_deletions_where_one_server_has_a_daemon(net: Net) -> None:
     """A round that does the other server's work itself says and orders the same."""
     net.do("sync")
@@ -318,10 +317,6 @@ def test_held_deletions_where_one_server_has_a_daemon(net: Net) -> None:
         assert not net.path("secondary", "mailboxes/2001").exists()
 
 
-@pytest.mark.xfail(
-    reason="the daemon gives a round up after ten questions, which are mostly over before the recording is here",
-    strict=False,
-)
 def test_a_full_sync_makes_the_daemons_open_everything(net: Net) -> None:
     """A recording that was overwritten in place changes no folder's time: `sync --full` finds and mends it."""
     ident = leave(net, "primary")
@@ -488,7 +483,7 @@ def test_an_edited_journal_stops_the_roles_and_not_the_stores(net: Net) -> None:
     "first",
     [
         "a message there",
-        pytest.param("a message elsewhere", marks=pytest.mark.xfail(reason="the daemon goes on with the removed file")),
+        "a message elsewhere",
     ],
 )
 def test_an_index_that_is_removed_while_serving_is_built_again(net: Net, first: str) -> None:

@@ -14,7 +14,7 @@ import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
-from vmctl.errors import JournalError, MailRefused, StoreError, StoreExchanged, SyncError
+from vmctl.errors import MailRefused, StoreError, StoreExchanged, SyncError
 from vmctl.post import ASK_PROOF, ASK_SCAN, DAEMON, Post
 from vmctl.proof import read_store
 from vmctl.watch import Debounce, Watcher
@@ -31,7 +31,7 @@ log = logging.getLogger("vmctl.daemon")
 
 _SHORTEST_RETRY, _LONGEST_WAIT = 0.5, 1.0
 _ANSWER_TO_A_START = 0.05
-_MOST_ASKS = 10
+_ASK_FOR, _ASK_AGAIN = 60.0, 0.5
 
 
 class Daemon:
@@ -59,7 +59,7 @@ class Daemon:
         self._unreached: str | None = None
         self._unwell_at: float | None = None
         self._ask_scan: dict[str, bool] = {}
-        self._asks_left = 0
+        self._ask_until = 0.0
         self._reader: threading.Thread | None = None
         self._reading: dict[str, Any] | None = None
         self._read: dict[str, Any] | None = None
@@ -69,8 +69,13 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_stop)
         signal.signal(signal.SIGUSR1, self._on_round)
+        self._serve()
         while not self._stop.is_set():
-            self._serve()
+            try:
+                self._serve()
+            except StoreError as error:  # it was served a moment ago, so it may come back
+                self._well(f"{error.what}: {error.why}" if error.why else error.what)
+                self._stop.wait(_LONGEST_WAIT)
         log.info("%s stopped", self._name)
 
     def _serve(self) -> None:
@@ -78,7 +83,7 @@ class Daemon:
         self._carrier, self._mails, self._on_its_way = _Carrier(self._wake), None, None
         with Post(self._config, self._name, self._clock, role=DAEMON, wake=self._wake.set) as post:
             post.replica.take()  # the spool before the first scan: what came is older than what is on disk
-            post.failover.start()
+            post.start()
             post.listen()
             post.connect()
             self._carrier.start(post)
@@ -131,7 +136,7 @@ class Daemon:
         intake = post.take()
         if self._round.is_set():
             self._round.clear()
-            self._asking, self._asks_left = secrets.token_hex(8), _MOST_ASKS
+            self._asking, self._ask_until = secrets.token_hex(8), now + _ASK_FOR
             self._ask_scan = post.replica.index.note(ASK_SCAN) or {}
             post.replica.index.set_note(ASK_SCAN, None)
             self._answer_after_scan = True
@@ -150,11 +155,10 @@ class Daemon:
 
     def _tick(self, post: Post) -> bool | None:
         """Whether a role moved; None where the journal cannot be trusted: then none does, but the stores go on."""
-        try:
-            return post.failover.tick(automatic=self._may_take_over(post))
-        except JournalError as error:
-            self._well(f"{error.what}: {error.hint}")
-            return None
+        moved = post.tick(automatic=self._may_take_over(post))
+        if moved is None:
+            self._well(f"no role moves: {post.journal_fault}")
+        return moved
 
     def _may_take_over(self, post: Post) -> bool:
         """Whether silence may be the peer's: not while this server could not write, or had no time to hear since."""
@@ -249,10 +253,9 @@ class Daemon:
             self._asking = None
             with post.replica.index.transaction():
                 post.replica.index.set_meta("round_at", str(self._clock.wall()))
-        elif self._asks_left:  # not for ever: what keeps the two apart may be beyond both
-            self._asks_left -= 1
+        elif self._clock.steady() < self._ask_until:  # not for ever: what keeps the two apart may be beyond both
             self._asking = secrets.token_hex(8)
-            self._next_beat = 0.0
+            self._next_beat = min(self._next_beat, self._clock.steady() + _ASK_AGAIN)
         else:
             self._asking = None
 

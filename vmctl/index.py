@@ -59,11 +59,21 @@ CREATE TABLE offers (sha256 TEXT, start INTEGER, stop INTEGER, PRIMARY KEY (sha2
 class Index:
     """The open index of one store. Not shared between threads; processes share the file."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._db = connection
+        self._path = path
+        self._inode = path.stat().st_ino
         self._last = 0
         self._digest = 0
         self._depth = 0
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the file that is open still has its name: one that was removed goes on without anybody seeing it."""
+        try:
+            return self._path.stat().st_ino == self._inode
+        except FileNotFoundError:
+            return False
 
     @classmethod
     def open(cls, path: Path, *, create: bool = False) -> Self:
@@ -85,7 +95,7 @@ class Index:
                 raise
         except sqlite3.DatabaseError as error:
             raise _ours(error) from error
-        return cls(db)
+        return cls(db, path)
 
     def close(self) -> None:
         """Close the file."""

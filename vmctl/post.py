@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING, Any, Self
 
 from vmctl import durable, identity
-from vmctl.errors import AlreadyServing, StoreBusy, StoreError
+from vmctl.errors import AlreadyServing, JournalError, StoreBusy, StoreError
 from vmctl.failover import Failover
 from vmctl.receiver import Receiver
 from vmctl.replica import Replica
@@ -48,6 +48,7 @@ class Post:
         self._courier: Courier | None = None
         self._answers: list[str] = []
         self._noted: float | None = None
+        self.journal_fault = ""
         self.refused_at: float | None = None  # when a mail was last refused for a fault of this server
         self.to_verify: str | None = None  # the peer asks for a reading of this store, under this nonce
         self.proof: dict[str, Any] | None = None  # the reading, to go with the next mail
@@ -128,6 +129,21 @@ class Post:
             self.replica.index.set_note(PROOF, proof)
             if self.replica.index.note(ASK_PROOF) == proof.get("nonce"):
                 self.replica.index.set_note(ASK_PROOF, None)
+
+    def start(self) -> None:
+        """A new start of this server's roles. A journal that cannot be trusted stops them, and nothing else."""
+        try:
+            self.failover.start()
+        except JournalError as error:
+            self.journal_fault = f"{error.what}; {error.hint}"
+
+    def tick(self, *, automatic: bool) -> bool | None:
+        """Let the roles move; tells whether one did. None where the journal cannot be trusted: then none does."""
+        try:
+            return self.failover.tick(automatic=automatic)
+        except JournalError as error:
+            self.journal_fault = f"{error.what}; {error.hint}"
+            return None
 
     @property
     def asked(self) -> bool:

@@ -118,7 +118,7 @@ class Replica:
         """Hold the store against other processes. Raises StoreMissing, StoreExchanged, ... for one that is not ours."""
         with store_lock(self.store.root):
             whose = identity.read(self.store.root, self.config.network, self.server.name)
-            if whose.incarnation != self.index.meta("incarnation"):
+            if not self.index.is_there or whose.incarnation != self.index.meta("incarnation"):
                 raise StoreExchanged(f"the store {self.store.root} was exchanged while it was in use")
             yield
 

@@ -75,7 +75,7 @@ class Round:
 
     def run(self) -> Outcome:
         """Do it. Raises NotInStep, PeerUnreachable (try again), AlreadyServing, and what a store may raise."""
-        began = self._clock.steady()
+        began, began_wall = self._clock.steady(), self._clock.wall()
         daemons = [server for server in self._config.here() if self._daemon(server)]
         for server in daemons:
             self._outcome.by[server.name] = DAEMON
@@ -86,12 +86,17 @@ class Round:
                 self._outcome.servers[post.server.name] = Tally()
             for post in posts:
                 self._scan(post)
+            for server in daemons:
+                self._order_scan(server)
             if len(posts) == len(self._config.servers):
                 self._between(posts)
             elif posts:
                 self._with_peer(posts[0])
             else:
-                self._by_daemons(daemons)
+                self._by_daemons(daemons, began_wall)
+            for server in daemons:
+                with _index_of(server) as index:
+                    self._outcome.servers[server.name] = Tally(held=index.note("held") or [], faults=_faults(index))
             for post in posts:
                 self._outcome.servers[post.server.name].faults = _faults(post.replica.index)
         self._outcome.seconds = round(self._clock.steady() - began, 3)
@@ -131,14 +136,14 @@ class Round:
                 self._ship(post, to, always=turn < _GREETINGS, anew=turn == 0)
                 for post, to in ((one, other), (other, one))
             ]
-            moved = [post.failover.tick(automatic=False) for post in posts]
+            moved = [bool(post.tick(automatic=False)) for post in posts]
             in_step = one.note_step() and other.note_step()
             if turn > 0 and not any(said) and not any(moved):
                 break
             if any(moved):
                 for post, to in ((one, other), (other, one)):
                     self._ship(post, to, always=True)
-                    to.failover.tick(automatic=False)
+                    to.tick(automatic=False)
             if turn >= _GREETINGS and in_step and not any(moved):
                 break
             self._check_time(posts)
@@ -173,7 +178,7 @@ class Round:
             self._mail_came.clear()
             answers = [answer for taken in self._took(post) for answer in taken.status.get("answers") or []]
             answered = answered or nonce in answers
-            moved = post.failover.tick(automatic=False)
+            moved = bool(post.tick(automatic=False))
             self._send(post, None, always=moved)
             if answered and post.note_step():
                 self._outcome.in_step = True
@@ -193,12 +198,13 @@ class Round:
 
     # Daemons do the work
 
-    def _by_daemons(self, servers: list[Server]) -> None:
-        asked = self._clock.wall()
-        for server in servers:
-            with _index_of(server) as index, index.transaction():
-                index.set_note(ASK_SCAN, {"full": self._full, "accept": self._accept})
-            nudge(server)
+    def _order_scan(self, server: Server) -> None:
+        """Tell the daemon of a server that is here to scan and do a round at once."""
+        with _index_of(server) as index, index.transaction():
+            index.set_note(ASK_SCAN, {"full": self._full, "accept": self._accept})
+        nudge(server)
+
+    def _by_daemons(self, servers: list[Server], asked: int) -> None:
         waiting = {server.name: server for server in servers}
         while waiting:
             for name, server in list(waiting.items()):
@@ -212,10 +218,6 @@ class Round:
                 )
             self._wait(_POLL)
         self._outcome.in_step = True
-        for server in servers:
-            with _index_of(server) as index:
-                tally = Tally(held=index.note("held") or [], faults=_faults(index))
-            self._outcome.servers[server.name] = tally
 
     @staticmethod
     def _in_step_since(server: Server, asked: int) -> bool:
