@@ -227,7 +227,7 @@ CASES = {
     ),
     "one port for both": Case(errors.ConfigFaults, SYNC, "servers.secondary.address", same_address),
     "a value of another type": Case(
-        errors.ConfigFaults, ("status",), "failover.after", config("after: 1500ms", "after: [soon]")
+        errors.ConfigFaults, ("status",), "failover.after", config("after: 2500ms", "after: [soon]")
     ),
     "no server named": Case(errors.ServerUnclear, ("mailbox", "list"), "--server primary"),
     # names that must not become paths

@@ -252,7 +252,7 @@ def test_sqlites_faults_come_out_as_ours(tmp_path, words, ours):
             raise sqlite3.OperationalError(words)
 
     with pytest.raises(ours) as caught:
-        Index(Refusing()).get("settings")
+        Index(Refusing(), tmp_path).get("settings")
     assert caught.value.why == words
 
 

@@ -79,7 +79,7 @@ class Applier:
         """The files that were put aside and looked at: not before the commit, as one may hold the only copy of an edit."""
         asides, self._asides = self._asides, []
         for aside in asides:
-            aside.unlink(missing_ok=True)
+            self._forget_aside(aside)
 
     def apply(self, key: str) -> bool:
         """Write the file of one record; tells whether it shows the record now."""
@@ -164,25 +164,42 @@ class Applier:
         return True
 
     def recover(self) -> None:
-        """Finish what a crash cut off: look at the files that were replaced and not looked at since."""
+        """Finish what a crash cut off, before anything else is made of the files: see `_exchange` and `reconcile`."""
+        self._asides.clear()
         folder = self._store.state / "replaced"
         for aside in sorted(folder.iterdir()) if folder.is_dir() else []:
-            path = aside.name.rpartition(".")[0].replace("%", "/")
-            key = next((key for key, _ in self._store.walk().files.values() if self._store.path(key) == path), None)
-            entry = self._index.get(key) if key else None
-            if entry is None:
-                self._index.set_fault(
-                    f".vmctl/replaced/{aside.name}", "a file that was replaced when the index was lost",
-                    f"take from it what you need into {path}, then remove it", self._clock.wall(),
-                )  # fmt: skip
-                continue
-            settled = True  # where it was not replaced, the next scan sees the file itself
-            if not aside.samefile(self._store.root / path):
-                with self._index.transaction():
-                    _, settled = self._merge_late(entry, path, aside)
-            if settled:
-                aside.unlink()
+            path, _, rest = aside.name.rpartition(".")[0].rpartition(".")
+            self._recover_one(aside, path.replace("%", "/"), rest)
         self.reconcile()
+
+    def _recover_one(self, aside: Path, path: str, expected: str) -> None:
+        """A file that was put aside: find out whether it was replaced, and whether a person saved into it before."""
+        if self._index.file(_settled_name(aside)) is not None:
+            self._forget_aside(aside)  # it was merged, and the commit came before the crash
+            return
+        key = next((key for key, _ in self._store.walk().files.values() if self._store.path(key) == path), None)
+        entry = self._index.get(key) if key else None
+        if entry is None:
+            self._index.set_fault(
+                f".vmctl/replaced/{aside.name}", "a file that was replaced when the index was lost",
+                f"take from it what you need into {path}, then remove it", self._clock.wall(),
+            )  # fmt: skip
+            return
+        settled = True  # the file that is still there was not replaced
+        if not entry.todo:  # its replacement was committed; what is not as expected was broken, and is named
+            settled = digest_of(aside)[0] == expected
+        elif not aside.samefile(self._store.root / path):
+            with self._index.transaction():
+                late, settled = self._merge_late(entry, path, aside, expected)
+                if not late:
+                    self._index.put(replace(entry, shown=entry.record), self._clock.wall())
+                self._index.drop_file(path)  # to be read again: a person may have saved into the new one since
+        if settled:
+            self._forget_aside(aside)
+
+    def _forget_aside(self, aside: Path) -> None:
+        aside.unlink(missing_ok=True)
+        self._index.drop_file(_settled_name(aside))
 
     def reconcile(self) -> None:
         """Note the files that already hold what was intended: they were written just before a crash, or a full disk.
@@ -216,10 +233,14 @@ class Applier:
 
     def _exchange(self, entry: Entry, path: str, data: bytes) -> None:
         """Replace a file that people edit, and look once more at what was replaced."""
-        aside = self._aside(path)
+        known = self._index.file(path)
+        expected = known[1] if known else "unknown"
+        aside = self._aside(path, expected)
         replaced = durable.exchange(self._store.root / path, data, aside)
         with self._index.transaction():
-            late, settled = self._merge_late(entry, path, aside) if replaced else (False, False)
+            late, settled = self._merge_late(entry, path, aside, expected) if replaced else (False, False)
+            if late and settled:  # known as merged with the commit that merges it
+                self._index.set_file(_settled_name(aside), look_of(aside.lstat()), "")
             self._index.set_file(path, look_of((self._store.root / path).lstat()), hashlib.sha256(data).hexdigest())
             if not late:
                 self._index.put(replace(entry, shown=entry.record), self._clock.wall())
@@ -229,14 +250,13 @@ class Applier:
         if not self._index.in_transaction:
             self._drop_asides()
 
-    def _merge_late(self, before: Entry, path: str, aside: Path) -> tuple[bool, bool]:
+    def _merge_late(self, before: Entry, path: str, aside: Path, expected: str) -> tuple[bool, bool]:
         """If a person saved into the replaced file at the last moment, that is an edit of what it showed before.
 
-        `before` is the entry as it was when the file was replaced by what its record says. Tells whether it was so, and
+        `expected` is the digest of what the file held when it was last looked at. `before` is the entry as it was when the file was replaced by what its record says. Tells whether it was so, and
         whether the file aside has done its work.
         """
-        known = self._index.file(path)
-        if known is not None and digest_of(aside)[0] == known[1]:
+        if digest_of(aside)[0] == expected:
             return False, True
         try:
             document = documents.read_yaml(before.record.kind, aside.read_bytes(), path)
@@ -337,7 +357,11 @@ class Applier:
                 return
             folder = folder.parent
 
-    def _aside(self, path: str) -> Path:
+    def _aside(self, path: str, expected: str) -> Path:
         folder = self._store.state / "replaced"
         durable.make_directory(folder)
-        return folder / f"{path.replace('/', '%')}.{secrets.token_hex(4)}"
+        return folder / f"{path.replace('/', '%')}.{expected}.{secrets.token_hex(4)}"
+
+
+def _settled_name(aside: Path) -> str:
+    return f".vmctl/replaced/{aside.name}"

@@ -58,7 +58,7 @@ class Daemon:
         self._trouble: str | None = None
         self._unreached: str | None = None
         self._unwell_at: float | None = None
-        self._ask_scan: dict[str, bool] = {}
+        self._ask_scan: dict[str, Any] = {}
         self._ask_until = 0.0
         self._reader: threading.Thread | None = None
         self._reading: dict[str, Any] | None = None
@@ -175,8 +175,10 @@ class Daemon:
         if not (self._answer_after_scan or now >= self._next_scan or (due is not None and now >= due)):
             return
         self._debounce.clear()
-        accept = self._ask_scan.get("accept", False)
-        report = post.replica.scan(full=self._ask_scan.pop("full", False), accept_deletions=accept)
+        if self._clock.wall() >= self._ask_scan.get("until", 0):
+            self._ask_scan = {}
+        accept = bool(self._ask_scan.get("accept"))
+        report = post.replica.scan(full=bool(self._ask_scan.pop("full", False)), accept_deletions=accept)
         if not report.again:
             self._ask_scan = {}
         wait = self._config.scan.settle + 0.01 if report.again else self._config.scan.every

@@ -27,10 +27,13 @@ class Edits:
         self._clock = clock
         self.changed: list[str] = []
 
-    def found(self, key: str, document: dict[str, Any], at: int, state: Record | None = None) -> None:
+    def found(
+        self, key: str, document: dict[str, Any], at: int, state: Record | None = None, *, whole: bool = True
+    ) -> None:
         """A file holds this document: compare it with what the file held, and take a difference as an edit.
 
-        `at` is the time of the edit in microseconds. `state` is the record that a message's file brings along.
+        `at` is the time of the edit in microseconds. `state` is the record that a message's file brings
+        along; it is `whole` when its recording is beside it.
         """
         entry = self._index.get(key)
         wall = self._clock.wall()
@@ -41,7 +44,7 @@ class Edits:
             return
         record, shown_before = entry.record, entry.shown
         if shown_before is None:
-            self._appeared(entry, document, min(at, wall), state)
+            self._appeared(entry, document, min(at, wall), state, whole=whole)
         elif _equal(shown_before.document, document):
             if record.kind == MESSAGE and state is None:
                 self._put(replace(entry, shown=_as_in_file(shown_before)))
@@ -87,7 +90,7 @@ class Edits:
             fields = {name: field for name, field in entry.shown.fields.items() if name != "audio"}
             self._put(replace(entry, shown=replace(entry.shown, fields=fields)))
 
-    def _appeared(self, entry: Entry, document: dict[str, Any], at: int, state: Record | None) -> None:
+    def _appeared(self, entry: Entry, document: dict[str, Any], at: int, state: Record | None, *, whole: bool) -> None:
         record = entry.record
         if record.lives:
             if _equal(record.document, document):
@@ -98,6 +101,10 @@ class Edits:
         elif state is not None and not int(self._index.meta("full_scan", "0")):
             # a new index meets the file of a message that the peer or a tombstone knows as deleted: nobody put it there
             self._put(replace(entry, record=merge(record, state), shown=state))
+        elif state is not None and not whole:
+            # an application wrote its older copy back without the recording: an edit of what it held, no restore
+            changes = changed_fields(state.document, document)
+            self._edit(entry, edited(state, changes, self._tick(), at) if changes else state)
         elif record.kind == MESSAGE:
             alive = restored(record, self._tick())
             changes = changed_fields(record.document, document)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+import time
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from vmctl.clock import tick
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 FORMAT: Final = 1
 _SAME = "="
+_OPENING, _OPEN_AGAIN = 10.0, 0.02  # seconds
 # The order of shipping: what a server needs to answer calls at all comes before what callers left.
 _RANK = {SETTINGS: 0, CALLFLOW: 0, MAILBOX: 0, PROMPT: 1, GREETING: 1, MESSAGE: 3}
 _OTHER_RANK = 2
@@ -83,7 +85,7 @@ class Index:
         try:
             db = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
             try:
-                db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=OFF;")
+                _set_journal(db)
                 version = db.execute("PRAGMA user_version").fetchone()[0]
                 if version == 0:
                     path.chmod(0o600)
@@ -382,6 +384,19 @@ class Index:
     def offered(self) -> list[str]:
         """The recordings that the peer asked for."""
         return [row[0] for row in self._run("SELECT DISTINCT sha256 FROM offers ORDER BY sha256")]
+
+
+def _set_journal(db: sqlite3.Connection) -> None:
+    """Set WAL. SQLite does not wait for the others here: they may be making the same file at this moment."""
+    deadline = time.monotonic() + _OPENING
+    while True:
+        try:
+            db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=OFF;")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(_OPEN_AGAIN)
 
 
 def _make(db: sqlite3.Connection) -> None:

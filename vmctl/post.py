@@ -7,6 +7,7 @@ server has one receiver at a time.
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, Any, Self
 
 from vmctl import durable, identity
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 DAEMON, ROUND = "vmctl serve", "vmctl sync"
 PROOF, ASK_PROOF, ASK_SCAN = "peer_proof", "ask_proof", "ask_scan"
 _ANSWER_TIMEOUT, _SHORTEST_TIMEOUT = 30.0, 2.0
+_PATIENCE_WITH_A_ROUND, _LOOK_AGAIN = 120.0, 0.1
 
 
 class Post:
@@ -210,6 +212,10 @@ def who_serves(store: Path) -> tuple[str, int] | None:
 
 def _hold(store: Path, name: str, role: str, patience: float) -> int:
     path = store / identity.DIRECTORY / "serve.lock"
+    if role == DAEMON:  # a round of cron's is over soon; another daemon is not
+        deadline = time.monotonic() + _PATIENCE_WITH_A_ROUND
+        while (durable.lock_holder(path) or "").startswith(ROUND) and time.monotonic() < deadline:
+            time.sleep(_LOOK_AGAIN)
     try:
         return durable.take_lock(
             path, timeout=patience, what=f"the server {name}", shared_text=f"{role}, process {os.getpid()}"

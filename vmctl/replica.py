@@ -120,6 +120,7 @@ class Replica:
             whose = identity.read(self.store.root, self.config.network, self.server.name)
             if not self.index.is_there or whose.incarnation != self.index.meta("incarnation"):
                 raise StoreExchanged(f"the store {self.store.root} was exchanged while it was in use")
+            self.applier.recover()  # another process may have been killed since
             yield
 
     # From the store into the index
@@ -127,7 +128,6 @@ class Replica:
     def scan(self, *, full: bool = False, accept_deletions: bool = False) -> Report:
         """One look at the store; files that lag behind the index are written."""
         with self.locked():
-            self.applier.reconcile()
             report = self.scanner.scan(full=full or self._full_is_due(), accept_deletions=accept_deletions)
             self.applier.apply_all()
             if report.held != (self.index.note("held") or []):
@@ -170,7 +170,6 @@ class Replica:
     def take(self) -> Intake:
         """Merge every mail of the spool into the index, write the files, and let the spool go."""
         with self.locked():
-            self.applier.reconcile()
             taken = [mail for path in self.spool.waiting() if (mail := self._take_one(path)) is not None]
             return Intake(taken, self.applier.apply_all())
 

@@ -201,7 +201,8 @@ class Round:
     def _order_scan(self, server: Server) -> None:
         """Tell the daemon of a server that is here to scan and do a round at once."""
         with _index_of(server) as index, index.transaction():
-            index.set_note(ASK_SCAN, {"full": self._full, "accept": self._accept})
+            until = self._clock.wall() + int(self._timeout * 1_000_000)  # what nobody waits for any more is void
+            index.set_note(ASK_SCAN, {"full": self._full, "accept": self._accept, "until": until})
         nudge(server)
 
     def _by_daemons(self, servers: list[Server], asked: int) -> None:

@@ -236,7 +236,8 @@ class Scanner:
         named = audio_of(document)
         if audio is None and (named is None or not self._is_ours(key, named, state)):
             return
-        self.edits.found(key, document | {"audio": audio or named}, look.mtime // 1000, state)
+        whole = audio is not None
+        self.edits.found(key, document | {"audio": audio or named}, look.mtime // 1000, state, whole=whole)
         self._index.set_file(path, look, hashlib.sha256(data).hexdigest())
         if audio is None:
             self.edits.lacks_audio(key)
