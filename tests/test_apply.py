@@ -7,7 +7,10 @@ import os
 import pytest
 
 from vmctl import durable
+from vmctl.apply import Applier
 from vmctl.errors import DiskFull
+
+EXCHANGE = durable.exchange
 
 
 @pytest.fixture
@@ -218,3 +221,41 @@ def test_a_greeting_is_replaced_and_the_old_one_kept(wire, box, recording):
     wire.desk().delete_greeting("2001", "busy")
     wire.in_step()
     assert [] == wire.b.store.names("greeting", "2001")
+
+
+def test_a_crash_before_the_file_aside_is_dropped_makes_no_edit_of_it(wire, box, monkeypatch):
+    """The process ends after the commit of a replaced file, with the old one still aside: the new value stays."""
+    monkeypatch.setattr(Applier, "_drop_asides", lambda _self: None)
+    wire.desk("secondary").set_mailbox("2001", {"name": "Augusta"})
+    wire.send("secondary")
+    wire.deliver()
+    assert [path.read_text() for path in (wire.root() / ".vmctl/replaced").iterdir()]
+    monkeypatch.undo()
+    wire.crash("primary")
+    wire.in_step()
+    assert ["Augusta"] * 2 == [wire.servers[name].store.document("mailbox/2001")["name"] for name in wire.servers]
+    assert [] == list((wire.root() / ".vmctl/replaced").iterdir())
+
+
+def test_a_crash_before_the_commit_makes_no_edit_of_what_was_written(wire, box, monkeypatch):
+    """A file is replaced and the commit lost; a person edits another field meanwhile: the peer's later value wins."""
+    wire.desk("secondary").set_mailbox("2001", {"name": "ONE"})
+    wire.send("secondary")
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "exchange", exchange_and_die)
+        with pytest.raises(Crash):
+            wire.deliver()
+    wire.crash("primary")
+    wire.desk("secondary").set_mailbox("2001", {"name": "TWO"})
+    assert "ONE" in box.read_text()
+    box.write_text(box.read_text() + "language: de\n")
+    wire.scan()
+    wire.in_step()
+    document = wire.b.store.document("mailbox/2001")
+    assert ("TWO", "de") == (document["name"], document["language"])
+
+
+def exchange_and_die(*words, **more):
+    """The file is replaced, and nothing after that happens."""
+    EXCHANGE(*words, **more)
+    raise Crash

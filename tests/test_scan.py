@@ -401,3 +401,19 @@ def test_a_mailbox_moved_away_and_back_is_there_again(wire, box, recording):
     wire.in_step()
     assert ["2001"] == wire.b.store.names("mailbox")
     assert [ident] == wire.messages("2001", "secondary")
+
+
+def test_an_older_copy_written_back_is_no_restore(wire, box, recording):
+    """An application puts its JSON of a deleted message back without the recording: the message stays deleted."""
+    ident = wire.desk().leave("2001", recording())
+    wire.in_step()
+    path = box.parent / f"messages/{ident}.json"
+    copy = path.read_text()
+    wire.desk("secondary").delete_message("2001", ident)
+    wire.in_step()
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(copy.replace('"new"', '"old"'))
+    wire.scan()
+    wire.in_step()
+    assert ([], []) == (wire.messages("2001", "primary"), wire.messages("2001", "secondary"))
+    assert not path.exists()
