@@ -187,3 +187,28 @@ def test_an_index_that_was_removed_is_built_again(net: Net, tmp_path: Path) -> N
     assert net.run("verify").returncode == 0
     for server in ("primary", "secondary"):
         assert [message["id"] for message in net.read("message", "list", "2001", "--server", server)] == [kept]
+
+
+def test_another_format_that_the_config_names(tmp_path: Path) -> None:
+    """A recording of a format named under `audio.formats` is left, shipped and verified as it is; others are refused."""
+    net = Net.make(tmp_path / "net")
+    config = net.root / "vmctl.yaml"
+    text = config.read_text()
+    assert "formats: [wav]" in text
+    config.write_text(text.replace("formats: [wav]", "formats: [wav, gsm]"))
+    gsm = tmp_path / "a.gsm"
+    gsm.write_bytes(bytes(range(33)) * 50)
+    net.do("mailbox", "create", "2001", "--name", "Ada", "--server", "primary")
+    ident = net.leave("primary", "2001", gsm)
+    net.do("sync")
+    assert net.path("secondary", f"mailboxes/2001/messages/{ident}.gsm").read_bytes() == gsm.read_bytes()
+    assert net.run("verify").returncode == 0
+    net.do("message", "delete", "2001", ident, "--server", "secondary")
+    net.do("sync")
+    assert not net.path("primary", f"mailboxes/2001/messages/{ident}.gsm").exists()
+    net.do("message", "restore", "2001", ident, "--server", "primary")
+    net.do("sync")
+    assert net.path("secondary", f"mailboxes/2001/messages/{ident}.gsm").read_bytes() == gsm.read_bytes()
+    other = tmp_path / "a.mp3"
+    other.write_bytes(b"x")
+    assert net.run("message", "leave", "2001", "--audio", str(other), "--server", "primary").returncode == 34
