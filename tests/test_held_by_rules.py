@@ -20,7 +20,7 @@ from vmctl import durable
 from vmctl.apply import Applier
 from vmctl.clock import Clock
 from vmctl.desk import Desk
-from vmctl.errors import DeletionsHeld, JournalBroken
+from vmctl.errors import DeletionsHeld, JournalBroken, NotInStep
 from vmctl.replica import Replica
 
 if TYPE_CHECKING:
@@ -315,6 +315,20 @@ def test_held_deletions_where_one_server_has_a_daemon(net: Net) -> None:
         assert DeletionsHeld.exit_code == net.run("sync").returncode
         net.do("sync", "--accept-deletions")
         assert not net.path("secondary", "mailboxes/2001").exists()
+
+
+def test_a_word_that_nobody_waits_for_any_more_is_void(net: Net) -> None:
+    """`--accept-deletions` of a command that gave up lets nothing go that vanishes later, whatever wakes the daemon."""
+    net.do("sync")
+    with both(net) as daemons:
+        os.kill(daemons["primary"].pid, signal.SIGSTOP)  # it hears the command only after that has given up
+        assert net.run("sync", "--accept-deletions", "--timeout", "0.5").returncode == NotInStep.exit_code
+        os.kill(daemons["primary"].pid, signal.SIGCONT)
+        shutil.rmtree(net.path("primary", "mailboxes/2001"))
+        until(lambda: "mailboxes/2001/mailbox.yaml" in fault_paths(net, "primary"), what="the deletion is held")
+        os.kill(daemons["primary"].pid, signal.SIGUSR1)
+        assert DeletionsHeld.exit_code == net.run("sync").returncode
+        assert net.path("secondary", "mailboxes/2001/mailbox.yaml").exists()
 
 
 def test_a_full_sync_makes_the_daemons_open_everything(net: Net) -> None:
