@@ -6,7 +6,6 @@ the same work is done again, and a file that already holds what was intended is 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import secrets
 from dataclasses import dataclass, field, replace
@@ -18,8 +17,6 @@ from vmctl.entry import Entry, audio_of
 from vmctl.errors import RecordError, StoreUnusable
 from vmctl.model import MESSAGE, parse_key
 from vmctl.store import documents
-from vmctl.store.native import look_of
-from vmctl.store.pool import copy_durably
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -198,7 +195,7 @@ class Applier:
             self._forget_aside(aside)
 
     def _forget_aside(self, aside: Path) -> None:
-        aside.unlink(missing_ok=True)
+        durable.discard(aside)
         self._index.drop_file(_settled_name(aside))
 
     def reconcile(self) -> None:
@@ -240,8 +237,8 @@ class Applier:
         with self._index.transaction():
             late, settled = self._merge_late(entry, path, aside, expected) if replaced else (False, False)
             if late and settled:  # known as merged with the commit that merges it
-                self._index.set_file(_settled_name(aside), look_of(aside.lstat()), "")
-            self._index.set_file(path, look_of((self._store.root / path).lstat()), hashlib.sha256(data).hexdigest())
+                self._index.set_file(_settled_name(aside), self._store.look_now(aside), "")
+            self._index.set_file(path, self._store.look_now(self._store.root / path), hashlib.sha256(data).hexdigest())
             if not late:
                 self._index.put(replace(entry, shown=entry.record), self._clock.wall())
             self._index.drop_fault(path)
@@ -293,8 +290,8 @@ class Applier:
             others = [other for other in self._index.with_audio(sha256) if other.record.key != entry.record.key]
             self._pool.place(sha256, place, last=not others)
         else:
-            copy_durably(self._store.root / source, place)
-        self._index.set_file(target, look_of(place.lstat()), sha256)
+            durable.copy(self._store.root / source, place)
+        self._index.set_file(target, self._store.look_now(place), sha256)
         return True
 
     def _drop_former_format(self, entry: Entry, target: str) -> None:
@@ -335,7 +332,7 @@ class Applier:
 
     def _shown(self, entry: Entry, path: str, digest: str) -> None:
         with self._index.transaction():
-            self._index.set_file(path, look_of((self._store.root / path).lstat()), digest)
+            self._index.set_file(path, self._store.look_now(self._store.root / path), digest)
             self._index.put(replace(entry, shown=entry.record), self._clock.wall())
             self._index.drop_fault(path)
         tomb = self._store.state / "deleted" / path
@@ -348,11 +345,9 @@ class Applier:
         while folder != self._store.root and folder.parent.name != "":
             if folder.name in {"callflows", "prompts", "mailboxes"}:
                 return
-            with contextlib.suppress(OSError):
-                for inner in ("messages", "greetings"):
-                    if (folder / inner).is_dir():
-                        (folder / inner).rmdir()
-                folder.rmdir()
+            for inner in ("messages", "greetings"):
+                durable.remove_empty(folder / inner)
+            durable.remove_empty(folder)
             if folder.exists():
                 return
             folder = folder.parent

@@ -148,9 +148,8 @@ class Desk:
             for path in (self._store.path(key), self._store.audio_path(key, document["audio"]["format"])):
                 with contextlib.suppress(VmctlError):
                     durable.remove(self._store.root / path)
-            with contextlib.suppress(OSError):
-                if first:
-                    folder.rmdir()
+            if first:
+                durable.remove_empty(folder)
             with contextlib.suppress(VmctlError):
                 if not self._index.with_audio(sha256):
                     self._replica.pool.drop(sha256)

@@ -1,8 +1,10 @@
 """The one place that makes files durable: temp beside the target, fsync, rename, fsync the directory.
 
 Each function promises that after its return a power cut finds the new content, and that before it the old content is
-whole: nobody ever reads half of either. Every step goes through a module-level name (`_write`, `_fsync`, `_rename`,
-`_link`), so that a test can make each of them fail. Not promised: what a disk does that lies about fsync.
+whole: nobody ever reads half of either. Nothing else in vmctl changes a file. Every step goes through a module-level
+name (`_open`, `_write`, `_truncate`, `_fsync`, `_rename`, `_link`, `_unlink`, `_mkdir`, `_rmdir`), so that a test can
+make each of them fail, end the process at it, or lose what was not synced. Not promised: what a disk does that lies
+about fsync.
 
 Faults of the disk come out as DiskFull (no room: try again) or StoreUnusable (everything else the system refuses).
 """
@@ -20,15 +22,22 @@ from typing import TYPE_CHECKING
 from vmctl.errors import DiskFull, StoreBusy, StoreUnusable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 TEMP_PREFIX = ".vmctl-tmp-"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
+_CHUNK = 1 << 20
+
+_open = os.open
+_truncate = os.ftruncate
 _fsync = os.fsync
 _rename = os.rename
 _link = os.link
+_unlink = os.unlink
+_mkdir = os.mkdir
+_rmdir = os.rmdir
 
 
 def _write(fd: int, data: bytes) -> None:
@@ -60,7 +69,7 @@ def write(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         try:
             _rename(temp, path)
         except BaseException:
-            temp.unlink(missing_ok=True)
+            _discard(temp)
             raise
         fsync_directory(path.parent)
 
@@ -74,7 +83,7 @@ def create(path: Path, data: bytes, *, mode: int = 0o600) -> bool:
         except FileExistsError:
             return False
         finally:
-            temp.unlink(missing_ok=True)
+            _discard(temp)
         fsync_directory(path.parent)
         return True
 
@@ -90,7 +99,7 @@ def exchange(path: Path, data: bytes, aside: Path, *, mode: int = 0o600) -> bool
             kept = _link_aside(path, aside)
             _rename(temp, path)
         except BaseException:
-            temp.unlink(missing_ok=True)
+            _discard(temp)
             raise
         fsync_directory(path.parent)
         return kept
@@ -105,18 +114,53 @@ def move(source: Path, target: Path) -> None:
             fsync_directory(source.parent)
 
 
+def copy(source: Path, target: Path, *, check: Callable[[Path], None] | None = None, mode: int = 0o600) -> None:
+    """Put a copy of `source` at `target`, in place of what was there; `check` looks at the copy before that."""
+    with disk_faults(target):
+        temp = temp_beside(target)
+        try:
+            with source.open("rb") as file:
+                fd = _open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+                try:
+                    while data := file.read(_CHUNK):
+                        _write(fd, data)
+                    _fsync(fd)
+                finally:
+                    os.close(fd)
+            if check is not None:
+                check(temp)
+            _rename(temp, target)
+        except BaseException:
+            _discard(temp)
+            raise
+        fsync_directory(target.parent)
+
+
+def write_at(path: Path, offset: int, data: bytes, *, mode: int = 0o600) -> None:
+    """Put `data` into `path` from `offset` on; the file is made if it is missing, and read by nobody before it is whole."""
+    with disk_faults(path):
+        fd = _open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+        try:
+            os.lseek(fd, offset, os.SEEK_SET)
+            _write(fd, data)
+            _fsync(fd)
+        finally:
+            os.close(fd)
+        fsync_directory(path.parent)
+
+
 def append(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Add `data` at the end of `path`, which is made if it is missing."""
     with disk_faults(path):
         made = not path.exists()
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+        fd = _open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
         try:
             before = os.fstat(fd).st_size
             try:
                 _write(fd, data)
                 _fsync(fd)
             except BaseException:
-                os.ftruncate(fd, before)
+                _truncate(fd, before)
                 raise
         finally:
             os.close(fd)
@@ -133,7 +177,7 @@ def make_directory(path: Path, *, mode: int = 0o700) -> None:
             path = path.parent
         for folder in reversed(missing):
             try:
-                folder.mkdir(mode=mode)
+                _mkdir(folder, mode)
             except FileExistsError:
                 if not folder.is_dir():  # not another process that made it meanwhile: a file is in the way
                     raise
@@ -144,11 +188,26 @@ def remove(path: Path) -> bool:
     """Remove a file for good; tells whether it was there."""
     with disk_faults(path):
         try:
-            path.unlink()
+            _unlink(path)
         except FileNotFoundError:
             return False
         fsync_directory(path.parent)
         return True
+
+
+def discard(path: Path) -> None:
+    """Remove a file that nobody needs, if it is there; a power cut may bring it back."""
+    with disk_faults(path):
+        _discard(path)
+
+
+def remove_empty(folder: Path) -> bool:
+    """Remove a folder if it is empty; tells whether it did. A power cut may bring it back."""
+    try:
+        _rmdir(folder)
+    except OSError:
+        return False
+    return True
 
 
 def fsync_directory(path: Path) -> None:
@@ -223,7 +282,7 @@ def _try_lock(fd: int, path: Path) -> bool:
 
 def _new_file(path: Path, data: bytes, mode: int) -> Path:
     temp = temp_beside(path)
-    fd = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    fd = _open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
         try:
             _write(fd, data)
@@ -231,9 +290,14 @@ def _new_file(path: Path, data: bytes, mode: int) -> Path:
         finally:
             os.close(fd)
     except BaseException:
-        temp.unlink(missing_ok=True)
+        _discard(temp)
         raise
     return temp
+
+
+def _discard(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        _unlink(path)
 
 
 def _link_aside(path: Path, aside: Path) -> bool:

@@ -54,7 +54,7 @@ class Spool:
     def tidy(self) -> None:
         """Remove what a killed receiver left half-written: it was never answered with 250."""
         for path in self._folder.glob(f"{durable.TEMP_PREFIX}*"):
-            path.unlink(missing_ok=True)
+            durable.discard(path)
 
     def refused(self) -> int:
         """How many mails were set aside."""

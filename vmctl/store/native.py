@@ -55,6 +55,14 @@ class Walk:
     unread: dict[str, str] = field(default_factory=dict)  # folders that could not be read -> why
 
 
+_lstat = os.lstat
+
+
+def _listed(folder: Path) -> list[tuple[str, os.stat_result]]:
+    with os.scandir(folder) as entries:
+        return [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries if _ours(entry.name)]
+
+
 def look_of(status: os.stat_result) -> Look:
     """What stat says of a file, as the index keeps it."""
     return Look(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
@@ -102,11 +110,15 @@ class NativeStore:
     def look(self, path: str) -> Look | None:
         """How a file looks, None where there is none. Raises StoreUnusable, so that a fault is no absence."""
         try:
-            return look_of((self.root / path).lstat())
+            return look_of(_lstat(self.root / path))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise StoreUnusable(f"cannot look at {path}", why=error.strerror or str(error)) from error
+
+    def look_now(self, path: Path) -> Look:
+        """How a file looks that was written a moment ago."""
+        return look_of(_lstat(path))
 
     def read(self, path: str) -> bytes:
         """The bytes of a document. Raises BrokenFile where it is too large or no plain file."""
@@ -227,8 +239,7 @@ class NativeStore:
     def _entries(self, folder: str, walk: Walk) -> Iterator[tuple[str, os.stat_result]]:
         """Names and stats in a folder; leaves out our own temporary files and what editors hide."""
         try:
-            with os.scandir(self.root / folder if folder else self.root) as entries:
-                found = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries if _ours(entry.name)]
+            found = _listed(self.root / folder if folder else self.root)
         except FileNotFoundError:
             return
         except OSError as error:
@@ -246,8 +257,7 @@ class NativeStore:
     def messages(self, folder: str) -> dict[str, os.stat_result]:
         """Names and stats of a message folder's files. Raises StoreUnusable."""
         try:
-            with os.scandir(self.root / folder) as entries:
-                return {entry.name: entry.stat(follow_symlinks=False) for entry in entries if _ours(entry.name)}
+            return dict(_listed(self.root / folder))
         except OSError as error:
             raise StoreUnusable(f"cannot read {folder}", why=error.strerror or str(error)) from error
 

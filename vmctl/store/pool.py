@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
 from pathlib import Path  # noqa: TC003 - used in annotations that tests resolve
 
 from vmctl import durable
@@ -31,16 +28,12 @@ class Pool:
         if self.holds(sha256):
             return
         durable.make_directory(self._folder)
-        temp = durable.temp_beside(self.path(sha256))
-        with durable.disk_faults(self._folder):
-            try:
-                shutil.copyfile(source, temp)
-                _sync(temp)
-                if digest_of(temp)[0] != sha256:
-                    raise BadAudio(f"{source} changed while it was read", hint="try again when it is complete")
-                durable.move(temp, self.path(sha256))
-            finally:
-                temp.unlink(missing_ok=True)
+
+        def check(copied: Path) -> None:
+            if digest_of(copied)[0] != sha256:
+                raise BadAudio(f"{source} changed while it was read", hint="try again when it is complete")
+
+        durable.copy(source, self.path(sha256), check=check)
 
     def put(self, data: bytes, sha256: str) -> None:
         """Put a whole recording in; the caller has checked its digest."""
@@ -51,17 +44,7 @@ class Pool:
     def put_part(self, sha256: str, offset: int, data: bytes) -> None:
         """Put a part of a recording in, durably."""
         durable.make_directory(self._folder)
-        with durable.disk_faults(self._folder):
-            fd = os.open(self._part(sha256), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            try:
-                view = memoryview(data)
-                while view:
-                    written = os.pwrite(fd, view, offset)
-                    view, offset = view[written:], offset + written
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-            durable.fsync_directory(self._folder)
+        durable.write_at(self._part(sha256), offset, data)
 
     def finish(self, sha256: str) -> bool:
         """Every part has come: make it whole. Tells whether the bytes have the digest; if not they are dropped."""
@@ -82,12 +65,7 @@ class Pool:
 
     def place(self, sha256: str, target: Path, *, last: bool) -> None:
         """Put a recording of the pool at `target` by rename; `last` moves it, else it is copied."""
-        source = self.path(sha256)
-        with durable.disk_faults(target):
-            if last:
-                durable.move(source, target)
-            else:
-                copy_durably(source, target)
+        (durable.move if last else durable.copy)(self.path(sha256), target)
 
     def drop(self, sha256: str) -> None:
         """Remove a recording that lies in its place in the store now."""
@@ -95,26 +73,6 @@ class Pool:
 
     def _part(self, sha256: str) -> Path:
         return self._folder / f"{sha256}.part"
-
-
-def copy_durably(source: Path, target: Path) -> None:
-    """Copy a file in place of what is at `target`."""
-    temp = durable.temp_beside(target)
-    try:
-        shutil.copyfile(source, temp)
-        _sync(temp)
-        durable.move(temp, target)
-    finally:
-        with contextlib.suppress(OSError):
-            temp.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def missing_ranges(parts: list[tuple[int, int]], size: int) -> list[tuple[int, int]]:
