@@ -24,12 +24,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
-    "FILE", "MODES", "SERVERS", "Address", "Audio", "Config", "Failback", "Failover", "Limits", "Mail", "Scan",
-    "Server", "Service", "Sync", "find", "load", "parse", "parse_address", "reference", "template",
+    "FILE", "MODES", "SERVERS", "Address", "Audio", "Clock", "Config", "Failback", "Failover", "History", "Housekeeping",
+    "Limits", "Mail", "Scan", "Server", "Service", "Sync", "Tombstones", "find", "load", "parse", "parse_address", "reference", "template",
 ]  # fmt: skip
 
 FILE: Final = "vmctl.yaml"
 VARIABLE: Final = "VMCTL_CONFIG"
+
+_SHARED: Final = (
+    "failover", "failback", "sync", "mail", "audio", "housekeeping", "history", "tombstones", "clock", "limits",
+)  # fmt: skip
 
 # The parts are named tuples, as a frozen dataclass takes more than a millisecond to make, and every command makes them.
 
@@ -111,6 +115,35 @@ class Audio(NamedTuple):
     longest: float
 
 
+class Housekeeping(NamedTuple):
+    """Hours (0 is never) after which messages of a status are deleted, or deleted ones purged; `every` in seconds."""
+
+    new: int
+    unopened: int
+    old: int
+    saved: int
+    deleted: int
+    every: float
+
+
+class History(NamedTuple):
+    """How many earlier versions are kept."""
+
+    versions: int
+
+
+class Tombstones(NamedTuple):
+    """How long the memory of what was purged is kept; seconds."""
+
+    keep: float
+
+
+class Clock(NamedTuple):
+    """How far the servers' clocks may be apart; seconds."""
+
+    skew: float
+
+
 class Limits(NamedTuple):
     """Messages a mailbox, mailboxes a store, bytes a YAML file."""
 
@@ -134,6 +167,10 @@ class Config:
     scan: Scan
     mail: Mail
     audio: Audio
+    housekeeping: Housekeeping
+    history: History
+    tombstones: Tombstones
+    clock: Clock
     limits: Limits
 
     def peer_of(self, name: str) -> Server:
@@ -155,9 +192,7 @@ class Config:
             name: {"home": service.home} | {part: sorted(getattr(service, part)) for part in MEMBERS}
             for name, service in self.services.items()
         }
-        sections = {
-            name: getattr(self, name)._asdict() for name in ("failover", "failback", "sync", "mail", "audio", "limits")
-        }
+        sections = {name: getattr(self, name)._asdict() for name in _SHARED}
         sections["audio"]["formats"] = sorted(self.audio.formats)
         return {"network": self.network, "mode": self.mode, "services": services, **sections}
 
@@ -246,6 +281,10 @@ def _built(values: Values, path: Path) -> Config:
         scan=Scan(**_section(values, "scan")),
         mail=Mail(**_section(values, "mail")),
         audio=Audio(**_section(values, "audio")),
+        housekeeping=Housekeeping(**_section(values, "housekeeping")),
+        history=History(**_section(values, "history")),
+        tombstones=Tombstones(**_section(values, "tombstones")),
+        clock=Clock(**_section(values, "clock")),
         limits=Limits(**_section(values, "limits")),
     )
 

@@ -140,6 +140,43 @@ KEYS: Final = (
     Key("mail.max", size("64kB", "512MB"), "16MB", "The largest sync mail; longer audio is split. Same on both."),
     Key("audio.formats", AUDIO_FORMATS, ["wav"], "Formats, by file name ending, that recordings may have."),
     Key("audio.longest", duration("1s", "24h"), "20m", "The longest recording."),
+    *(
+        Key(
+            f"housekeeping.{name}",
+            whole(0, 876_000),
+            hours,
+            f"Hours after which {words}; 0 is never. The setting 'housekeeping.{name}' and a mailbox's own 'timers' "
+            "come before it.",
+        )
+        for name, hours, words in (
+            ("new", 0, "a message that nobody was told of is deleted"),
+            ("unopened", 0, "a message that was announced and not heard is deleted"),
+            ("old", 0, "a message that was heard is deleted"),
+            ("saved", 0, "a saved message is deleted"),
+            ("deleted", 720, "a deleted message cannot be restored any more"),
+        )
+    ),
+    Key(
+        "housekeeping.every", duration("100ms", "30d"), "1m", "How often housekeeping looks for what is due, when idle."
+    ),
+    Key(
+        "history.versions",
+        whole(1, 1000),
+        20,
+        "Versions of settings, callflows, prompts, mailboxes and greetings that are kept, besides the present one.",
+    ),
+    Key(
+        "tombstones.keep",
+        duration("1h", "3650d"),
+        "400d",
+        "How long the memory of what was purged is kept, so that an old copy of it does not come back.",
+    ),
+    Key(
+        "clock.skew",
+        duration("1s", "30d"),
+        "5m",
+        "How far the two servers' clocks may be apart. Beyond it both say so, and nothing is deleted for its age.",
+    ),
     Key(
         "limits.quota", whole(1, 100_000), 100, "Messages a mailbox holds unless its mailbox.yaml says another number."
     ),
@@ -156,6 +193,10 @@ _SECTIONS = {
     "scan": "How changes on disk are found. Each server may have its own values.",
     "mail": "Sync mails.",
     "audio": "Recordings.",
+    "housekeeping": "What is deleted for its age, by the server that serves the mailbox.",
+    "history": "Earlier versions.",
+    "tombstones": "The memory of what was deleted.",
+    "clock": "The clocks of the two servers.",
     "limits": "Bounds.",
 }
 _HEAD = (

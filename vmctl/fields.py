@@ -16,8 +16,9 @@ from vmctl.names import GREETINGS, is_extension, is_name
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-STATUSES = ("new", "old", "saved")
-TIMERS = ("new", "old", "saved", "unopened", "deleted")
+# Neither announced nor heard; announced, not heard; heard; to be kept.
+STATUSES = ("new", "unopened", "old", "saved")
+TIMERS = (*STATUSES, "deleted")
 _LINE = 128
 _MOST_HOURS = 24 * 365 * 100
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*", re.ASCII)

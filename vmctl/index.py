@@ -24,37 +24,41 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 _SAME = "="
 _OPENING, _OPEN_AGAIN = 10.0, 0.02  # seconds
 # The order of shipping: what a server needs to answer calls at all comes before what callers left.
 _RANK = {SETTINGS: 0, CALLFLOW: 0, MAILBOX: 0, PROMPT: 1, GREETING: 1, MESSAGE: 3}
 _OTHER_RANK = 2
 
+# Each statement is true again after it was run: a newer vmctl adds what an older one did not make.
 _SCHEMA = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE records (
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS records (
     key TEXT PRIMARY KEY, kind TEXT NOT NULL, mailbox TEXT, name TEXT NOT NULL, lives INTEGER NOT NULL, rank INTEGER NOT NULL,
     number INTEGER NOT NULL, version TEXT NOT NULL, state TEXT NOT NULL, audio TEXT,
     shown TEXT, base TEXT, todo INTEGER NOT NULL) WITHOUT ROWID;
-CREATE INDEX pending ON records (rank, number) WHERE base IS NOT '=';
-CREATE INDEX todo ON records (rank, key) WHERE todo;
-CREATE INDEX by_audio ON records (audio) WHERE audio IS NOT NULL;
-CREATE INDEX by_name ON records (name) WHERE kind = 'message';
-CREATE INDEX by_mailbox ON records (mailbox, kind);
-CREATE TABLE files (
+CREATE INDEX IF NOT EXISTS pending ON records (rank, number) WHERE base IS NOT '=';
+CREATE INDEX IF NOT EXISTS todo ON records (rank, key) WHERE todo;
+CREATE INDEX IF NOT EXISTS by_audio ON records (audio) WHERE audio IS NOT NULL;
+CREATE INDEX IF NOT EXISTS by_name ON records (name) WHERE kind = 'message';
+CREATE INDEX IF NOT EXISTS by_mailbox ON records (mailbox, kind);
+CREATE TABLE IF NOT EXISTS files (
     path TEXT PRIMARY KEY, folder TEXT NOT NULL, size INTEGER NOT NULL, mtime INTEGER NOT NULL, ctime INTEGER NOT NULL,
     inode INTEGER NOT NULL, digest TEXT NOT NULL) WITHOUT ROWID;
-CREATE INDEX by_folder ON files (folder);
-CREATE TABLE folders (
+CREATE INDEX IF NOT EXISTS by_folder ON files (folder);
+CREATE TABLE IF NOT EXISTS folders (
     path TEXT PRIMARY KEY, mtime INTEGER NOT NULL, ctime INTEGER NOT NULL, inode INTEGER NOT NULL,
     looked INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE faults (path TEXT PRIMARY KEY, why TEXT NOT NULL, mend TEXT NOT NULL, since INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE checkpoints (number INTEGER PRIMARY KEY, nonce TEXT NOT NULL);
-CREATE TABLE acks (key TEXT PRIMARY KEY, version TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE wants (key TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE parts (sha256 TEXT, start INTEGER, stop INTEGER, PRIMARY KEY (sha256, start)) WITHOUT ROWID;
-CREATE TABLE offers (sha256 TEXT, start INTEGER, stop INTEGER, PRIMARY KEY (sha256, start)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS faults (path TEXT PRIMARY KEY, why TEXT NOT NULL, mend TEXT NOT NULL, since INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS checkpoints (number INTEGER PRIMARY KEY, nonce TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS acks (key TEXT PRIMARY KEY, version TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS wants (key TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS parts (sha256 TEXT, start INTEGER, stop INTEGER, PRIMARY KEY (sha256, start)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS offers (sha256 TEXT, start INTEGER, stop INTEGER, PRIMARY KEY (sha256, start)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS history (
+    key TEXT, number INTEGER, at INTEGER NOT NULL, document TEXT, audio TEXT, PRIMARY KEY (key, number)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS parked (packet TEXT PRIMARY KEY, facts TEXT NOT NULL) WITHOUT ROWID;
 """
 
 
@@ -87,11 +91,11 @@ class Index:
             try:
                 _set_journal(db)
                 version = db.execute("PRAGMA user_version").fetchone()[0]
-                if version == 0:
+                if version > FORMAT:
+                    raise StoreNewer(f"{path} has format {version}, this vmctl knows {FORMAT}")  # noqa: TRY301
+                if version < FORMAT:
                     path.chmod(0o600)
                     _make(db)
-                elif version > FORMAT:
-                    raise StoreNewer(f"{path} has format {version}, this vmctl knows {FORMAT}")  # noqa: TRY301
             except BaseException:
                 db.close()
                 raise
@@ -402,7 +406,7 @@ def _set_journal(db: sqlite3.Connection) -> None:
 def _make(db: sqlite3.Connection) -> None:
     """Make the tables, unless another process did so while this one waited for its turn."""
     db.execute("BEGIN IMMEDIATE")
-    if db.execute("PRAGMA user_version").fetchone()[0] == 0:
+    if db.execute("PRAGMA user_version").fetchone()[0] < FORMAT:
         for statement in filter(None, map(str.strip, _SCHEMA.split(";"))):
             db.execute(statement)
         db.execute(f"PRAGMA user_version={FORMAT}")

@@ -2,7 +2,7 @@
 
 For each field the later stamp wins, always; a stamp is above the one it replaces, so a causally later state wins
 anyhow. Vectors never choose a value: they only tell what was concurrent, hence what to list as a conflict. Presence
-(`kept`, `deleted`) merges by maximum. A merge raises no counter.
+(`kept`, `deleted`, `purged`) merges by maximum. A merge raises no counter.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ def merge(one: Record, other: Record) -> Record:
         join(one.vector, other.vector),
         join(one.kept, other.kept),
         join(one.deleted, other.deleted),
+        join(one.purged, other.purged),
     )
 
 
@@ -34,7 +35,7 @@ def merge_fields(mine: Record, part: Record) -> Record:
     The vector stays: this server does not hold all that the part's vector claims, and asks for the record whole.
     """
     whole = merge(mine, part)
-    return Record(mine.key, whole.born, whole.fields, mine.vector, whole.kept, whole.deleted)
+    return Record(mine.key, whole.born, whole.fields, mine.vector, whole.kept, whole.deleted, whole.purged)
 
 
 def holds(mine: Record | None, vector: Vector, version: str) -> bool:

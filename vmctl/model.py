@@ -6,13 +6,17 @@ A record is an immutable value. It holds
 - `vector`: for each incarnation of a server the highest change number of its edits that this version contains;
 - `kept`: for each incarnation the number of its last birth, save or restore (for records that are not messages: of
   its last edit);
-- `deleted`: the vector that the record's deleters had seen.
+- `deleted`: the vector that the record's deleters had seen;
+- `purged`: the births, saves and restores that whoever purged the record had seen.
 
-A record lives while some `kept` is above `deleted`. Nothing here reads a clock or a disk.
+A record lives while some `kept` is above `deleted`. One that is dead can be restored until it is purged: then its
+recording is gone, and only the memory of it is left. A restore that the purge had not seen outlives it. Nothing here
+reads a clock or a disk.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, replace
@@ -128,6 +132,7 @@ class Record:
     vector: Vector
     kept: Vector
     deleted: Vector
+    purged: Vector = dataclasses.field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -138,6 +143,16 @@ class Record:
     def lives(self) -> bool:
         """Whether some birth, save or restore is above what its deleters had seen."""
         return any(number > self.deleted.get(by, 0) for by, number in self.kept.items())
+
+    @property
+    def is_purged(self) -> bool:
+        """Whether it is dead, and nothing of it is to be restored any more."""
+        return bool(self.purged) and not self.lives and dominates(self.purged, self.kept)
+
+    @property
+    def changed_at(self) -> int:
+        """The reading of the clock (microseconds) at its last change: of a dead record, when it was deleted or purged."""
+        return max(self.vector.values(), default=0)
 
     @property
     def document(self) -> dict[str, Any]:
@@ -156,6 +171,7 @@ class Record:
             "vector": self.vector,
             "kept": self.kept,
             "deleted": self.deleted,
+            **({"purged": self.purged} if self.purged else {}),
             "fields": {name: field_as_json(field) for name, field in self.fields.items()},
         }
 
@@ -174,6 +190,7 @@ class Record:
             vector=vector_from_json(key, value.get("vector")),
             kept=vector_from_json(key, value.get("kept")),
             deleted=vector_from_json(key, value.get("deleted")),
+            purged=vector_from_json(key, value.get("purged", {})),
         )
 
 
@@ -217,7 +234,13 @@ def created(key: str, document: dict[str, Any], tick: Tick, at: int, before: Rec
     _set(fields, changes, tick, at)
     old = Record(key, tick, {}, {}, {}, {}) if before is None else before
     return Record(
-        key, tick, fields, join(old.vector, {tick.by: tick.number}), join(old.kept, {tick.by: tick.number}), old.deleted
+        key,
+        tick,
+        fields,
+        join(old.vector, {tick.by: tick.number}),
+        join(old.kept, {tick.by: tick.number}),
+        old.deleted,
+        old.purged,
     )
 
 
@@ -241,6 +264,11 @@ def restored(record: Record, tick: Tick) -> Record:
     """The record alive again."""
     mine = {tick.by: tick.number}
     return replace(record, vector=join(record.vector, mine), kept=join(record.kept, mine))
+
+
+def purged(record: Record, tick: Tick) -> Record:
+    """The dead record without a way back; a concurrent restore elsewhere outlives it."""
+    return replace(record, vector=join(record.vector, {tick.by: tick.number}), purged=join(record.purged, record.kept))
 
 
 def _set(fields: dict[str, Field], changes: dict[str, Any], tick: Tick, at: int) -> None:

@@ -270,7 +270,14 @@ def reissued(record: Record, former: str, confirmed: int, above: int, now: str, 
     gone = {by: min(count, seen) if by == former else count for by, count in record.deleted.items()}
     if not record.lives:
         gone = join(gone, {now: number})
-    return replace(record, fields=fields, vector=moved(record.vector), kept=moved(record.kept), deleted=gone)
+    return replace(
+        record,
+        fields=fields,
+        vector=moved(record.vector),
+        kept=moved(record.kept),
+        deleted=gone,
+        purged=moved(record.purged),
+    )
 
 
 @contextlib.contextmanager

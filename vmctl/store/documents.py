@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from vmctl import callflow, yamltext
@@ -88,7 +89,7 @@ def _record(key: str, document: dict[str, Any], sync: dict[str, Any]) -> Record:
         fields[name] = Field(document[name], Stamp(number, by, number))
     skeleton = {name: {"is": None, "at": list(field.stamp)} for name, field in fields.items()}
     checked = Record.from_json(key, sync | {"fields": skeleton})
-    return Record(key, checked.born, fields, checked.vector, checked.kept, checked.deleted)
+    return replace(checked, fields=fields)
 
 
 def _flat(value: dict[str, Any], name: str) -> dict[str, Any]:
