@@ -318,3 +318,21 @@ def test_acks_wants_and_ranges_are_kept_until_dropped(index):
     assert index.ranges("parts", SHA) == [(10, 20)]
     index.drop_ranges("offers", SHA)
     assert index.offered() == []
+
+
+def test_an_index_of_the_first_format_is_taken_over(tmp_path):
+    """What an older vmctl wrote is all there, and what it did not have is made."""
+    path = tmp_path / "index.db"
+    old = Index.open(path, create=True)
+    put(old, message())
+    old.close()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.executescript("DROP TABLE history; DROP TABLE parked; PRAGMA user_version = 1")
+    new = Index.open(path)
+    try:
+        tables = {row[0] for row in new._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        assert message() == new.get(message().key).record
+        assert {"history", "parked"} <= tables
+        assert 2 == new._db.execute("PRAGMA user_version").fetchone()[0]
+    finally:
+        new.close()
