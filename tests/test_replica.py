@@ -381,9 +381,9 @@ class Story:
     def do_mark(self, name):
         box, ident = self.some(name)
         status = self.chance.choice(("new", "old", "saved"))
-        self.wire.desk(name).mark(box, ident, status)
-        if status == "saved":
+        if status == "saved":  # also where it is refused as busy: then it is kept, and written later
             self.kept.add(ident)
+        self.wire.desk(name).mark(box, ident, status)
 
     def do_delete(self, name):
         box, ident = self.some(name)
@@ -395,7 +395,9 @@ class Story:
             box = self.box(name)
             index = self.wire.servers[name].index
             self.deleted |= {
-                entry.record.key.split("/")[2] for entry in index.in_mailbox(box) if "message/" in entry.record.key
+                entry.record.key.split("/")[2]
+                for entry in index.in_mailbox(box)
+                if "message/" in entry.record.key and entry.shown is not None  # what nobody saw outlives its mailbox
             }
             self.wire.desk(name).delete_mailbox(box)
 
