@@ -27,6 +27,7 @@ FLOORS = (
     "model view pin audio identity spool contact faults schedule ways mail_parts yamltext keys watch",
     # what is computed from values, and where they are kept
     "merge delta fields callflow evidence journal entry config_values mail_json mail_words store.pool sender receiver",
+    "history",
     "roles index config_keys mail_content store.documents",
     "failover config_checks mail store.native edits",
     # the way of the data: scan, ship, take in, apply
@@ -38,14 +39,15 @@ FLOORS = (
     "replica",
     # one server at work: what commands do, what it tells
     "desk status post",
+    "undo",
     # both servers
     "round daemon demo",
     "inquiry",
     # the command line: its frame, then the commands
     "cli.output",
-    "cli.session cli.recordings",
+    "cli.session cli.recordings cli.changes",
     "cli.app",
-    "cli.callflows cli.conflicts cli.demo cli.greetings cli.messages cli.network cli.prompts cli.roles cli.settings cli.sync",
+    "cli.callflows cli.conflicts cli.demo cli.greetings cli.history cli.messages cli.network cli.prompts cli.roles cli.settings cli.sync",
     "cli.mailboxes",
     "__main__",
 )

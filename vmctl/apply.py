@@ -15,7 +15,7 @@ from vmctl import durable
 from vmctl.audio import digest_of
 from vmctl.entry import Entry, audio_of
 from vmctl.errors import RecordError, StoreUnusable
-from vmctl.model import MESSAGE, parse_key
+from vmctl.model import KINDS, MESSAGE, parse_key
 from vmctl.store import documents
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Applier:
             return f".vmctl/audio/{sha256}"
         for entry in self._index.with_audio(sha256):
             audio = audio_of(entry.record.document)
-            if audio and audio["format"] in self._store.formats:
+            if audio and audio["format"] in self._store.formats and entry.record.kind in KINDS:
                 path = self._store.audio_path(entry.record.key, audio["format"])
                 if self._lies_at(path, sha256, audio["size"]):
                     return path

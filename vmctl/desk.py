@@ -80,7 +80,7 @@ class Desk:
                 raise BadValue("there are as many mailboxes as limits.mailboxes allows")
             return created(key, document, tick, at, before=entry.record if entry else None)
 
-        self._change(key, act)
+        self.change(key, act)
 
     def set_mailbox(self, extension: str, changes: dict[str, Any]) -> None:
         """Set fields of a mailbox, or remove those that are ABSENT. Raises NotFound, BadValue."""
@@ -88,7 +88,7 @@ class Desk:
         removed = {name: value for name, value in changes.items() if value is ABSENT}
         checked = check_mailbox({name: value for name, value in changes.items() if value is not ABSENT})
         self._check_service(checked)
-        self._change(key, self._editing(f"mailbox {extension}", checked | removed))
+        self.change(key, self._editing(f"mailbox {extension}", checked | removed))
 
     def delete_mailbox(self, extension: str) -> int:
         """Delete a mailbox with its greetings and messages; tells how many of those. They can be restored."""
@@ -160,7 +160,7 @@ class Desk:
         if status not in STATUSES:
             raise BadValue(f"{status[:40]!r} is no status", hint="a status is one of " + ", ".join(STATUSES))
         key = self._message(extension, ident)
-        self._change(key, self._editing(f"message {ident} in mailbox {extension}", {"status": status}))
+        self.change(key, self._editing(f"message {ident} in mailbox {extension}", {"status": status}))
 
     def delete_message(self, extension: str, ident: str) -> None:
         """Delete a message; it can be restored. Raises NotFound."""
@@ -208,7 +208,7 @@ class Desk:
         """Put a callflow. Raises BrokenFile, CallflowFaults; then nothing changed."""
         key = str(Key(CALLFLOW, None, check_name(name)))
         self._store.check_callflow(text, f"callflow {name}")
-        self._change(key, self._setting(key, {"text": text}))
+        self.change(key, self._setting(key, {"text": text}))
 
     def delete_callflow(self, name: str) -> None:
         """Delete a callflow. Raises NotFound."""
@@ -230,10 +230,10 @@ class Desk:
             if entry is None or not entry.record.lives:
                 return created(SETTINGS_KEY, document, tick, at, before=entry.record if entry else None)
             for name in document:
-                _check_section(name, entry.record.document)
+                check_section(name, entry.record.document)
             return edited(entry.record, changes, tick, at)
 
-        self._change(SETTINGS_KEY, act)
+        self.change(SETTINGS_KEY, act)
 
     # One change
 
@@ -241,13 +241,13 @@ class Desk:
         audio = self._replica.config.audio
         recording = inspect(source, formats=audio.formats, longest=audio.longest)
         self._replica.pool.copy_in(source, recording.sha256)
-        self._change(key, self._setting(key, {"audio": recording.as_field()}))
+        self.change(key, self._setting(key, {"audio": recording.as_field()}))
 
     def _delete(self, key: str, what: str) -> None:
         def act(entry: Entry | None, tick: Tick, _at: int) -> Record:
             return deleted(_living(entry, what), tick)
 
-        self._change(key, act)
+        self.change(key, act)
 
     def _editing(self, what: str, changes: dict[str, Any]) -> Callable[[Entry | None, Tick, int], Record]:
         return lambda entry, tick, at: edited(_living(entry, what), changes, tick, at)
@@ -260,18 +260,40 @@ class Desk:
 
         return act
 
-    def _change(self, key: str, act: Callable[[Entry | None, Tick, int], Record]) -> None:
+    def change(self, key: str, act: Callable[[Entry | None, Tick, int], Record], *, settles: str | None = None) -> None:
+        """One change of one record: `act` makes it of the entry, the number of the change and the time.
+
+        In the same transaction the conflict of the key `settles` is done with. Raises BrokenFile, StoreBusy.
+        """
         with self._replica.locked():
             self._ready(key)
             with self._index.transaction():
                 entry = self._index.get(key)
                 record = act(entry, self._tick(), self._replica.clock.wall())
                 self._put(replace(entry, record=record) if entry else Entry(record))
+                if settles is not None:
+                    self._settle(settles)
             if not self._replica.applier.apply(key) and record.lives:
                 raise StoreBusy(
                     f"the file of {key} is being edited",
                     hint="the change is kept: it is written when the file stands still",
                 )
+
+    def rehearse(self, key: str, act: Callable[[Entry | None, Tick, int], Record]) -> None:
+        """What `change` would do as far as it can fail, without keeping anything of it."""
+        with self._replica.locked(), self._index.transaction(rollback=True):
+            self._ready(key)
+            act(self._index.get(key), self._tick(), self._replica.clock.wall())
+
+    def settle(self, conflict: str) -> None:
+        """A conflict is done with, on both servers: what lost was taken back, or is not wanted any more."""
+        with self._replica.locked(), self._index.transaction():
+            self._settle(conflict)
+
+    def _settle(self, conflict: str) -> None:
+        entry = self._index.get(conflict)
+        if entry is not None and entry.record.lives:
+            self._put(replace(entry, record=deleted(entry.record, self._tick())))
 
     def _ready(self, key: str) -> None:
         """Take in what a person saved into the file before; refuse to go on over a broken one."""
@@ -344,7 +366,8 @@ def _living(entry: Entry | None, what: str) -> Record:
     return entry.record
 
 
-def _check_section(name: str, document: dict[str, Any]) -> None:
+def check_section(name: str, document: dict[str, Any]) -> None:
+    """Raises BadValue where a setting of this name would make a value and a section of one name."""
     section, dot, _ = name.partition(".")
     clash = section in document if dot else any(other.startswith(f"{name}.") for other in document)
     if clash:

@@ -64,7 +64,11 @@ class Edits:
             for inner in self._index.in_mailbox(parse_key(key).name):
                 if inner.record.lives and inner.shown is not None:  # a message that nobody saw outlives its mailbox
                     self._put(replace(inner, record=merge(inner.record, deleted(inner.shown, self._tick()))))
-        record = merge(entry.record, deleted(entry.shown, self._tick())) if entry.record.lives else entry.record
+        record = entry.record
+        if record.lives:
+            dead = deleted(entry.shown, self._tick())
+            self._list_conflicts(record, dead)
+            record = merge(record, dead)
         # a dead record stays shown until the applier has put its tombstone and what is left of its files aside
         self._put(replace(entry, record=record, shown=None if record.lives else entry.shown))
 
@@ -117,10 +121,13 @@ class Edits:
 
     def _edit(self, entry: Entry, mine: Record) -> None:
         """The file shows `mine`, made without having seen what the index took in meanwhile."""
-        for conflict in conflicts(entry.record, mine):
+        self._list_conflicts(entry.record, mine)
+        self._put(replace(entry, record=merge(entry.record, mine), shown=_as_in_file(mine)))
+
+    def _list_conflicts(self, record: Record, mine: Record) -> None:
+        for conflict in conflicts(record, mine):
             if self._index.get(conflict.key) is None:
                 self._put(Entry(conflict))
-        self._put(replace(entry, record=merge(entry.record, mine), shown=_as_in_file(mine)))
 
     def _put(self, entry: Entry) -> None:
         self._index.put(entry, self._clock.wall())

@@ -12,8 +12,19 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from vmctl.entry import Entry, audio_of
-from vmctl.merge import conflicts, holds, merge, merge_fields
-from vmctl.model import MAILBOX, MESSAGE, Record, Tick, Vector, mailbox_key, parse_key, restored, vector_from_json
+from vmctl.merge import conflicts, holds, left_in_deleted, merge, merge_fields
+from vmctl.model import (
+    GREETING,
+    MAILBOX,
+    MESSAGE,
+    Record,
+    Tick,
+    Vector,
+    mailbox_key,
+    parse_key,
+    restored,
+    vector_from_json,
+)
 from vmctl.store.pool import missing_ranges
 
 if TYPE_CHECKING:
@@ -200,35 +211,43 @@ class Inbox:
         if vector is not None and not holds(mine, vector, based_on):
             self._index.add_want(key)
             if entry is not None:
+                self._list_conflicts(entry.record, part, taken)
                 self._put(replace(entry, record=merge_fields(entry.record, part)), taken)
             return
         self._index.drop_want(key)
         if entry is None:
             self._put(Entry(part, base=part if part.version == version else None), taken)
         else:
-            for conflict in conflicts(entry.record, part):
-                if self._index.get(conflict.key) is None:
-                    self._put(Entry(conflict), taken)
-                    taken.conflicts.append(conflict.key)
+            self._list_conflicts(entry.record, part, taken)
             if entry.record.vector == part.vector and vector is None and entry.record.version != version:
                 log.error("%s: equal vectors over different content: merged alike", key)
             merged = merge(entry.record, part)
             self._put(replace(entry, record=merged, base=merged if merged.version == version else entry.base), taken)
         self._index.add_ack(key, version)
 
+    def _list_conflicts(self, mine: Record, part: Record, taken: Taken) -> None:
+        for conflict in conflicts(mine, part):
+            self._list(conflict, taken)
+
+    def _list(self, conflict: Record, taken: Taken) -> None:
+        if self._index.get(conflict.key) is None:  # else it is listed, or was taken back or dropped
+            self._put(Entry(conflict), taken)
+            taken.conflicts.append(conflict.key)
+
     def _bring_mailboxes_back(self, taken: Taken) -> None:
-        """A message left while the mailbox was being deleted on the other server brings the mailbox back."""
+        """What was put into a mailbox while it was being deleted on the other server brings the mailbox back."""
         keys = list(map(parse_key, taken.changed))
         boxes = {key.name for key in keys if key.kind == MAILBOX}
-        boxes |= {str(key.mailbox) for key in keys if key.kind == MESSAGE}
+        boxes |= {str(key.mailbox) for key in keys if key.kind in {MESSAGE, GREETING}}
         for extension in sorted(boxes):
             entry = self._index.get(mailbox_key(extension))
-            if entry is None or entry.record.lives:
+            inside = (inner.record for inner in self._index.in_mailbox(extension))
+            if entry is None or (conflict := left_in_deleted(entry.record, inside)) is None:
                 continue
-            if any(inner.record.lives and inner.record.kind == MESSAGE for inner in self._index.in_mailbox(extension)):
-                tick = Tick(self._index.next_number(self._clock.wall()), self._index.meta("incarnation"))
-                self._put(replace(entry, record=restored(entry.record, tick)), taken)
-                log.warning("mailbox %s is back: a message was left in it while it was deleted", extension)
+            tick = Tick(self._index.next_number(self._clock.wall()), self._index.meta("incarnation"))
+            self._put(replace(entry, record=restored(entry.record, tick)), taken)
+            self._list(conflict, taken)
+            log.warning("mailbox %s is back: something was put into it while it was deleted", extension)
 
     def _put(self, entry: Entry, taken: Taken) -> None:
         self._index.put(entry, self._clock.wall())

@@ -15,6 +15,7 @@ import sqlite3
 import time
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from vmctl import history
 from vmctl.clock import tick
 from vmctl.entry import Entry, Look, audio_of
 from vmctl.errors import DiskFull, IndexDamaged, StoreBusy, StoreNewer, StoreUnusable, VmctlError
@@ -56,10 +57,9 @@ CREATE TABLE IF NOT EXISTS acks (key TEXT PRIMARY KEY, version TEXT NOT NULL) WI
 CREATE TABLE IF NOT EXISTS wants (key TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS parts (sha256 TEXT, start INTEGER, stop INTEGER, PRIMARY KEY (sha256, start)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS offers (sha256 TEXT, start INTEGER, stop INTEGER, PRIMARY KEY (sha256, start)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS history (
-    key TEXT, number INTEGER, at INTEGER NOT NULL, document TEXT, audio TEXT, PRIMARY KEY (key, number)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS parked (packet TEXT PRIMARY KEY, facts TEXT NOT NULL) WITHOUT ROWID;
 """
+_TABLES = _SCHEMA + history.TABLE
 
 
 class Index:
@@ -72,6 +72,7 @@ class Index:
         self._last = 0
         self._digest = 0
         self._depth = 0
+        self.history = history.History(self._run)
 
     @property
     def is_there(self) -> bool:
@@ -207,6 +208,9 @@ class Index:
             number = old[1]
         key = parse_key(record.key)
         audio = audio_of(record.document)
+        if key.kind in history.KINDS and (old is None or old[0] != version):
+            former = self.get(record.key)
+            self.history.take(record, number, former.record if former else None)
         self._run(
             "INSERT OR REPLACE INTO records VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
@@ -407,7 +411,7 @@ def _make(db: sqlite3.Connection) -> None:
     """Make the tables, unless another process did so while this one waited for its turn."""
     db.execute("BEGIN IMMEDIATE")
     if db.execute("PRAGMA user_version").fetchone()[0] < FORMAT:
-        for statement in filter(None, map(str.strip, _SCHEMA.split(";"))):
+        for statement in filter(None, map(str.strip, _TABLES.split(";"))):
             db.execute(statement)
         db.execute(f"PRAGMA user_version={FORMAT}")
     db.execute("COMMIT")

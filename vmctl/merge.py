@@ -8,9 +8,16 @@ anyhow. Vectors never choose a value: they only tell what was concurrent, hence 
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 from vmctl.model import ABSENT, CONFLICT, Field, Record, Stamp, Tick, Vector, canonical, dominates, field_as_json, join
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+KEPT: Final = "kept"
+DELETED: Final = "deleted"
+AUDIO: Final = "audio"
 
 
 def merge(one: Record, other: Record) -> Record:
@@ -49,10 +56,14 @@ def holds(mine: Record | None, vector: Vector, version: str) -> bool:
 
 
 def conflicts(mine: Record, other: Record) -> list[Record]:
-    """A record for each field that both sides set to other values without having seen the other's change.
+    """What lost where both sides changed a record without having seen the other's change.
 
-    Both servers make the same records from the same two versions, so each lists what lost even when the other is gone.
+    That is a record for each field that both set to other values, and one for a deletion that a save, restore or edit
+    outlives. Both servers make the same records from the same two versions, so each lists what lost even when the other
+    is gone.
     """
+    if mine.kind == CONFLICT:
+        return []
     found = []
     for name in sorted(mine.fields.keys() & other.fields.keys()):
         here, there = mine.fields[name], other.fields[name]
@@ -60,12 +71,62 @@ def conflicts(mine: Record, other: Record) -> list[Record]:
         unheard = mine.vector.get(there.stamp.by, 0) < there.stamp.number
         if unseen and unheard and _different(here, there):
             winner = _later(here, there)
-            found.append(_conflict(mine.key, name, winner, there if winner is here else here))
+            found.append(_lost_value(mine.key, name, winner, there if winner is here else here))
+    if mine.lives != other.lives:
+        found += _outlived(other, mine) if mine.lives else _outlived(mine, other)
     return found
 
 
-def _conflict(key: str, field: str, winner: Field, loser: Field) -> Record:
-    name = hashlib.sha256(canonical([key, field, list(winner.stamp), list(loser.stamp)])).hexdigest()[:24]
+def left_in_deleted(mailbox: Record, inside: Iterable[Record]) -> Record | None:
+    """The deletion of a mailbox that has to be taken back: somebody put a message or greeting into it meanwhile.
+
+    It is listed as what lost against the last of these. None where the mailbox lives, or nothing in it does.
+    """
+    left = max(
+        (inner for inner in inside if inner.lives), key=lambda inner: (_last_kept(inner), inner.key), default=None
+    )
+    if mailbox.lives or left is None:
+        return None
+    return _lost_deletion(mailbox, left.key, _last_kept(left))
+
+
+def _outlived(dead: Record, alive: Record) -> list[Record]:
+    """The deletion, if its author had not seen what keeps the record, nor the keeper the deletion."""
+    kept = {by: number for by, number in alive.kept.items() if number > dead.deleted.get(by, 0)}
+    lives = any(number > alive.deleted.get(by, 0) for by, number in kept.items())
+    if not lives or dominates(alive.deleted, dead.deleted):
+        return []
+    return [_lost_deletion(dead, KEPT, _newest(kept))]
+
+
+def _lost_deletion(dead: Record, won: str, keep: Tick) -> Record:
+    # named by the deletion alone: whoever keeps the record more than once makes no second conflict of it
+    delete = _deletion(dead)
+    winner, loser = (Field(value, Stamp(at.number, at.by, at.number)) for value, at in ((won, keep), (DELETED, delete)))
+    return _conflict(dead.key, None, winner, loser, name=[dead.key, None, list(loser.stamp)])
+
+
+def _deletion(dead: Record) -> Tick:
+    """The change that deleted it: above what its author had seen, and no edit of a field that came in later."""
+    edits = {(field.stamp.by, field.stamp.number) for field in dead.fields.values()}
+    unseen = {by: number for by, number in dead.vector.items() if number > dead.deleted.get(by, 0)}
+    return _newest({by: number for by, number in unseen.items() if (by, number) not in edits} or unseen or dead.vector)
+
+
+def _last_kept(record: Record) -> Tick:
+    return _newest({by: number for by, number in record.kept.items() if number > record.deleted.get(by, 0)})
+
+
+def _newest(vector: Vector) -> Tick:
+    return max((Tick(number, by) for by, number in vector.items()), default=Tick(0, ""))
+
+
+def _lost_value(key: str, field: str, winner: Field, loser: Field) -> Record:
+    return _conflict(key, field, winner, loser, name=[key, field, list(winner.stamp), list(loser.stamp)])
+
+
+def _conflict(key: str, field: str | None, winner: Field, loser: Field, *, name: list[Any]) -> Record:
+    ident = hashlib.sha256(canonical(name)).hexdigest()[:24]
     stamp: Stamp = max(winner.stamp, loser.stamp)
     document: dict[str, Any] = {
         "record": key,
@@ -73,9 +134,11 @@ def _conflict(key: str, field: str, winner: Field, loser: Field) -> Record:
         "won": field_as_json(winner),
         "lost": field_as_json(loser),
     }
+    if field == AUDIO and loser.value is not ABSENT:
+        document[AUDIO] = loser.value  # so that the recording that lost is shipped, and kept, like any other
     seen = join({winner.stamp.by: winner.stamp.number}, {loser.stamp.by: loser.stamp.number})
     fields = {part: Field(value, stamp) for part, value in document.items()}
-    return Record(f"{CONFLICT}/{name}", Tick(stamp.number, stamp.by), fields, seen, seen, {})
+    return Record(f"{CONFLICT}/{ident}", Tick(stamp.number, stamp.by), fields, seen, seen, {})
 
 
 def _later(one: Field | None, other: Field | None) -> Field:

@@ -69,6 +69,7 @@ class Replica:
         self.peer = config.peer_of(server.name)
         self.clock = clock
         self.index = index
+        self.index.history.keep = config.history.versions
         self.store = NativeStore(server.store, config.audio.formats, config.limits.document)
         self.pool = Pool(self.store.state)
         self.spool = Spool(self.store.state)

@@ -1,19 +1,29 @@
-"""`vmctl conflicts`: values that lost when both servers changed the same field at once."""
+"""`vmctl conflicts`: what lost when both servers changed the same thing at once, and the way back to it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from vmctl.cli import changes
 from vmctl.cli.app import group
 from vmctl.cli.output import emit, note, table
 from vmctl.cli.session import Session
 
 if TYPE_CHECKING:
-    from vmctl.model import Record
+    from collections.abc import Callable
 
-conflicts = group("Values that lost when both servers changed the same field at once.")
+    from vmctl.model import Record
+    from vmctl.undo import Undo
+
+conflicts = group("What lost when both servers changed the same thing at once.")
+
+Idents = Annotated[list[str] | None, typer.Argument(metavar="ID...", help="As `conflicts list` shows them.")]
+Everything = Annotated[bool, typer.Option("--all", help="All of them, what lost first before the others.")]
+By = Annotated[
+    Literal["primary", "secondary"] | None, typer.Option("--by", help="With --all: only what that server had set.")
+]
 
 
 @conflicts.command("list")
@@ -51,6 +61,54 @@ def show(
     emit(session, found, yamltext.dump(found).rstrip("\n"))
 
 
+@conflicts.command("take")
+def take(context: typer.Context, idents: Idents = None, everything: Everything = False, by: By = None) -> None:
+    """Set what lost after all: a new edit, which both servers follow. The conflict is done with.
+
+    Where a deletion lost, the record is deleted again; a mailbox with all that is in it.
+
+    Example: vmctl conflicts take 3f2a9c0d1b7e4a5566778899 --server primary
+    """
+    session = Session.of(context)
+    _each(session, idents or [], by, lambda undo, ident: undo.take(ident), "has what lost", everything=everything)
+
+
+@conflicts.command("drop")
+def drop(context: typer.Context, idents: Idents = None, everything: Everything = False, by: By = None) -> None:
+    """Let what won stay: the conflict is done with, on both servers.
+
+    Example: vmctl conflicts drop --all --server primary
+    """
+    session = Session.of(context)
+    _each(session, idents or [], by, lambda undo, ident: undo.drop(ident), "stays as it is", everything=everything)
+
+
+def _each(
+    session: Session,
+    idents: list[str],
+    by: str | None,
+    act: Callable[[Undo, str], str],
+    words: str,
+    *,
+    everything: bool,
+) -> None:
+    """Do it to one conflict after the other; the first that cannot be done ends it, those before it are done."""
+    if bool(idents) == everything:
+        raise typer.BadParameter("Name conflicts, or say --all.", param_hint="ID...")
+    if by is not None and not everything:
+        raise typer.BadParameter("It goes with --all.", param_hint="--by")
+    done = []
+    with session.undo() as undo:
+        for ident in idents or [one["id"] for one in map(_value, undo.listed()) if by in {None, one["lost_by"]}]:
+            key = act(undo, ident)
+            done.append({"id": ident, "record": key})
+            if not session.json:
+                note(f"{key} {words}")
+    if everything and not done:
+        note("no two edits met" if by is None else f"nothing that {by} had set lost")
+    emit(session, done, "")
+
+
 def _records(session: Session) -> list[Record]:
     from vmctl.index import Index
 
@@ -69,15 +127,15 @@ def _value(record: Record) -> dict[str, Any]:
 
     document = record.document
     won, lost = document["won"], document["lost"]
-    secret = document["field"] == "pin"  # a hash is nobody's to see
+    secret = document["field"] is not None and changes.is_secret((document["field"],))  # a hash is nobody's to see
     return {
         "id": record.key.partition("/")[2],
         "record": document["record"],
         "field": document["field"],
-        "won": "(hidden)" if secret else won.get("is"),
+        "won": changes.HIDDEN if secret and "is" in won else won.get("is"),
         "won_by": won["at"][1].partition("-")[0],
         "won_at": rfc3339(won["at"][0]),
-        "lost": "(hidden)" if secret else lost.get("is"),
+        "lost": changes.HIDDEN if secret and "is" in lost else lost.get("is"),
         "lost_by": lost["at"][1].partition("-")[0],
         "lost_at": rfc3339(lost["at"][0]),
     }

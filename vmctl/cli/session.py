@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vmctl.desk import Desk
     from vmctl.replica import Replica
     from vmctl.store.native import NativeStore
+    from vmctl.undo import Undo
 
 SERVER_VARIABLE = "VMCTL_SERVER"
 
@@ -90,6 +91,15 @@ class Session:
 
         with self.replica() as replica:
             yield Desk(replica)
+
+    @contextlib.contextmanager
+    def undo(self) -> Iterator[Undo]:
+        """What takes back earlier versions and values that lost."""
+        from vmctl.desk import Desk
+        from vmctl.undo import Undo
+
+        with self.replica() as replica:
+            yield Undo(replica, Desk(replica))
 
     def _server_of_environment(self) -> str | None:
         name = os.environ.get(SERVER_VARIABLE) or None

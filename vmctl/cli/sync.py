@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vmctl.cli import changes
 from vmctl.cli.output import emit, note
 from vmctl.cli.session import Session
 
@@ -183,24 +184,10 @@ def _pending(session: Session, name: str) -> tuple[list[tuple[dict[str, Any], li
 
 
 def _entry_words(key: str, change: str, base: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    from vmctl.delta import differences
-    from vmctl.model import ABSENT
-
     lines = [f"  {key}: {change}"]
     if change == "changed":
-        for line in differences(base, now):
-            path = ".".join(map(str, line.path))
-            secret = "pin" in path.lower()
-            old, new = (
-                "(not set)" if value is ABSENT else "(hidden)" if secret else _short(value) for value in line[1:]
-            )
-            lines.append(f"      {path}: {old} -> {new}")
+        lines += [f"      {line}" for line in changes.lines(base, now)]
     return lines
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _MOST_LINES else f"{text[:_MOST_LINES]}..."
 
 
 def _pending_words(session: Session, name: str, entries: list[list[str]]) -> list[str]:
