@@ -70,7 +70,7 @@ def take(context: typer.Context, idents: Idents = None, everything: Everything =
     Example: vmctl conflicts take 3f2a9c0d1b7e4a5566778899 --server primary
     """
     session = Session.of(context)
-    _each(session, idents or [], by, lambda undo, ident: undo.take(ident), "has what lost", everything=everything)
+    _each(session, idents or [], by, lambda undo, ident: undo.take(ident), "is set to what lost", everything=everything)
 
 
 @conflicts.command("drop")

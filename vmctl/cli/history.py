@@ -130,8 +130,12 @@ def restore(
         "revived": done.before is None,
         "changes": changes.values(before, done.after),
     }
-    words = f"{checked} {'would be' if dry_run else 'is'} as it was in version {number}"
-    report(session, value, "\n".join([words, *(f"  {line}" for line in changes.lines(before, done.after))]))
+    lines = changes.lines(before, done.after)
+    if dry_run:
+        emit(session, value, "\n".join(lines))
+    else:
+        words = f"{checked} is as it was in version {number}"
+        report(session, value, "\n".join([words, *(f"  {line}" for line in lines)]))
 
 
 def _key(text: str) -> str:
