@@ -328,6 +328,19 @@ def test_a_deletion_by_hand_that_lost_is_listed(wire):
     assert [] == at_both(wire, lambda name: wire.servers[name].store.names("callflow"))
 
 
+def test_a_deletion_by_hand_that_was_not_looked_at_twice_yet_is_listed(wire):
+    """The other server's edit comes between the two looks: the callflow comes back, and both list why."""
+    wire.desk().set_callflow("main", "a: 1\n")
+    wire.in_step()
+    (wire.root() / "callflows/main.yaml").unlink()
+    wire.desk("secondary").set_callflow("main", "a: 2\n")
+    wire.send("secondary")
+    wire.deliver()
+    wire.in_step()
+    assert "a: 2\n" == field(wire, "text", "callflow/main")
+    assert [("callflow/main", None, KEPT, DELETED)] == at_both(wire, lambda name: listed(wire, name))
+
+
 def test_no_conflict_where_the_deletion_came_after(wire, box, recording):
     """Deleted by somebody who had seen the save, restored by somebody who had seen the deletion, made anew: no conflict."""
     ident = wire.desk().leave(box, recording())

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmctl.merge import conflicts, holds, merge, merge_fields
+from vmctl.entry import Entry
+from vmctl.merge import DELETED, KEPT, conflicts, holds, merge, merge_fields
 from vmctl.model import (
     ABSENT,
     Field,
@@ -22,8 +24,10 @@ from vmctl.model import (
     edited,
     join,
     parse_key,
+    purged,
     restored,
 )
+from vmctl.outbox import record_for
 
 KEY = "message/201/m1"
 # Few of each, so that equal stamps with other values, equal vectors and ties are common.
@@ -34,7 +38,7 @@ VECTOR = st.dictionaries(WHO, COUNT, max_size=4)
 FIELDS = st.dictionaries(
     st.sampled_from(["a", "b", "__x", ""]), st.builds(Field, VALUE, st.builds(Stamp, COUNT, WHO, COUNT))
 )
-RECORDS = st.builds(Record, st.just(KEY), st.builds(Tick, COUNT, WHO), FIELDS, VECTOR, VECTOR, VECTOR)
+RECORDS = st.builds(Record, st.just(KEY), st.builds(Tick, COUNT, WHO), FIELDS, VECTOR, VECTOR, VECTOR, VECTOR)
 
 
 def same(one, other):
@@ -85,7 +89,7 @@ def test_merging_again_changes_nothing(one, other):
 def test_a_merge_raises_no_counter_and_makes_no_value(one, other):
     """Every number and every field of the result was in one of the two."""
     both = merge(one, other)
-    for part in ("vector", "kept", "deleted"):
+    for part in ("vector", "kept", "deleted", "purged"):
         assert join(getattr(one, part), getattr(other, part)) == getattr(both, part)
     assert dominates(both.vector, one.vector)
     assert dominates(both.vector, other.vector)
@@ -102,11 +106,21 @@ def test_a_part_gives_its_fields_and_not_its_vector(mine, part):
     assert same(replace(whole, vector=mine.vector), merged)
 
 
+@given(RECORDS, RECORDS, RECORDS)
+def test_parts_may_come_in_any_order_and_again(mine, one, other):
+    """Parts without their base add up like versions do, and the whole record that comes in the end hides them."""
+    both = merge_fields(merge_fields(mine, one), other)
+    assert same(both, merge_fields(merge_fields(mine, other), one))
+    assert same(both, merge_fields(both, one))
+    assert same(merge(mine, one), merge(merge_fields(mine, one), one))
+    assert same(merge(merge(mine, one), other), merge(both, merge(one, other)))
+
+
 # A world of two servers: random local changes, random deliveries, then everything is delivered.
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["mark", "save", "urgent", "drop", "delete", "restore", "send"]),
+        st.sampled_from(["mark", "save", "urgent", "drop", "delete", "restore", "purge", "send"]),
         st.sampled_from(["p1", "s1"]),
         st.integers(0, 3000),
     ),
@@ -123,7 +137,9 @@ CHANGES = {
 def after(step, record, tick, at):
     """The record after a local change; what cannot be done to it changes nothing."""
     if step == "restore":
-        return record if record.lives else restored(record, tick)
+        return record if record.lives or record.is_purged else restored(record, tick)
+    if step == "purge":
+        return record if record.lives else purged(record, tick)
     if not record.lives:
         return record
     return deleted(record, tick) if step == "delete" else edited(record, CHANGES[step], tick, at)
@@ -158,6 +174,52 @@ def test_a_change_to_what_was_seen_wins(steps, step, at):
         for name, value in CHANGES[step].items():
             if value is not ABSENT or name in record.fields:
                 assert value is final.fields[name].value or value == final.fields[name].value
+
+
+@given(STEPS)
+def test_who_had_seen_a_value_and_set_another_wins(steps):
+    """Whatever the clocks say, the value that stands in the end was replaced by nobody who had seen it."""
+    here = {"p1": message(), "s1": message()}
+    seen = {"p1": set(), "s1": set()}
+    sets = []  # who set which field, and what its author had seen
+    for number, (step, who, at) in enumerate(steps, 11):
+        other = "s1" if who == "p1" else "p1"
+        if step == "send":
+            here[other] = merge(here[other], here[who])
+            seen[other] |= seen[who]
+            continue
+        before = here[who]
+        here[who] = after(step, before, Tick(number, who), at)
+        for name in CHANGES.get(step, {}):
+            if here[who] is not before and before.fields.get(name) != here[who].fields.get(name):
+                sets.append((name, frozenset(seen[who])))
+                seen[who].add((name, number))
+    final = merge(here["p1"], here["s1"])
+    for name, field in final.fields.items():
+        assert all((name, field.stamp.number) not in before for each, before in sets if each == name)
+
+
+@given(STEPS, st.integers(0, 14))
+def test_a_delta_on_its_base_is_the_record(steps, cut):
+    """What travels for a base makes of it, or of whatever contains it, the same as the whole record would."""
+    here = {"p1": message(), "s1": message()}
+    base = message()
+    for number, (step, who, at) in enumerate(steps, 11):
+        other = "s1" if who == "p1" else "p1"
+        if step == "send":
+            here[other] = merge(here[other], here[who])
+        else:
+            here[who] = after(step, here[who], Tick(number, who), at)
+        if number - 11 == cut:
+            base = here["p1"]
+    record = here["p1"]
+    value = record_for(Entry(record, base=base))
+    part = Record.from_json(record.key, json.loads(json.dumps(value)))
+    later = merge(base, here["s1"])
+    assert holds(base, value["base"]["vector"], value["base"]["version"])
+    assert (record.version, record.version) == (value["version"], merge(base, part).version)
+    assert same(merge(later, record), merge(later, part))
+    assert [one.version for one in conflicts(later, record)] == [one.version for one in conflicts(later, part)]
 
 
 # Presence
@@ -313,6 +375,44 @@ def test_no_conflict_where_one_side_had_seen_the_other():
     assert conflicts(here, beside) == []
     lost = edited(base, {"name": "Ada B."}, Tick(20, "s1"), 3000)
     assert conflicts(merge(here, lost), lost) == []
+
+
+def lost_deletions(one, other):
+    """The deletions that lost between two versions: what won, who deleted, and when."""
+    found = conflicts(one, other)
+    assert [record.version for record in found] == [record.version for record in conflicts(other, one)]
+    told = [record.document for record in found if record.document["field"] is None]
+    assert all(each["lost"]["is"] == DELETED for each in told)
+    return [(each["won"]["is"], each["lost"]["at"][1], each["lost"]["at"][0]) for each in told]
+
+
+def test_a_deletion_that_lost_is_listed_once_however_often_its_record_is_kept():
+    """One save, or a save and a restore and another save: the conflict is that of the deletion."""
+    gone = deleted(message(), Tick(30, "s1"))
+    saved = save(message(), Tick(20, "p1"))
+    again = save(restored(saved, Tick(40, "p1")), Tick(41, "p1"))
+    assert [(KEPT, "s1", 30)] == lost_deletions(saved, gone) == lost_deletions(gone, again)
+    (one,), (other,) = conflicts(saved, gone), conflicts(gone, again)
+    assert one.key == other.key
+    assert same(merge(one, other), merge(other, one))
+    assert [] == conflicts(one, other)
+
+
+def test_a_deletion_is_told_from_the_mark_that_came_after_it():
+    """The deleter took in a mark of the other's before he heard of the save: he is listed, not the other."""
+    gone = deleted(message(), Tick(30, "s1"))
+    marked = mark(message(), Tick(40, "p1"))
+    assert [(KEPT, "s1", 30)] == lost_deletions(merge(gone, marked), save(marked, Tick(50, "p1")))
+
+
+def test_no_deletion_is_listed_that_won_or_was_taken_back():
+    """Against a mark, against a save that its author had seen, and against a restore by somebody who had seen it."""
+    gone = deleted(message(), Tick(30, "s1"))
+    saved = save(message(), Tick(20, "p1"))
+    assert [] == lost_deletions(mark(message(), Tick(20, "p1")), gone)
+    assert [] == lost_deletions(saved, deleted(saved, Tick(30, "s1")))
+    assert [] == lost_deletions(gone, restored(gone, Tick(40, "p1")))
+    assert [] == lost_deletions(merge(gone, saved), saved)
 
 
 def test_one_and_true_are_other_values():
