@@ -89,7 +89,7 @@ def test_a_mailbox_with_everything(vmctl):
         "extension": "2001", "name": "Ada Byron", "pin": {"set": True}, "service": "voicemail",
         "email": "ada@example.org", "language": "en-GB", "timezone": "Europe/London", "quota": 7, "greeting": "busy",
         "lists": {"sales": ["2001", "2002"], "ops": ["2003"]}, "timers": {"new": 24, "old": 0},
-        "messages": {"new": 0, "old": 0, "saved": 0}, "greetings": [],
+        "messages": {"new": 0, "unopened": 0, "old": 0, "saved": 0}, "greetings": [],
     }  # fmt: skip
     assert expected == json.loads(result.stdout)
     text = (vmctl.store / "mailboxes/2001/mailbox.yaml").read_text()
@@ -266,7 +266,7 @@ def test_the_life_of_a_message(box, wav):
     for ident in ("m1", "m2"):
         leave(box, wav, "--id", ident)
     assert {"mailbox": "2001", "ids": ["m1", "m2"]} == box.json("message", "mark", "2001", "m1", "m2", "--as", "saved")
-    assert {"new": 0, "old": 0, "saved": 2} == box.json("mailbox", "show", "2001")["messages"]
+    assert {"new": 0, "unopened": 0, "old": 0, "saved": 2} == box.json("mailbox", "show", "2001")["messages"]
     box("message", "delete", "2001", "m1")
     assert ["m2"] == [each["id"] for each in box.json("message", "list", "2001")]
     assert ["m1"] == [each["id"] for each in box.json("message", "list", "2001", "--deleted")]

@@ -146,8 +146,8 @@ def test_size_is_bounded():
 
 def test_hostile_nesting_ends_early():
     """A megabyte of brackets is refused at the bound, without exhausting any stack."""
-    assert "inside one another" in fault_of("[" * yamltext.SIZE).why
-    assert "inside one another" in fault_of("- " * (yamltext.SIZE // 2)).why
+    for text in ("[" * yamltext.SIZE, "- " * (yamltext.SIZE // 2)):  # PyYAML's own bound may come before ours
+        assert fault_of(text).why.endswith(("inside one another", "maximum nesting depth"))
     assert fault_of("? " * (yamltext.SIZE // 2)).why
 
 

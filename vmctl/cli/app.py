@@ -46,8 +46,8 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "status": Command("roles", "Who serves whom, what is pending, are the stores in step."),
         "journal": Command("roles", "What moved the roles, and when."),
         "diff": Command("sync", "What would be shipped."),
-        "conflicts": Command("conflicts", "Values that lost against an edit at the same time: list, show, take, drop."),
-        "history": Command("history", "Earlier versions of what people edit: list, show, diff, restore."),
+        "conflicts": Command("conflicts", "What lost when two edits met: list, show, take, drop."),
+        "history": Command("history", "Earlier versions: list, show, diff, restore."),
         "verify": Command("sync", "Prove the two stores equal, or name what differs."),
     },
     "Run": {
