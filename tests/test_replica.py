@@ -1,5 +1,6 @@
 """Two stores and the mails between them, whatever happens on the way: they converge and lose nothing."""
 
+import contextlib
 import errno
 import os
 import random
@@ -9,7 +10,7 @@ from dataclasses import replace
 import pytest
 from wire import Wire, tone
 
-from vmctl import durable
+from vmctl import durable, replica
 from vmctl.errors import NotFound, RecordError, VmctlError
 from vmctl.model import ABSENT
 from vmctl.replica import Replica
@@ -517,3 +518,21 @@ def test_two_opened_replicas_of_one_store_share_it(wire, box):
     with Replica.open(wire.config, "primary", wire.clock) as second:
         wire.desk().set_mailbox(box, {"quota": 5})
         assert 5 == second.index.get("mailbox/2001").record.document["quota"]
+
+
+def test_two_processes_that_open_a_store_without_its_index_begin_one_life(wire, monkeypatch):
+    """The second, which looked at the store before the first was done, goes on with the incarnation of the first."""
+    real = replica.store_lock
+
+    @contextlib.contextmanager
+    def locked_second(root):
+        monkeypatch.setattr(replica, "store_lock", real)
+        Replica.open(wire.config, "primary", wire.clock).close()
+        with real(root):
+            yield
+
+    monkeypatch.setattr(replica, "store_lock", locked_second)
+    lose_index(wire, "primary")
+    lives = [entry["now"] for entry in wire.a.journal.entries() if entry["kind"] == "event"]
+    assert 2 == len(lives)
+    assert lives[-1] == wire.a.index.meta("incarnation")

@@ -81,6 +81,7 @@ class Daemon:
     def _serve(self) -> None:
         """Serve with the store as it is now, until told to stop or until the store is another one."""
         self._carrier, self._mails, self._on_its_way = _Carrier(self._wake), None, None
+        self._next_scan = self._next_beat = 0.0  # a store that was opened again is looked at and told of at once
         with Post(self._config, self._name, self._clock, role=DAEMON, wake=self._wake.set) as post:
             post.replica.take()  # the spool before the first scan: what came is older than what is on disk
             post.start()

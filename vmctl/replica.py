@@ -93,8 +93,9 @@ class Replica:
         """
         server = config.servers[name]
         assert server.store is not None, "a replica needs a store on this host"  # noqa: S101
-        whose = identity.read(server.store, config.network, name)
+        identity.read(server.store, config.network, name)  # before its lock is made in what may be no store of ours
         with store_lock(server.store):
+            whose = identity.read(server.store, config.network, name)  # another process may have begun a new one
             index = Index.open(server.store / identity.DIRECTORY / "index.db", create=True)
             try:
                 replica = cls(config, server, index, clock, remembers=index.meta("incarnation") == whose.incarnation)
