@@ -1,6 +1,6 @@
 """Writes the parts of the docs that are taken from the code.
 
-Commands, exit codes, config keys, the table of roles, a whole sync mail.
+Commands, exit codes, config keys, the table of roles, the table of concurrent edits, a whole sync mail.
 
 python docs/generate.py           writes them
 python docs/generate.py --check   says what would change, and exits with 1 if anything would
@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 os.environ["COLUMNS"] = "100"  # before Typer reads it: help is as wide everywhere
+sys.path.append(str(Path(__file__).parent))
 
+import pairs
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -217,12 +219,14 @@ def pages() -> dict[str, str]:
     config_table = ("<!-- generated from the table in vmctl/config_keys.py -->", "<!-- end of the generated part -->")
     role_table = ("<!-- printed by roles.table_markdown(); do not edit -->", "<!-- end -->")
     role_diagram = ("<!-- printed by roles.diagram_mermaid(); do not edit -->", "<!-- end -->")
+    pair_tables = ("<!-- printed by docs/pairs.py; do not edit -->", "<!-- end -->")
     whole_mail = ("<!-- written by docs/generate.py; do not edit -->", "<!-- end -->")
     diagram = f"```mermaid\n{roles.diagram_mermaid()}```\n"
     config, role = (_text(name) for name in ("config.md", "roles.md"))
     return {
         "commands.md": commands(),
         "exit-codes.md": exit_codes(),
+        "conflicts.md": _between(_text("conflicts.md"), *pair_tables, pairs.table_markdown()),
         "config.md": _between(config, *config_table, reference()),
         "sync-mail.md": _between(_text("sync-mail.md"), *whole_mail, _example_words()),
         "roles.md": _between(_between(role, *role_table, roles.table_markdown()), *role_diagram, diagram),
