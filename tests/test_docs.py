@@ -148,7 +148,9 @@ def test_every_name_in_the_json_is_told(tmp_path: Path) -> None:
         f"greeting set 2001 busy --audio {sound}", f"prompt set hello --audio {sound}", "settings set a.b=1",
         "diff", "sync", "verify", "journal --last 1", "journal --verify", "status",
         "mailbox list", "mailbox show 2001", "message list 2001", "greeting list 2001", "prompt list", "callflow list",
-        "settings show", "conflicts list", "mailbox delete 2001 --yes",
+        "settings show", "conflicts list", "conflicts take --all", "conflicts drop --all", "history list --all",
+        "history list mailbox/2001", "history show settings 1", "history diff mailbox/2001",
+        "history restore mailbox/2001 1", "mailbox delete 2001 --yes",
     ):  # fmt: skip
         here = () if words in {"sync", "verify", "diff", "status"} else ("--server", "primary")
         done = CliRunner().invoke(app, [*words.split(), *here, "--json", "--config", str(made.path)])

@@ -63,7 +63,8 @@ class History:
             return
         number = newest.number + 1 if newest else 1
         self._add(record, number, taken, newest.document if newest else {})
-        self._run("DELETE FROM history WHERE key = ? AND number < ?", (record.key, number - self.keep))
+        if number > self.keep:
+            self._run("DELETE FROM history WHERE key = ? AND number < ?", (record.key, number - self.keep))
 
     def of(self, key: str) -> list[Version]:
         """The versions of a record, the newest first."""

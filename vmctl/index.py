@@ -209,7 +209,7 @@ class Index:
         key = parse_key(record.key)
         audio = audio_of(record.document)
         if key.kind in history.KINDS and (old is None or old[0] != version):
-            former = self.get(record.key)
+            former = None if old is None else self.get(record.key)
             self.history.take(record, number, former.record if former else None)
         self._run(
             "INSERT OR REPLACE INTO records VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",

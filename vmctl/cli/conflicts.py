@@ -117,7 +117,8 @@ def _records(session: Session) -> list[Record]:
         return []
     index = Index.open(path)
     try:
-        return [entry.record for entry in index.entries("kind = 'conflict' AND lives")]
+        found = [entry.record for entry in index.entries("kind = 'conflict' AND lives")]
+        return sorted(found, key=lambda record: (record.document["lost"]["at"], record.key))
     finally:
         index.close()
 
