@@ -199,6 +199,39 @@ def test_who_had_seen_a_value_and_set_another_wins(steps):
         assert all((name, field.stamp.number) not in before for each, before in sets if each == name)
 
 
+@given(STEPS)
+def test_no_value_is_lost_unlisted(steps):
+    """A value that does not stand in the end is listed, or was replaced by somebody who had seen it, or one equal to it."""
+    here = {"p1": message(), "s1": message()}
+    seen = {"p1": frozenset(), "s1": frozenset()}
+    sets, listed = [], set()
+    turns = [*steps, ("send", "p1", 0), ("send", "s1", 0)]
+    for number, (step, who, at) in enumerate(turns, 11):
+        other = "s1" if who == "p1" else "p1"
+        before = here[who]
+        if step == "send":
+            found = conflicts(here[other], before)
+            listed |= {(one.document["field"], one.document["lost"]["at"][2]) for one in found}
+            here[other], seen[other] = merge(here[other], before), seen[other] | seen[who]
+            continue
+        if step == "urgent" and before.lives:  # no two of these are equal
+            here[who] = edited(before, {"urgent": number}, Tick(number, who), at)
+        else:
+            here[who] = after(step, before, Tick(number, who), at)
+        for name, field in here[who].fields.items():
+            if field != before.fields[name]:
+                sets.append((name, number, field.value, seen[who]))
+                seen[who] |= {(name, number)}
+    told = {
+        (name, repr(value))
+        for name, number, value, _ in sets
+        if here["p1"].fields[name].stamp.number == number
+        or (name, number) in listed
+        or any((name, number) in had_seen for each, _, _, had_seen in sets if each == name)
+    }
+    assert {(name, repr(value)) for name, _, value, _ in sets} == told
+
+
 @given(STEPS, st.integers(0, 14))
 def test_a_delta_on_its_base_is_the_record(steps, cut):
     """What travels for a base makes of it, or of whatever contains it, the same as the whole record would."""
