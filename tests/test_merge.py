@@ -232,6 +232,30 @@ def test_no_value_is_lost_unlisted(steps):
     assert {(name, repr(value)) for name, _, value, _ in sets} == told
 
 
+@given(STEPS)
+def test_no_deletion_is_outlived_unlisted(steps):
+    """Where a deleted message lives in the end, one of its deletions was taken back by who had seen it, or is listed."""
+    here = {"p1": message(), "s1": message()}
+    seen = {"p1": frozenset(), "s1": frozenset()}
+    deletions, taken_back, listed = set(), set(), set()
+    for number, (step, who, at) in enumerate([*steps, ("send", "p1", 0), ("send", "s1", 0)], 11):
+        other = "s1" if who == "p1" else "p1"
+        before = here[who]
+        if step == "send":
+            found = conflicts(here[other], before)
+            listed |= {one.document["lost"]["at"][1] for one in found if one.document["field"] is None}
+            here[other], seen[other] = merge(here[other], before), seen[other] | seen[who]
+            continue
+        here[who] = after(step, before, Tick(number, who), at)
+        if step == "delete" and before.lives:
+            deletions.add(number)
+            seen[who] |= {number}
+        if step == "restore" and not before.lives and here[who].lives:
+            taken_back |= seen[who]
+    if here["p1"].lives and deletions:
+        assert listed or deletions & taken_back
+
+
 @given(STEPS, st.integers(0, 14))
 def test_a_delta_on_its_base_is_the_record(steps, cut):
     """What travels for a base makes of it, or of whatever contains it, the same as the whole record would."""
