@@ -16,7 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from typer.testing import CliRunner
+
 from vmctl import config, network
+from vmctl.cli.app import app
 from vmctl.clock import Clock
 from vmctl.config import Address, Config
 from vmctl.journal import Journal
@@ -80,6 +83,25 @@ def until(so: Callable[[], Any], *, within: float = 20.0, what: str = "it") -> A
         assert time.monotonic() < deadline, f"{what} did not come true within {within} s"
         pause.wait(0.02)
     return value
+
+
+class Commands:
+    """`vmctl` at the primary of the network in a directory, run in this process."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.store = directory / "primary"
+
+    def __call__(self, *words: str, code: int = 0, stdin: str | None = None) -> Any:
+        """Run a command, which must exit with `code`; its result."""
+        env = {"VMCTL_CONFIG": str(self.directory), "VMCTL_SERVER": "primary"}
+        result = CliRunner(env=env).invoke(app, words, input=stdin)
+        assert code == result.exit_code, result.output
+        return result
+
+    def json(self, *words: str, stdin: str | None = None) -> Any:
+        """Run a command with --json; the value."""
+        return json.loads(self(*words, "--json", stdin=stdin).stdout)
 
 
 @dataclass

@@ -8,10 +8,9 @@ import wave
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from running import Commands
 
 from vmctl import network, pin
-from vmctl.cli.app import app
 from vmctl.errors import (
     AlreadyExists,
     BadAudio,
@@ -26,23 +25,6 @@ from vmctl.errors import (
 
 USAGE = 2
 FLOW = "schema: vmctl/1  # kept\nstart: {default: bye}\nnodes:\n  bye: {type: hangup}\n"
-
-
-class Commands:
-    """`vmctl` at the primary of a network."""
-
-    def __init__(self, directory):
-        self.directory = directory
-        self.store = directory / "primary"
-
-    def __call__(self, *words, code=0, stdin=None):
-        env = {"VMCTL_CONFIG": str(self.directory), "VMCTL_SERVER": "primary"}
-        result = CliRunner(env=env).invoke(app, words, input=stdin)
-        assert code == result.exit_code, result.output
-        return result
-
-    def json(self, *words, stdin=None):
-        return json.loads(self(*words, "--json", stdin=stdin).stdout)
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
 """Two edits at once: nothing that lost is lost, on either server, and one command takes it back on both."""
 
 import pytest
-from running import Net, wav
-from test_cli_records import Commands
+from running import Commands, Net, wav
 
 from vmctl import network, pin
 from vmctl.errors import NotFound, StoreBusy

@@ -4,8 +4,7 @@ import dataclasses
 import json
 
 import pytest
-from running import Net
-from test_cli_records import Commands
+from running import Commands, Net
 from wire import Wire
 
 from vmctl import network, pin
