@@ -28,7 +28,7 @@ FLOORS = (
     # what is computed from values, and where they are kept
     "merge delta fields callflow evidence journal entry config_values mail_json mail_words store.pool sender receiver",
     "history",
-    "roles index config_keys mail_content store.documents",
+    "roles index config_keys mail_content store.documents store.format",
     "failover config_checks mail store.native edits",
     # the way of the data: scan, ship, take in, apply
     "config absence proof",

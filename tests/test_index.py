@@ -265,11 +265,11 @@ def test_files_and_folders_are_remembered(index):
     index.set_file("mailboxes/201/mailbox.yaml", look, "d1")
     index.set_file("mailboxes/201/messages/m1.json", look, "d2")
     assert index.file("mailboxes/201/mailbox.yaml") == (look, "d1")
+    index.set_folder("mailboxes/201/messages", 1, 2, 3, 4)
     assert index.hand_files() == {"mailboxes/201/mailbox.yaml": (look, "d1")}
     assert index.files_in("mailboxes/201/messages") == {"mailboxes/201/messages/m1.json": (look, "d2")}
     index.drop_file("mailboxes/201/mailbox.yaml")
     assert index.file("mailboxes/201/mailbox.yaml") is None
-    index.set_folder("mailboxes/201/messages", 1, 2, 3, 4)
     assert index.folders() == {"mailboxes/201/messages": (1, 2, 3, 4)}
     index.drop_folder("mailboxes/201/messages")
     assert index.folders() == {}

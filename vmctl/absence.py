@@ -15,7 +15,7 @@ from vmctl.model import MAILBOX, MESSAGE, parse_key
 if TYPE_CHECKING:
     from vmctl.clock import Clock
     from vmctl.index import Index
-    from vmctl.store.native import NativeStore, Walk
+    from vmctl.store.format import Format, Walk
 
 _MOST_GONE = 20
 _SMALL_MAILBOX = 4
@@ -32,7 +32,7 @@ class Missing(NamedTuple):
 class Absences:
     """Remembers between two looks what was not there at the first."""
 
-    def __init__(self, store: NativeStore, index: Index, clock: Clock, settle: float) -> None:
+    def __init__(self, store: Format, index: Index, clock: Clock, settle: float) -> None:
         self._store = store
         self._index = index
         self._clock = clock
@@ -65,7 +65,7 @@ class Absences:
         keys = self._index.keys("shown IS NOT NULL AND kind <> 'message'")
         keys = [key for key in keys if key not in there]
         for folder in sorted(listed):
-            extension = folder.split("/")[1]
+            extension = self._store.mailbox_of(folder)
             keys += self._index.keys("mailbox = ? AND kind = 'message' AND shown IS NOT NULL", (extension,))
         missing = {key for key in keys if not self._is_there(key, walk)}
         for folder in listed:

@@ -16,7 +16,6 @@ from vmctl.audio import digest_of
 from vmctl.entry import Entry, audio_of
 from vmctl.errors import RecordError, StoreUnusable
 from vmctl.model import KINDS, MESSAGE, parse_key
-from vmctl.store import documents
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from vmctl.clock import Clock
     from vmctl.index import Index
     from vmctl.scan import Scanner
-    from vmctl.store.native import NativeStore
+    from vmctl.store.format import Format
     from vmctl.store.pool import Pool
 
 _AT_ONCE = 200
@@ -41,7 +40,7 @@ class Applied:
 class Applier:
     """Writes into one store. The caller holds the store's lock."""
 
-    def __init__(self, store: NativeStore, index: Index, pool: Pool, scanner: Scanner, clock: Clock) -> None:
+    def __init__(self, store: Format, index: Index, pool: Pool, scanner: Scanner, clock: Clock) -> None:
         self._store = store
         self._index = index
         self._pool = pool
@@ -140,8 +139,8 @@ class Applier:
         record = entry.record
         kind = parse_key(record.key).kind
         path = self._store.path(record.key)
-        if kind in documents.YAML_KINDS:
-            data = documents.write_yaml(kind, record.document)
+        if self._store.is_edited(kind):
+            data = self._store.text(record)
             durable.make_directory((self._store.root / path).parent)
             self._exchange(entry, path, data)
             return True
@@ -153,7 +152,7 @@ class Applier:
         if not self._place(entry, audio, target):
             return False
         if kind == MESSAGE:
-            data = documents.write_message(record)
+            data = self._store.text(record)
             durable.write(self._store.root / path, data)
             self._shown(entry, path, hashlib.sha256(data).hexdigest())
         else:
@@ -218,13 +217,13 @@ class Applier:
         kind = parse_key(record.key).kind
         audio = audio_of(record.document)
         try:
-            if kind in documents.YAML_KINDS:
-                return self._store.read(self._store.path(record.key)) == documents.write_yaml(kind, record.document)
+            if self._store.is_edited(kind):
+                return self._store.read(self._store.path(record.key)) == self._store.text(record)
             if audio is None or audio["format"] not in self._store.formats:
                 return False
             if not self._lies_at(self._store.audio_path(record.key, audio["format"]), audio["sha256"], audio["size"]):
                 return False
-            return kind != MESSAGE or self._store.read(self._store.path(record.key)) == documents.write_message(record)
+            return kind != MESSAGE or self._store.read(self._store.path(record.key)) == self._store.text(record)
         except (RecordError, StoreUnusable):
             return False
 
@@ -256,7 +255,7 @@ class Applier:
         if digest_of(aside)[0] == expected:
             return False, True
         try:
-            document = documents.read_yaml(before.record.kind, aside.read_bytes(), path)
+            document = self._store.parse(before.record.key, aside.read_bytes(), path)[0]
         except RecordError as error:
             self._index.set_fault(
                 f".vmctl/replaced/{aside.name}", f"saved while it was replaced, and broken: {error.what}",
@@ -313,14 +312,14 @@ class Applier:
         if kind == MESSAGE:
             tomb = self._store.state / "deleted" / paths[0]
             durable.make_directory(tomb.parent)
-            durable.write(tomb, documents.write_message(entry.record))
+            durable.write(tomb, self._store.text(entry.record))
             durable.remove(self._store.root / paths[0])
         if shown is not None:
             paths.append(self._store.audio_path(key, shown["format"]))
             if self._store.look(paths[-1]) is not None:
                 place = self._store.root / paths[-1]
                 self._pool.take_in(place, digest_of(place)[0])
-        elif kind in documents.YAML_KINDS and self._store.look(paths[0]) is not None:
+        elif self._store.is_edited(kind) and self._store.look(paths[0]) is not None:
             kept = self._store.state / "deleted" / paths[0]
             durable.make_directory(kept.parent)
             durable.move(self._store.root / paths[0], kept)
@@ -341,16 +340,8 @@ class Applier:
 
     def _tidy(self, path: str) -> None:
         """Remove the folders that a deleted mailbox leaves empty."""
-        folder = (self._store.root / path).parent
-        while folder != self._store.root and folder.parent.name != "":
-            if folder.name in {"callflows", "prompts", "mailboxes"}:
-                return
-            for inner in ("messages", "greetings"):
-                durable.remove_empty(folder / inner)
-            durable.remove_empty(folder)
-            if folder.exists():
-                return
-            folder = folder.parent
+        for folder in self._store.emptied(path):
+            durable.remove_empty(self._store.root / folder)
 
     def _aside(self, path: str, expected: str) -> Path:
         folder = self._store.state / "replaced"

@@ -280,8 +280,10 @@ class Index:
         return {row[0]: (Look(*row[1:5]), row[5]) for row in rows}
 
     def hand_files(self) -> dict[str, tuple[Look, str]]:
-        """The known files of all folders but `messages`."""
-        rows = self._run("SELECT path, size, mtime, ctime, inode, digest FROM files WHERE folder NOT LIKE '%/messages'")
+        """The known files outside of message folders."""
+        rows = self._run(
+            "SELECT path, size, mtime, ctime, inode, digest FROM files WHERE folder NOT IN (SELECT path FROM folders)"
+        )
         return {row[0]: (Look(*row[1:5]), row[5]) for row in rows}
 
     def set_file(self, path: str, look: Look, digest: str) -> None:

@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from vmctl.audio import digest_of
 from vmctl.errors import RecordError, StoreError
-from vmctl.model import MAILBOX, canonical, message_key, parse_key
-from vmctl.names import is_name
-from vmctl.store import documents
+from vmctl.model import MAILBOX, MESSAGE, canonical, message_key, parse_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vmctl.store.native import NativeStore
+    from vmctl.store.format import Format
 
 _MOST_FAULTS = 200
 
@@ -56,7 +54,7 @@ class Difference:
     other: str | None
 
 
-def read_store(store: NativeStore, progress: Callable[[int], None] | None = None) -> Reading:
+def read_store(store: Format, progress: Callable[[int], None] | None = None) -> Reading:
     """Read every file of a store. Files that belong to nothing are left out, broken ones are named."""
     reading = Reading()
     walk = store.walk()
@@ -67,36 +65,31 @@ def read_store(store: NativeStore, progress: Callable[[int], None] | None = None
             progress(reading.files)
     for folder, (extension, _) in walk.folders.items():
         try:
-            names = sorted(
-                name for name in store.messages(folder) if name.endswith(".json")
-            )  # odd ones are named below
+            paths = sorted(f"{folder}/{name}" for name in store.messages(folder))
         except StoreError as error:
             reading.faults[folder] = error.what
             continue
-        for name in names:
-            ident = name.removesuffix(".json")
-            if is_name(ident):
-                _read(reading, store, f"{folder}/{name}", message_key(extension, ident))
+        for path in paths:
+            part = store.part_of(path)
+            if part is not None and part.form is None:
+                _read(reading, store, path, message_key(extension, part.ident))
                 if progress:
                     progress(reading.files)
     return reading
 
 
-def _read(reading: Reading, store: NativeStore, path: str, key: str) -> None:
+def _read(reading: Reading, store: Format, path: str, key: str) -> None:
     reading.files += 1
     kind = parse_key(key).kind
     try:
-        if kind in documents.YAML_KINDS:
+        document: dict[str, Any] = {}
+        data = b""
+        if kind == MESSAGE or store.is_edited(kind):
             data = store.read(path)
-            document: dict[str, Any] = documents.read_yaml(kind, data, path)
-        elif path.endswith(".json"):
-            data = store.read(path)
-            document = documents.read_message(key, data, path)[0]
+            document = store.parse(key, data, path)[0]
+        if not store.is_edited(kind):
             form = (document.get("audio") or {}).get("format", "wav")
-            document["audio"] = _hash(reading, store, store.audio_path(key, form))
-        else:
-            data = b""
-            document = {"audio": _hash(reading, store, path)}
+            document["audio"] = _hash(reading, store, store.audio_path(key, form) if kind == MESSAGE else path)
     except (RecordError, StoreError) as error:
         reading.faults[path] = f"{error.what}{f' ({error.why})' if error.why else ''}"
         return
@@ -104,7 +97,7 @@ def _read(reading: Reading, store: NativeStore, path: str, key: str) -> None:
     reading.digests[key] = hashlib.sha256(canonical(document)).hexdigest()
 
 
-def _hash(reading: Reading, store: NativeStore, path: str) -> str:
+def _hash(reading: Reading, store: Format, path: str) -> str:
     digest, size = digest_of(store.root / path)
     reading.bytes += size
     reading.files += 1

@@ -27,9 +27,7 @@ from vmctl.model import (
     message_key,
     parse_key,
 )  # fmt: skip
-from vmctl.names import is_name
-from vmctl.store import documents
-from vmctl.store.native import STATE, NativeStore, Walk, look_of
+from vmctl.store.format import STATE, Format, Walk, look_of
 
 if TYPE_CHECKING:
     from vmctl.clock import Clock
@@ -60,7 +58,7 @@ class Report:
 class Scanner:
     """Looks at one store, again and again; remembers between two looks what was absent at the first."""
 
-    def __init__(self, store: NativeStore, index: Index, clock: Clock, settle: float) -> None:
+    def __init__(self, store: Format, index: Index, clock: Clock, settle: float) -> None:
         self._store = store
         self._index = index
         self._clock = clock
@@ -85,7 +83,7 @@ class Scanner:
                     self._hand_file(key, path, look)
             listed = self._message_folders(walk, full=full)
             self._missing(self._absences.look(walk, listed, accept=accept_deletions))
-            self._mended(listed)
+            self._mended(walk, listed)
             if full:
                 self._index.set_meta("full_scan", str(self._clock.wall()))
         return self._reported()
@@ -98,7 +96,7 @@ class Scanner:
             if parts.kind == MESSAGE:
                 folder = self._store.folder(str(parts.mailbox))
                 if self._store.look(self._store.path(key)) is not None:
-                    self._message(key, folder, self._store.messages(folder), self._index.files_in(folder))
+                    self._message(key, self._store.messages(folder), self._index.files_in(folder))
             else:
                 path = self._file_of(key)
                 look = None if path is None else self._store.look(path)
@@ -113,7 +111,7 @@ class Scanner:
         with self._index.transaction():
             for path, key in self._store.tombs():
                 try:
-                    _, dead = documents.read_message(key, self._store.read(path), path)
+                    _, dead = self._store.parse(key, self._store.read(path), path)
                 except (RecordError, StoreError) as error:
                     self._fault(path, _words(error), "put it back from a backup, or remove it")
                     continue
@@ -143,9 +141,9 @@ class Scanner:
     def _read(self, key: str, path: str) -> tuple[dict[str, Any], str]:
         kind = parse_key(key).kind
         self._plain_pin = False
-        if kind in documents.YAML_KINDS:
+        if self._store.is_edited(kind):
             data = self._store.read(path)
-            document = documents.read_yaml(kind, data, path)
+            document = self._store.parse(key, data, path)[0]
             if kind == CALLFLOW:
                 self._store.check_callflow(data, path)
             self._plain_pin = kind == MAILBOX and "pin" in document and document["pin"].encode() not in data
@@ -154,7 +152,7 @@ class Scanner:
         return {"audio": recording.as_field()}, recording.sha256
 
     def _file_of(self, key: str) -> str | None:
-        return self._store.path(key) if parse_key(key).kind in documents.YAML_KINDS else self._store.audio(key)
+        return self._store.path(key) if self._store.is_edited(parse_key(key).kind) else self._store.audio(key)
 
     # Messages, which machines write
 
@@ -186,47 +184,45 @@ class Scanner:
         before = len(self._faulty) + len(self._report.unsettled) + len(self._report.damaged)
         young = False
         for name, status in there.items():
-            ident, dot, suffix = name.rpartition(".")
             path = f"{folder}/{name}"
-            if not dot or not is_name(ident) or not (suffix == "json" or suffix in self._store.formats):
+            part = self._store.part_of(path)
+            if part is None:
                 self._fault(path, "its name or format is not one that vmctl keeps here", "move it out of the store")
-            elif suffix != "json":
-                if f"{ident}.json" in there or path in known:
+            elif part.form is not None:
+                if self._document_of(part.ident, extension) in there or path in known:
                     continue
                 if self._is_litter(status):
-                    self._fault(path, "a recording without its message", "move it away, or write its JSON file")
+                    self._fault(path, "a recording without its message", "move it away, or write its document")
                 else:
                     young = True  # its message may be on its way
-            elif not self._unchanged(ident, folder, there, known):
-                self._message(message_key(extension, ident), folder, there, known)
+            elif not self._unchanged(message_key(extension, part.ident), there, known):
+                self._message(message_key(extension, part.ident), there, known)
         return not young and before == len(self._faulty) + len(self._report.unsettled) + len(self._report.damaged)
 
-    def _unchanged(
-        self, ident: str, folder: str, there: dict[str, os.stat_result], known: dict[str, tuple[Look, str]]
-    ) -> bool:
-        path = f"{folder}/{ident}.json"
-        if path not in known or known[path][0] != look_of(there[f"{ident}.json"]):
+    def _document_of(self, ident: str, extension: str) -> str:
+        return _name(self._store.path(message_key(extension, ident)))
+
+    def _unchanged(self, key: str, there: dict[str, os.stat_result], known: dict[str, tuple[Look, str]]) -> bool:
+        path = self._store.path(key)
+        if path not in known or known[path][0] != look_of(there[_name(path)]):
             return False
-        sounds = [name for name in (f"{ident}.{form}" for form in self._store.formats) if f"{folder}/{name}" in known]
+        sounds = [path for form in self._store.formats if (path := self._store.audio_path(key, form)) in known]
         return bool(sounds) and all(
-            name in there and known[f"{folder}/{name}"][0] == look_of(there[name]) for name in sounds
+            _name(path) in there and known[path][0] == look_of(there[_name(path)]) for path in sounds
         )
 
-    def _message(
-        self, key: str, folder: str, there: dict[str, os.stat_result], known: dict[str, tuple[Look, str]]
-    ) -> None:
-        ident = parse_key(key).name
-        path = f"{folder}/{ident}.json"
-        look = look_of(there[f"{ident}.json"])
+    def _message(self, key: str, there: dict[str, os.stat_result], known: dict[str, tuple[Look, str]]) -> None:
+        path = self._store.path(key)
+        look = look_of(there[_name(path)])
         self._report.opened += 1
         try:
             data = self._store.read(path)
-            document, state = documents.read_message(key, data, path)
+            document, state = self._store.parse(key, data, path)
             self._only_one(key)
             if state is None and not self._settled(look):
                 self._report.unsettled.add(path)
                 return
-            audio = self._sound(key, document, folder, there, known)
+            audio = self._sound(key, document, there, known)
         except (RecordError, StoreError) as error:
             if not self._settled(look):
                 self._report.unsettled.add(path)
@@ -251,22 +247,22 @@ class Scanner:
         self,
         key: str,
         document: dict[str, Any],
-        folder: str,
         there: dict[str, os.stat_result],
         known: dict[str, tuple[Look, str]],
     ) -> dict[str, Any] | None:
         """The `audio` field, checked against the file; None where the recording is damaged or still being written."""
-        ident = parse_key(key).name
         named = audio_of(document)
-        forms = [named["format"]] if named else [form for form in self._store.formats if f"{ident}.{form}" in there]
-        name = f"{ident}.{forms[0]}" if forms else ""
-        path = f"{folder}/{name}"
-        if name not in there:
+        forms = (named["format"],) if named else self._store.formats
+        paths = [self._store.audio_path(key, form) for form in forms]
+        path = next((path for path in paths if _name(path) in there), None)
+        if path is None:
             if named is None:
-                raise BadAudio(f"{folder}/{ident}.json has no recording beside it", hint=f"put {ident}.wav beside it")
-            self._damage(key, path, "its recording is gone")
+                raise BadAudio(
+                    f"{self._store.path(key)} has no recording beside it", hint=f"put {_name(paths[0])} beside it"
+                )
+            self._damage(key, paths[0], "its recording is gone")
             return None
-        look = look_of(there[name])
+        look = look_of(there[_name(path)])
         if named is None:
             if not self._settled(look):
                 self._report.unsettled.add(path)
@@ -320,13 +316,13 @@ class Scanner:
         self._faulty.add(shown)
         self._index.set_fault(shown, why, mend, self._clock.wall())
 
-    def _mended(self, listed: set[str]) -> None:
+    def _mended(self, walk: Walk, listed: set[str]) -> None:
         for fault in self._index.faults():
             path = fault["path"]
             folder = path.rpartition("/")[0]
             if path in self._faulty or (path.startswith(f"{STATE}/") and self._store.look(path) is not None):
                 continue
-            if folder in listed or not folder.endswith("/messages"):
+            if folder in listed or folder not in walk.folders:
                 self._index.drop_fault(path)
 
     def _settled(self, look: Look) -> bool:
@@ -335,6 +331,10 @@ class Scanner:
 
     def _is_litter(self, status: os.stat_result) -> bool:
         return self._clock.wall() * 1000 - status.st_mtime_ns > _LITTER_SECONDS * 1e9
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
 
 
 def _words(error: RecordError | StoreError) -> str:

@@ -14,11 +14,9 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from vmctl.durable import TEMP_PREFIX
-from vmctl.entry import Look
 from vmctl.errors import BrokenFile, NotFound, StoreUnusable
 from vmctl.model import (
     CALLFLOW,
@@ -36,23 +34,16 @@ from vmctl.model import (
 )  # fmt: skip
 from vmctl.names import GREETINGS, check_extension, is_extension, is_name
 from vmctl.store import documents
+from vmctl.store.format import STATE, Part, Walk, look_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-STATE = ".vmctl"
-_YAML = ".yaml"
+    from vmctl.entry import Look
+    from vmctl.model import Record
 
-
-@dataclass(slots=True)
-class Walk:
-    """What is in a store: files that people edit, message folders, and what belongs to nothing."""
-
-    files: dict[str, tuple[str, Look]] = field(default_factory=dict)  # path -> key, look
-    folders: dict[str, tuple[str, os.stat_result]] = field(default_factory=dict)  # path -> extension, stat
-    odd: dict[str, str] = field(default_factory=dict)  # path -> why
-    unread: dict[str, str] = field(default_factory=dict)  # folders that could not be read -> why
+_YAML, _JSON = ".yaml", "json"
 
 
 _lstat = os.lstat
@@ -63,13 +54,10 @@ def _listed(folder: Path) -> list[tuple[str, os.stat_result]]:
         return [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries if _ours(entry.name)]
 
 
-def look_of(status: os.stat_result) -> Look:
-    """What stat says of a file, as the index keeps it."""
-    return Look(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-
-
 class NativeStore:
-    """One store of the native format."""
+    """One store of the native format: see `vmctl.store.format` for what each method promises."""
+
+    name: ClassVar[str] = "native"
 
     def __init__(self, root: Path, formats: tuple[str, ...], document_limit: int) -> None:
         self.root = root
@@ -95,12 +83,31 @@ class NativeStore:
         if kind == GREETING:
             return f"mailboxes/{mailbox}/greetings/{name}.{audio_format}"
         if kind == MESSAGE:
-            return f"{self.folder(str(mailbox))}/{name}.json"
+            return f"{self.folder(str(mailbox))}/{name}.{_JSON}"
         raise ValueError(f"records of kind {kind!r} have no file")
 
     def folder(self, extension: str) -> str:
         """The folder of a mailbox's messages."""
         return f"mailboxes/{extension}/messages"
+
+    def mailbox_of(self, folder: str) -> str:
+        """The extension whose message folder it is."""
+        return folder.split("/")[1]
+
+    def part_of(self, path: str) -> Part | None:
+        """What a file of a message folder is by its name; None for one that vmctl keeps nothing in."""
+        ident, _, suffix = path.rpartition("/")[2].rpartition(".")
+        if not is_name(ident) or (suffix != _JSON and suffix not in self.formats):
+            return None
+        return Part(ident, None if suffix == _JSON else suffix)
+
+    def emptied(self, path: str) -> Iterator[str]:
+        """The folders that a deleted mailbox leaves; never the store's own."""
+        folder = path.rpartition("/")[0]
+        while "/" in folder:
+            yield from (f"{folder}/{inner}" for inner in ("messages", "greetings"))
+            yield folder
+            folder = folder.rpartition("/")[0]
 
     def audio_path(self, key: str, audio_format: str) -> str:
         """The file that holds a record's audio."""
@@ -140,10 +147,24 @@ class NativeStore:
         path = self.path(key)
         if self.look(path) is None:
             return None
+        return self.parse(key, self.read(path), path)[0]
+
+    def is_edited(self, kind: str) -> bool:
+        """Whether a document of this kind is text that people edit."""
+        return kind in documents.YAML_KINDS
+
+    def parse(self, key: str, data: bytes, path: str) -> tuple[dict[str, Any], Record | None]:
+        """The document in the bytes of a file, and a message's record if they hold it. Raises RecordError."""
         kind = parse_key(key).kind
         if kind == MESSAGE:
-            return documents.read_message(key, self.read(path), path)[0]
-        return documents.read_yaml(kind, self.read(path), path)
+            return documents.read_message(key, data, path)
+        return documents.read_yaml(kind, data, path), None
+
+    def text(self, record: Record) -> bytes:
+        """The bytes of the file that shows a record."""
+        if record.kind == MESSAGE:
+            return documents.write_message(record)
+        return documents.write_yaml(record.kind, record.document)
 
     def check_mailbox(self, extension: str) -> None:
         """Raises NotFound unless the mailbox has its file, and BadName."""
