@@ -2,7 +2,7 @@
 
 A format reads; `vmctl.apply` writes what it is told the bytes of a file are. Nothing here says how many folders a store
 has or what its files are called: paths are texts relative to the store, with '/', and mean something to the format
-alone. `tests/store_contract.py` is the suite that every format must pass.
+alone. `tests/test_store_contract.py` is the suite that every format must pass.
 
 What is asked of all of it:
 - Reading changes nothing, and follows no symbolic link.
@@ -126,7 +126,7 @@ class Format(Protocol):
         """
 
     def text(self, record: Record) -> bytes:
-        """The bytes of the file that shows this record; the same for equal records. Not for audio alone."""
+        """The bytes of the file that shows this record. Not for a record that is audio alone."""
 
     def document(self, key: str) -> dict[str, Any] | None:
         """The document of settings, a callflow, a mailbox or a message, straight from its file; None without one."""

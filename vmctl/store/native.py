@@ -196,7 +196,7 @@ class NativeStore:
         }
         folder, suffixes = folders[kind]
         found = {os.path.splitext(name)[0] for name in self._names(folder) if name.endswith(suffixes)}  # noqa: PTH122
-        return sorted(name for name in found if is_name(name))
+        return sorted(name for name in found if (name in GREETINGS if kind == GREETING else is_name(name)))
 
     def _names(self, folder: str) -> list[str]:
         try:
