@@ -36,18 +36,19 @@ FLOORS = (
     "apply",
     "outbox",
     "network inbox",
+    "rejoin",
     "replica",
     # one server at work: what commands do, what it tells
-    "desk status post",
+    "desk status post reindex",
     "undo",
     # both servers
     "round daemon demo",
-    "inquiry",
+    "inquiry join",
     # the command line: its frame, then the commands
     "cli.output",
     "cli.session cli.recordings cli.changes",
     "cli.app",
-    "cli.callflows cli.conflicts cli.demo cli.greetings cli.history cli.messages cli.network cli.prompts cli.roles cli.settings cli.sync",
+    "cli.callflows cli.conflicts cli.demo cli.greetings cli.history cli.joining cli.messages cli.network cli.prompts cli.roles cli.settings cli.sync",
     "cli.mailboxes",
     "__main__",
 )

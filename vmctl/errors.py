@@ -144,7 +144,10 @@ class StoreMissing(StoreError):
     """The store's directory or its identity is not there: it may not be mounted."""
 
     exit_code = 20
-    hint = "mount it, or correct 'store' in vmctl.yaml; nothing was created, read or deleted"
+    hint = (
+        "mount it, or correct 'store' in vmctl.yaml; where it is to be a new one, run 'vmctl join'; "
+        "nothing was created, read or deleted"
+    )
 
 
 class StoreForeign(StoreError):
@@ -181,7 +184,7 @@ class IndexDamaged(StoreError):
     """The index of a store cannot be read."""
 
     exit_code = 25
-    hint = "move .vmctl/index.db aside: the next 'vmctl sync' builds it anew from the files and the peer"
+    hint = "run 'vmctl reindex': it sets the index aside and builds a new one from the files and the other server"
 
 
 class StoreUnusable(StoreError):

@@ -53,13 +53,18 @@ def read(store: Path, network: str, server: str) -> Identity:
 
     Raises StoreMissing, StoreForeign, StoreNewer, StoreDamaged or StoreUnusable.
     """
-    identity = _decoded(_content(store), _path(store))
+    identity = look(store)
     if (identity.network, identity.server) != (network, server):
         raise StoreForeign(
             f"{store} belongs to server {identity.server} of network {identity.network}",
             why=f"vmctl.yaml says that it is the store of server {server} of network {network}",
         )
     return identity
+
+
+def look(store: Path) -> Identity:
+    """Whose store it is, whoever it is. Raises StoreMissing, StoreNewer, StoreDamaged or StoreUnusable."""
+    return _decoded(_content(store), _path(store))
 
 
 def renew(store: Path, network: str, server: str) -> Identity:

@@ -62,6 +62,35 @@ CREATE TABLE IF NOT EXISTS parked (packet TEXT PRIMARY KEY, facts TEXT NOT NULL)
 _TABLES = _SCHEMA + history.TABLE
 
 
+class _Cursor(sqlite3.Cursor):
+    """A cursor whose rows come out with our errors: damage may show at any of them."""
+
+    def __next__(self) -> Any:
+        try:
+            return super().__next__()
+        except sqlite3.DatabaseError as error:
+            raise _ours(error) from error
+
+    def fetchone(self) -> Any:
+        try:
+            return super().fetchone()
+        except sqlite3.DatabaseError as error:
+            raise _ours(error) from error
+
+    def fetchall(self) -> list[Any]:
+        try:
+            return super().fetchall()
+        except sqlite3.DatabaseError as error:
+            raise _ours(error) from error
+
+
+class _Connection(sqlite3.Connection):
+    """A connection whose cursors are such."""
+
+    def cursor(self, *_: Any) -> Any:
+        return super().cursor(_Cursor)
+
+
 class Index:
     """The open index of one store. Not shared between threads; processes share the file."""
 
@@ -88,13 +117,16 @@ class Index:
         if not create and not path.exists():
             raise StoreUnusable(f"there is no index at {path}", hint="run 'vmctl sync': it builds the index anew")
         try:
-            db = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
+            where = f"{path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
+            db = sqlite3.connect(
+                where, uri=True, isolation_level=None, timeout=30, check_same_thread=False, factory=_Connection
+            )
             try:
                 _set_journal(db)
                 version = db.execute("PRAGMA user_version").fetchone()[0]
-                if version > FORMAT:
+                if version > FORMAT and db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
                     raise StoreNewer(f"{path} has format {version}, this vmctl knows {FORMAT}")  # noqa: TRY301
-                if version < FORMAT:
+                if version != FORMAT:
                     path.chmod(0o600)
                     _make(db)
             except BaseException:
@@ -412,7 +444,10 @@ def _set_journal(db: sqlite3.Connection) -> None:
 def _make(db: sqlite3.Connection) -> None:
     """Make the tables, unless another process did so while this one waited for its turn."""
     db.execute("BEGIN IMMEDIATE")
-    if db.execute("PRAGMA user_version").fetchone()[0] < FORMAT:
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version not in range(1, FORMAT + 1) and db.execute("SELECT 1 FROM sqlite_master").fetchone():
+        raise IndexDamaged("the index is damaged", why="it is a database of another program")
+    if version < FORMAT:
         for statement in filter(None, map(str.strip, _TABLES.split(";"))):
             db.execute(statement)
         db.execute(f"PRAGMA user_version={FORMAT}")

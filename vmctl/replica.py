@@ -13,7 +13,7 @@ import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from vmctl import durable, identity
+from vmctl import durable, identity, rejoin
 from vmctl.apply import Applied, Applier
 from vmctl.contact import Contact
 from vmctl.errors import MailError, StoreExchanged
@@ -21,7 +21,6 @@ from vmctl.inbox import Inbox, Taken
 from vmctl.index import Index
 from vmctl.journal import Journal
 from vmctl.mail import SyncMail, parse
-from vmctl.model import Field, Record, Vector, join
 from vmctl.outbox import Outbox
 from vmctl.scan import Report, Scanner
 from vmctl.spool import Spool
@@ -76,7 +75,7 @@ class Replica:
         self.journal = Journal(self.store.state / "journal.jsonl")
         self.contact = Contact(index, clock, config.failover.after)
         if not remembers:
-            self._start_over("the index is new")
+            self._start_over("the index is not that of this life of the store")
         self.scanner = Scanner(self.store, index, clock, config.scan.settle)
         if not remembers:
             self.scanner.recall()
@@ -98,7 +97,7 @@ class Replica:
             whose = identity.read(server.store, config.network, name)  # another process may have begun a new one
             index = Index.open(server.store / identity.DIRECTORY / "index.db", create=True)
             try:
-                replica = cls(config, server, index, clock, remembers=index.meta("incarnation") == whose.incarnation)
+                replica = cls(config, server, index, clock, remembers=rejoin.remembers(index, whose))
                 replica.applier.recover()
             except BaseException:
                 index.close()
@@ -198,6 +197,11 @@ class Replica:
         self.outbox.forget_sent()
         return replace(self.inbox.take(mail), rolled_back=True)
 
+    def _start_over(self, why: str, above: int = 0) -> None:
+        rejoin.start_over(
+            self.index, self.journal, self.store.root, self.config.network, self.server.name, self.clock.wall(), why, above
+        )
+
     def _parse(self, raw: bytes) -> SyncMail:
         from vmctl import keys
 
@@ -205,81 +209,6 @@ class Replica:
             return keys.verify(self.peer.public_key, signature, data)
 
         return parse(raw, network=self.config.network, me=self.server.name, peer=self.peer.name, verify=verify)
-
-    # Memory that was lost
-
-    def _start_over(self, why: str, above: int = 0) -> None:
-        """A new incarnation: what was changed since is issued again under it.
-
-        That is what was changed above the last confirmed checkpoint, or above the one that the peer holds (`above`):
-        it was given after the state that this server was rolled back to, and before anything that was changed since.
-        """
-        root = self.store.root
-        former = self.index.meta("incarnation")
-        whose = identity.renew(root, self.config.network, self.server.name)
-        with self.index.transaction():
-            confirmed = int(self.index.meta("confirmed", "0"))
-            for entry in self.index.entries() if former else ():
-                number = self.index.next_number(self.clock.wall())
-                limit = max(confirmed, above)
-                record = reissued(entry.record, former, confirmed, limit, whose.incarnation, number)
-                if record is not entry.record:
-                    self.index.put(replace(entry, record=record), self.clock.wall())
-            self.index.forget_bases()
-            self.index.drop_checkpoints()
-            self.index.set_meta("full_scan", "0")
-            self.index.set_meta("incarnation", whose.incarnation)
-        if former:
-            log.warning("%s starts over as %s: %s", self.server.name, whose.incarnation, why)
-        at = self.clock.wall()
-        self.journal.append(
-            "event",
-            at=at,
-            server=self.server.name,
-            event="new incarnation",
-            now=whose.incarnation,
-            before=former,
-            reason=why,
-        )
-
-
-def reissued(record: Record, former: str, confirmed: int, above: int, now: str, number: int) -> Record:
-    """The record with what `former` changed above `above` credited to the incarnation `now`, as its change `number`.
-
-    The numbers of a rolled-back server's later changes mean other changes at the peer, so they are taken back. Up to
-    `confirmed` both servers mean the same.
-    """
-    if record.vector.get(former, 0) <= above:
-        return record
-    born = record.kept.get(former, 0)
-    counts = [confirmed, born, *(stamp.number for _, stamp in record.fields.values() if stamp.by == former)]
-    held = max(count for count in counts if count <= above)
-
-    def moved(vector: Vector) -> Vector:
-        if vector.get(former, 0) <= above:
-            return vector
-        rest = {by: count for by, count in vector.items() if by != former} | ({former: held} if held else {})
-        return join(rest, {now: number})
-
-    fields = {
-        name: Field(
-            value, stamp._replace(by=now, number=number) if stamp.by == former and stamp.number > above else stamp
-        )
-        for name, (value, stamp) in record.fields.items()
-    }
-    # The deleters had seen the births and saves that are here, but not what the peer holds under numbers as high.
-    seen = max(confirmed, born)
-    gone = {by: min(count, seen) if by == former else count for by, count in record.deleted.items()}
-    if not record.lives:
-        gone = join(gone, {now: number})
-    return replace(
-        record,
-        fields=fields,
-        vector=moved(record.vector),
-        kept=moved(record.kept),
-        deleted=gone,
-        purged=moved(record.purged),
-    )
 
 
 @contextlib.contextmanager

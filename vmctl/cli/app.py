@@ -40,6 +40,7 @@ class Command(NamedTuple):
 COMMANDS: dict[str, dict[str, Command]] = {
     "Begin": {
         "init": Command("network", "Make a network: a config, keys and two empty stores."),
+        "join": Command("joining", "Make a directory a store of its server: a second host, a new disk."),
         "demo": Command("demo", "Show it all on this machine: failover, recovery, failback."),
     },
     "See": {
@@ -55,6 +56,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "sync": Command("sync", "One round of synchronization."),
         "failover": Command("roles", "Let the other server serve."),
         "failback": Command("roles", "Let the home server serve again."),
+        "reindex": Command("joining", "Build a lost or damaged index anew."),
     },
     "Manage a store": {
         "mailbox": Command("mailboxes", "Mailboxes: create, set, list, show, delete."),

@@ -1,0 +1,101 @@
+"""`vmctl join` and `vmctl reindex`: a server that is new, was replaced, or has lost its index."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vmctl.cli.output import emit, note, report
+from vmctl.cli.session import Session
+
+if TYPE_CHECKING:
+    from vmctl.join import Plan
+    from vmctl.reindex import Rebuilt
+
+
+def join(
+    context: typer.Context,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")] = False,
+) -> None:
+    """Make the directory that vmctl.yaml names for a server a store of it: a second host, a new disk, a copy.
+
+    Mailboxes that are there stay as they are; the next sync joins them with those of the other server.
+
+    Example: vmctl join --server secondary --dry-run
+    """
+    from vmctl.clock import Clock
+    from vmctl.join import carry_out, plan
+
+    session = Session.of(context)
+    planned = plan(session.config, session.server, Clock().wall())
+    whose = None if dry_run else carry_out(planned)
+    value: dict[str, Any] = {
+        "server": planned.server,
+        "store": str(planned.root),
+        "found": planned.found,
+        "set_aside": str(planned.aside) if planned.aside else None,
+        "incarnation": whose.incarnation if whose else None,
+    }
+    emit(session, value, "\n".join(_steps(planned, done=not dry_run)))
+
+
+def _steps(plan: Plan, *, done: bool) -> list[str]:
+    was, would = ("is", "was") if done else ("would be", "would be")
+    found = ", ".join(f"{count} {name}" for name, count in plan.found.items() if count and name != "odd")
+    lines = [f"{plan.root} {was} a store of {plan.server}, network {plan.network}"]
+    if plan.aside is not None:
+        lines.append(f"  the .vmctl of {plan.former} {would} set aside as {plan.aside.name}, and is not used")
+    if found:
+        lines.append(f"  it holds {found}: they stay, and are joined with what the other server holds")
+    else:
+        lines.append("  it holds nothing: all that the other server holds comes from there")
+    if plan.found["odd"]:
+        lines.append(f"  {plan.found['odd']} names in it belong to nothing: 'vmctl status' will list them")
+    lines.append("next: vmctl serve, or vmctl sync" if done else "nothing was changed")
+    return lines
+
+
+def reindex(context: typer.Context) -> None:
+    """Set the index of a store aside and build a new one from the files: for one that is damaged or not to be trusted.
+
+    The next sync joins the store with the other server's. A daemon that runs here goes on with the new index.
+
+    Example: vmctl reindex --server primary
+    """
+    import time
+
+    from vmctl.clock import Clock
+    from vmctl.reindex import rebuild
+
+    session = Session.of(context)
+    made = rebuild(session.config, session.server, Clock(), time.sleep)
+    for fault in made.faults:
+        note(f"{fault['path']}: {fault['why']} - {fault['mend']}")
+    value = {
+        "server": session.server,
+        "set_aside": str(made.aside) if made.aside else None,
+        "incarnation": made.incarnation,
+        "records": made.records,
+        "messages": made.messages,
+        "faults": len(made.faults),
+    }
+    report(session, value, "\n".join(_rebuilt(session, made)))
+
+
+def _rebuilt(session: Session, made: Rebuilt) -> list[str]:
+    from vmctl.post import DAEMON, who_serves
+
+    root = session.config.servers[session.server].store
+    runs = who_serves(root) if root is not None else None
+    lines = [
+        f"{session.server}: the index is new: {made.records} records in the files, {made.messages} of them messages"
+        f", {len(made.faults)} files that cannot be read or are odd"
+    ]
+    if made.aside is not None:
+        lines.append(f"  the former one is {made.aside}; nothing needs it, and it may go when all is well")
+    served = runs is not None and runs[0] == DAEMON
+    lines.append(
+        "  its daemon goes on with it and joins the other server" if served else "next: vmctl sync, to join the other server"
+    )
+    return lines

@@ -1,0 +1,81 @@
+"""`vmctl reindex`: whatever the index is, it is set aside, and a new one is built from the files of the store.
+
+What the files do not say (what was deleted but for messages, the acknowledgements, the conflicts) the other server
+tells: this server joins it anew, under a new incarnation.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from vmctl import durable, identity
+from vmctl.model import MESSAGE
+from vmctl.replica import Replica, store_lock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from vmctl.clock import Clock
+    from vmctl.config import Config
+
+INDEX = "index.db"
+_BESIDE = ("-wal", "-shm")  # what SQLite keeps beside its file
+
+
+class Rebuilt(NamedTuple):
+    """What the new index holds, and where the old one is now (None: there was none)."""
+
+    aside: Path | None
+    incarnation: str
+    records: int
+    messages: int
+    faults: list[dict[str, Any]]
+
+
+def rebuild(config: Config, name: str, clock: Clock, wait: Callable[[float], object]) -> Rebuilt:
+    """Set the index of a server that is here aside and build a new one; `wait` lets seconds pass.
+
+    A daemon that runs on the store finds the new index by itself. A rebuild that is cut off is done again, or finished
+    by whatever opens the store next. Raises StoreMissing, StoreForeign, StoreBusy, ...
+    """
+    root = config.servers[name].store
+    assert root is not None, "a server that is here has a store"  # noqa: S101
+    identity.read(root, config.network, name)
+    with store_lock(root):
+        aside = set_aside(root / identity.DIRECTORY, clock.wall())
+    with Replica.open(config, name, clock) as replica:
+        replica.take()  # what came in before is older than what is on disk
+        replica.scan_settled(wait, full=True)
+        index = replica.index
+        return Rebuilt(
+            aside,
+            index.meta("incarnation"),
+            index.count("shown IS NOT NULL"),
+            index.count("shown IS NOT NULL AND kind = ?", (MESSAGE,)),
+            index.faults(),
+        )
+
+
+def set_aside(state: Path, wall: int) -> Path | None:
+    """Move the index in `state` away, under the time `wall` (microseconds); its new path, None where there was none.
+
+    The index itself goes first: without it SQLite removes what lies beside it.
+    """
+    index = state / INDEX
+    if not index.is_symlink() and not index.exists():
+        return None
+    aside = state / f"{INDEX}.aside-{stamp(wall)}"
+    durable.move(index, aside)
+    for suffix in _BESIDE:
+        beside = index.with_name(INDEX + suffix)
+        if beside.exists():
+            durable.move(beside, aside.with_name(aside.name + suffix))
+    return aside
+
+
+def stamp(wall: int) -> str:
+    """A time (microseconds) as part of a file's name, such as `20260131T081500.123456`."""
+    moment = datetime.fromtimestamp(wall / 1_000_000, UTC)
+    return f"{moment:%Y%m%dT%H%M%S}.{wall % 1_000_000:06d}"

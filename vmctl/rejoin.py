@@ -1,0 +1,112 @@
+"""A server whose memory was lost or rolled back starts over: under a new incarnation, with everything offered anew.
+
+Its files stay as they are. What it knows of them comes from the files themselves, and the peer tells the rest: the two
+are merged as a join, in which nobody's change is undone for being old, and what lost is listed as a conflict.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from vmctl import identity
+from vmctl.errors import IndexDamaged, JournalError
+from vmctl.model import Field, Record, Vector, join
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vmctl.index import Index
+    from vmctl.journal import Journal
+
+log = logging.getLogger("vmctl.rejoin")
+
+
+def remembers(index: Index, whose: identity.Identity) -> bool:
+    """Whether an index is the memory of the store's present life. Raises IndexDamaged for that of another server."""
+    of = index.meta("incarnation")
+    if of and of.rpartition("-")[0] != whose.server:
+        raise IndexDamaged(f"the index in the store of {whose.server} is that of {of.rpartition('-')[0]}")
+    return of == whose.incarnation
+
+
+def start_over(
+    index: Index, journal: Journal, root: Path, network: str, server: str, wall: int, why: str, above: int = 0
+) -> None:
+    """A new incarnation: what was changed since is issued again under it. `wall` is the time in microseconds.
+
+    That is what was changed above the last confirmed checkpoint, or above the one that the peer holds (`above`):
+    it was given after the state that this server was rolled back to, and before anything that was changed since.
+    """
+    former = index.meta("incarnation")
+    whose = identity.renew(root, network, server)
+    with index.transaction():
+        confirmed = int(index.meta("confirmed", "0"))
+        for entry in index.entries() if former else ():
+            number = index.next_number(wall)
+            record = reissued(entry.record, former, confirmed, max(confirmed, above), whose.incarnation, number)
+            if record is not entry.record:
+                index.put(replace(entry, record=record), wall)
+        index.forget_bases()
+        index.drop_checkpoints()
+        index.set_meta("full_scan", "0")
+        index.set_meta("incarnation", whose.incarnation)
+    _tell(journal, server, wall, former, whose.incarnation, why)
+
+
+def _tell(journal: Journal, server: str, wall: int, former: str, now: str, why: str) -> None:
+    facts = {"event": "new incarnation", "now": now, "before": former, "reason": why}
+    try:
+        began = journal.length_and_hash()[0] == 0
+        journal.append("event", at=wall, server=server, **facts)
+    except JournalError as error:  # the roles stand still, and say why; the stores are kept in step all the same
+        log.error("%s", error.what)
+        began = False
+    if former:
+        log.warning("%s starts over as %s: %s", server, now, why)
+    elif not began:
+        log.warning(
+            "%s had no index and builds a new one from its files, as %s: the other server tells the rest", server, now
+        )
+
+
+def reissued(record: Record, former: str, confirmed: int, above: int, now: str, number: int) -> Record:
+    """The record with what `former` changed above `above` credited to the incarnation `now`, as its change `number`.
+
+    The numbers of a rolled-back server's later changes mean other changes at the peer, so they are taken back. Up to
+    `confirmed` both servers mean the same.
+    """
+    if record.vector.get(former, 0) <= above:
+        return record
+    born = record.kept.get(former, 0)
+    counts = [confirmed, born, *(stamp.number for _, stamp in record.fields.values() if stamp.by == former)]
+    held = max(count for count in counts if count <= above)
+
+    def moved(vector: Vector) -> Vector:
+        if vector.get(former, 0) <= above:
+            return vector
+        rest = {by: count for by, count in vector.items() if by != former} | ({former: held} if held else {})
+        return join(rest, {now: number})
+
+    fields = {
+        name: Field(
+            value, stamp._replace(by=now, number=number) if stamp.by == former and stamp.number > above else stamp
+        )
+        for name, (value, stamp) in record.fields.items()
+    }
+    # The deleters had seen the births and saves that are here, but not what the peer holds under numbers as high.
+    seen = max(confirmed, born)
+    gone = {by: min(count, seen) if by == former else count for by, count in record.deleted.items()}
+    if not record.lives:
+        gone = join(gone, {now: number})
+    return replace(
+        record,
+        fields=fields,
+        vector=moved(record.vector),
+        kept=moved(record.kept),
+        deleted=gone,
+        purged=moved(record.purged),
+    )
+
+
