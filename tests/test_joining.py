@@ -15,6 +15,7 @@ from wire import Wire, tone
 from vmctl import errors, identity
 from vmctl.join import carry_out, plan
 from vmctl.reindex import rebuild
+from vmctl.undo import Undo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,6 +130,9 @@ def test_two_messages_of_one_id_stay_two(before: Before, newer: str) -> None:
     assert 2 == len({sha256 for _, sha256 in found[0]})
     assert "msg0001" in before.messages("2001")
     assert [["audio"]] * 2 == [[one["field"] for one in before.conflicts(name)] for name in SERVERS]
+    undo = Undo(before.a, before.desk())
+    with pytest.raises(errors.AlreadyExists, match="the other recording is the message message/2001/msg0001-"):
+        undo.take(undo.listed()[0].key.partition("/")[2])
     for name in SERVERS:  # and again, with nothing left to do
         before.scan(name, full=True)
     before.exchange()
@@ -275,6 +279,17 @@ def damage(path: Path, how: str) -> None:
             path.unlink()
 
 
+def use(wire: Wire) -> None:
+    """Open the primary's store and look at all that its index holds."""
+    replica = wire.open("primary")
+    try:
+        list(replica.index.entries())
+        replica.index.faults()
+        replica.index.hand_files()
+    finally:
+        replica.close()
+
+
 @pytest.mark.parametrize("how", ["garbage", "cut short", "a page lost", "another program's", "gone", "well"])
 def test_whatever_the_index_is_reindex_builds_a_new_one(wire: Wire, recording: Any, how: str) -> None:
     """The old one is set aside, the store joins again, and everything is there once."""
@@ -290,13 +305,7 @@ def test_whatever_the_index_is_reindex_builds_a_new_one(wire: Wire, recording: A
     damage(index, how)
     if how not in {"gone", "well"}:
         with pytest.raises(errors.IndexDamaged) as caught:
-            replica = wire.open("primary")
-            try:
-                list(replica.index.entries())
-                replica.index.faults()
-                replica.index.hand_files()
-            finally:
-                replica.close()
+            use(wire)
         assert "vmctl reindex" in caught.value.hint
     made = rebuild(wire.config, "primary", wire.clock, wire.clock.advance)
     assert (2, 1, []) == (made.records, made.messages, made.faults)

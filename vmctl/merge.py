@@ -8,9 +8,23 @@ anyhow. Vectors never choose a value: they only tell what was concurrent, hence 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from vmctl.model import ABSENT, CONFLICT, Field, Record, Stamp, Tick, Vector, canonical, dominates, field_as_json, join
+from vmctl.model import (
+    ABSENT,
+    CONFLICT,
+    MESSAGE,
+    Field,
+    Record,
+    Stamp,
+    Tick,
+    Vector,
+    canonical,
+    dominates,
+    field_as_json,
+    join,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,6 +32,7 @@ if TYPE_CHECKING:
 KEPT: Final = "kept"
 DELETED: Final = "deleted"
 AUDIO: Final = "audio"
+_LONGEST_ID_PART: Final = 48  # of the 64 characters of an id, with the slash before it
 
 
 def merge(one: Record, other: Record) -> Record:
@@ -61,6 +76,9 @@ def conflicts(mine: Record, other: Record) -> list[Record]:
     That is a record for each field that both set to other values, and one for a deletion that a save, restore or edit
     outlives. Both servers make the same records from the same two versions, so each lists what lost even when the other
     is gone.
+
+    The recording of a message is never changed, so two of them are two messages that were given the same id: the one
+    that loses it comes as well, as a message of an id of its own.
     """
     if mine.kind == CONFLICT:
         return []
@@ -71,10 +89,28 @@ def conflicts(mine: Record, other: Record) -> list[Record]:
         unheard = mine.vector.get(there.stamp.by, 0) < there.stamp.number
         if unseen and unheard and _different(here, there):
             winner = _later(here, there)
-            found.append(_lost_value(mine.key, name, winner, there if winner is here else here))
+            lost = _lost_value(mine.key, name, winner, there if winner is here else here)
+            if (name, mine.kind) == (AUDIO, MESSAGE) and _digest(here) and _digest(there):
+                return [lost, _namesake(other if winner is here else mine)]
+            found.append(lost)
     if mine.lives != other.lives:
         found += _outlived(other, mine) if mine.lives else _outlived(mine, other)
     return found
+
+
+def namesake_key(key: str, sha256: str) -> str:
+    """The key of the message that lost its id to another one, by the recording that it has."""
+    return f"{key[: _LONGEST_ID_PART + key.rindex('/')]}-{sha256[:16]}"
+
+
+def _namesake(loser: Record) -> Record:
+    return replace(loser, key=namesake_key(loser.key, _digest(loser.fields[AUDIO])))
+
+
+def _digest(audio: Field) -> str:
+    """The SHA-256 of a recording; "" where the field is none: it may come from the wire."""
+    sha256 = audio.value.get("sha256") if isinstance(audio.value, dict) else None
+    return sha256 if isinstance(sha256, str) and sha256.isascii() and sha256.isalnum() else ""
 
 
 def left_in_deleted(mailbox: Record, inside: Iterable[Record]) -> Record | None:

@@ -108,5 +108,3 @@ def reissued(record: Record, former: str, confirmed: int, above: int, now: str, 
         deleted=gone,
         purged=moved(record.purged),
     )
-
-

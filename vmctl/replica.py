@@ -199,7 +199,14 @@ class Replica:
 
     def _start_over(self, why: str, above: int = 0) -> None:
         rejoin.start_over(
-            self.index, self.journal, self.store.root, self.config.network, self.server.name, self.clock.wall(), why, above
+            self.index,
+            self.journal,
+            self.store.root,
+            self.config.network,
+            self.server.name,
+            self.clock.wall(),
+            why,
+            above,
         )
 
     def _parse(self, raw: bytes) -> SyncMail:

@@ -9,7 +9,7 @@ from vmctl.delta import changed_fields
 from vmctl.desk import check_section
 from vmctl.entry import Entry, audio_of
 from vmctl.errors import AlreadyExists, BadValue, NotFound, StoreBusy
-from vmctl.merge import AUDIO
+from vmctl.merge import AUDIO, namesake_key
 from vmctl.model import (
     ABSENT,
     CALLFLOW,
@@ -126,8 +126,13 @@ class Undo:
         if field is None:
             self._delete(key, conflict.key)
             return key
-        lost = field_from_json(conflict.key, document["lost"]).value
         audio = audio_of(document) if field == AUDIO else None
+        if audio is not None and parse_key(key).kind == MESSAGE:
+            raise AlreadyExists(
+                f"nothing is lost: the other recording is the message {namesake_key(key, audio['sha256'])}",
+                hint=f"'vmctl conflicts drop {ident}' is done with the conflict",
+            )
+        lost = field_from_json(conflict.key, document["lost"]).value
         if audio is not None and self._replica.applier.find(audio["sha256"]) is None:
             raise StoreBusy(f"the recording that lost in {ident} has not come yet", hint="'vmctl sync' fetches it")
         if parse_key(key).kind == GREETING:

@@ -88,14 +88,14 @@ def _rebuilt(session: Session, made: Rebuilt) -> list[str]:
 
     root = session.config.servers[session.server].store
     runs = who_serves(root) if root is not None else None
-    lines = [
-        f"{session.server}: the index is new: {made.records} records in the files, {made.messages} of them messages"
-        f", {len(made.faults)} files that cannot be read or are odd"
-    ]
+    counts = f"{made.records} records in the files, {made.messages} of them messages, {len(made.faults)} faults"
+    lines = [f"{session.server}: the index is new: {counts}"]
     if made.aside is not None:
         lines.append(f"  the former one is {made.aside}; nothing needs it, and it may go when all is well")
     served = runs is not None and runs[0] == DAEMON
     lines.append(
-        "  its daemon goes on with it and joins the other server" if served else "next: vmctl sync, to join the other server"
+        "  its daemon goes on with it and joins the other server"
+        if served
+        else "next: vmctl sync, to join the other server"
     )
     return lines
