@@ -446,7 +446,7 @@ def _make(db: sqlite3.Connection) -> None:
     db.execute("BEGIN IMMEDIATE")
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version not in range(1, FORMAT + 1) and db.execute("SELECT 1 FROM sqlite_master").fetchone():
-        raise IndexDamaged("the index is damaged", why="it is a database of another program")
+        raise IndexDamaged("the index .vmctl/index.db is damaged", why="it is a database of another program")
     if version < FORMAT:
         for statement in filter(None, map(str.strip, _TABLES.split(";"))):
             db.execute(statement)
@@ -488,7 +488,7 @@ def _record(key: str, text: str) -> Record:
 def _ours(error: sqlite3.DatabaseError) -> VmctlError:
     text = str(error)
     if not isinstance(error, sqlite3.OperationalError):
-        return IndexDamaged("the index is damaged", why=text)
+        return IndexDamaged("the index .vmctl/index.db is damaged", why=text)
     if "full" in text or getattr(error, "sqlite_errorname", "") == "SQLITE_IOERR_SHMSIZE":  # no room for its -shm
         return DiskFull("no room on the disk for the index", why=text)
     if "locked" in text:
