@@ -1,0 +1,85 @@
+"""When an act of a person at a file begins to count: when a scan has taken it into the index."""
+
+from vmctl.model import parse_key
+
+from .files import read_document
+from .ledger import ABSENT, require
+
+
+def learn(world, machine):
+    """What people did to files is an act from the moment when a scan has taken it in."""
+    name, ledger = machine.name, world.ledger
+    lives = {key: bool(alive) for key, alive in machine.index._db.execute("SELECT key, lives FROM records")}
+    for key, how in list(world.dropped[name].items()):
+        if lives.get(key):
+            ledger.note(name, key, "dropped in", keeps=True, writes=how["writes"], seen=())
+            del world.dropped[name][key]
+        elif not (machine.root / machine.post.replica.store.path(key)).exists():
+            require(how["power"] and not how["sync"], f"{name}: the file of {key} went before a scan saw it")
+            del world.dropped[name][key]
+    _brought_back(world, name, lives)
+    for key, removed in list(world.removed[name].items()):
+        if lives.get(key) is False:
+            ledger.note(name, key, "rm", deletes=True, seen=removed["seen"])
+            del world.removed[name][key]
+            if key.startswith("mailbox/"):
+                _mailbox_gone(world, name, key, lives)
+        elif any(path.exists() for path in removed["paths"]):
+            del world.removed[name][key]  # a power cut brought it back, or vmctl wrote it again
+    for key, hand in list(world.hand[name].items()):
+        _learn_edit(world, machine, key, hand)
+    for key, numbers in world.ledger.maybe.items():
+        if lives.get(key) and not any(act.keeps for act in ledger.of(ledger.know(name, key))):
+            births = {number for number in numbers if ledger.acts[number].keeps and ledger.acts[number].server == name}
+            ledger.know(name, key).update(births)
+            numbers -= births
+
+
+def _brought_back(world, name, lives):
+    """A message or greeting that nobody had seen brings its deleted mailbox back, with it what the mailbox was."""
+    ledger = world.ledger
+    for key in ledger.keys("mailbox/"):
+        if not lives.get(key) or not ledger.must_be_gone(key, ledger.know(name, key)):
+            continue
+        inner = f"/{parse_key(key).name}/"
+        if any(alive and inner in other for other, alive in lives.items()):
+            ledger.note(name, key, "brought back", keeps=True)
+
+
+def _mailbox_gone(world, name, key, lives):
+    box = parse_key(key).name
+    for inner in world.ledger.keys():
+        if parse_key(inner).mailbox == box and lives.get(inner) is False and inner not in world.removed[name]:
+            world.ledger.note(name, inner, "rm of its mailbox", deletes=True, seen=world.ledger.shown(name, inner))
+
+
+def _learn_edit(world, machine, key, hand):
+    name, path = machine.name, hand["path"]
+    taken = [_is_known(machine, key, field, value) for field, value in hand["writes"].items() if value != ABSENT]
+    if all(taken):
+        seen = hand["seen"]
+        loose = hand.get("loose", False)
+        world.ledger.note(name, key, "edit", keeps=True, writes=hand["writes"], seen=seen, maybe=loose)
+        del world.hand[name][key]
+        return
+    there = read_document(path) if path.exists() else None
+    if there is not None and all(there.get(field) == value for field, value in hand["writes"].items() if value != ABSENT):
+        return  # it waits for a scan
+    require(
+        hand["power"] and not hand["sync"],
+        f"{name}: a person's edit of {key} was overwritten: {hand['writes']}, the file holds {there}",
+    )
+    del world.hand[name][key]
+
+
+def _is_known(machine, key, field, value):
+    """Whether the index has a value that a person wrote: as the present one, an earlier one, or in a conflict."""
+    entry = machine.index.get(key)
+    if entry is not None and entry.record.document.get(field) == value:
+        return True
+    for conflict in machine.index.entries("kind = 'conflict'"):
+        document = conflict.record.document
+        if document.get("record") == key and document.get("field") == field:
+            if value in (document["won"].get("is"), document["lost"].get("is")):
+                return True
+    return False

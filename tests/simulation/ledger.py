@@ -1,0 +1,153 @@
+"""What must hold, by a model of its own: which acts each server has seen, and what an act had seen when it was done.
+
+An act on a record may keep it (a birth, a save, a restore; of all but messages any edit), delete it, and set fields. A
+delete removes only what its author had seen; a field is that of an act that no other act which set it had seen. The
+ledger follows the acts from server to server with the mails that carry them. It knows nothing of stamps or counters.
+
+What a crash left open, or what no server need hold any more, is a `maybe`: it may count or not.
+"""
+
+from dataclasses import dataclass, field
+
+ABSENT = "(absent)"
+
+
+class Violation(AssertionError):
+    """Something that must hold does not."""
+
+
+def require(condition, words):
+    """Raises Violation."""
+    if not condition:
+        raise Violation(words)
+
+
+@dataclass(frozen=True)
+class Act:
+    """One act on one record, and the acts on it that its author had seen."""
+
+    number: int
+    key: str
+    server: str
+    what: str
+    seen: frozenset
+    keeps: bool = False
+    deletes: bool = False
+    writes: tuple = ()
+
+    def sets(self, name):
+        """Whether it set a field."""
+        return any(field == name for field, _ in self.writes)
+
+    def value(self, name):
+        """The value that it gave to a field."""
+        return dict(self.writes)[name]
+
+
+@dataclass
+class Memory:
+    """What one server holds: for each record the acts in its index, and those that its file showed last."""
+
+    known: dict = field(default_factory=dict)
+    shown: dict = field(default_factory=dict)
+    spooled: list = field(default_factory=list)  # what mails that were answered with 250 bring
+
+    def copy(self):
+        """The same, for a backup."""
+        known = {key: set(acts) for key, acts in self.known.items()}
+        return Memory(known, dict(self.shown), list(self.spooled))
+
+
+class Ledger:
+    """All acts, and who has seen which."""
+
+    def __init__(self, names):
+        self.acts = {}
+        self.memory = {name: Memory() for name in names}
+        self.maybe = {}  # key -> acts that may count
+
+    def know(self, name, key):
+        """The acts on a record that a server has seen."""
+        return self.memory[name].known.setdefault(key, set())
+
+    def shown(self, name, key):
+        """The acts on a record that its file at a server showed last."""
+        return self.memory[name].shown.get(key, frozenset())
+
+    def note(self, name, key, what, *, seen=None, maybe=False, **how):
+        """An act was done at a server, having seen `seen`, or all that is known there."""
+        seen = frozenset(self.know(name, key)) if seen is None else frozenset(seen)
+        how["writes"] = tuple(sorted(how.get("writes", {}).items(), key=lambda item: item[0]))
+        act = Act(len(self.acts) + 1, key, name, what, seen, **how)
+        self.acts[act.number] = act
+        if maybe:
+            self.maybe.setdefault(key, set()).add(act.number)
+        else:
+            self.know(name, key).add(act.number)
+        return act
+
+    def doubt(self, key, numbers):
+        """These acts may count or not."""
+        self.maybe.setdefault(key, set()).update(numbers)
+
+    # Mails
+
+    def snapshot(self, name, keys):
+        """What a mail about these records brings."""
+        return {key: frozenset(self.know(name, key)) for key in keys}
+
+    def absorb(self, name, brought, *, sure=True):
+        """A server took what a mail brings."""
+        for key, acts in brought.items():
+            if sure:
+                self.know(name, key).update(acts)
+            else:
+                self.doubt(key, acts - self.know(name, key))
+
+    def take_spool(self, name):
+        """A server took all that it had answered with 250."""
+        memory = self.memory[name]
+        for brought, sure in memory.spooled:
+            self.absorb(name, brought, sure=sure)
+        memory.spooled.clear()
+
+    # What must be
+
+    def keys(self, prefix=""):
+        """The records that anything was done to."""
+        return sorted({act.key for act in self.acts.values() if act.key.startswith(prefix)})
+
+    def of(self, numbers):
+        """Acts by their numbers, in order."""
+        return [self.acts[number] for number in sorted(numbers)]
+
+    def must_live(self, key, known):
+        """Whether a birth, save or restore is there that no deleter can have seen."""
+        gone = _seen(act for act in self.of(known | self._maybe(key)) if act.deletes)
+        return any(act.keeps and act.number not in gone for act in self.of(known - self._maybe(key)))
+
+    def must_be_gone(self, key, known):
+        """Whether it was deleted, and the deleters had seen every birth, save and restore there may be."""
+        deletes = [act for act in self.of(known - self._maybe(key)) if act.deletes]
+        gone = _seen(deletes)
+        return bool(deletes) and all(act.number in gone for act in self.of(known | self._maybe(key)) if act.keeps)
+
+    def values(self, key, name, known):
+        """Of a field: the values of which one must be there, and those that may be there besides."""
+        sure = [act for act in self.of(known - self._maybe(key)) if act.sets(name)]
+        covered = _seen(sure)
+        open_ = [act for act in self.of(self._maybe(key)) if act.sets(name)]
+        return [act for act in sure if act.number not in covered], open_
+
+    def fields(self, key, name=None):
+        """Every field that was ever set in a record, as far as a server knows."""
+        acts = [act for act in self.acts.values() if act.key == key]
+        known = self._maybe(key) | self.know(name, key) if name else ()
+        return {field for act in acts for field, _ in act.writes if name is None or act.number in known}
+
+    def _maybe(self, key):
+        return self.maybe.get(key, set())
+
+
+def _seen(acts):
+    return {number for act in acts for number in act.seen}
