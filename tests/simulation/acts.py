@@ -118,15 +118,25 @@ def ordered(world, name, words, keys, call, note, *, at=None):
         how = world.dropped[name].pop(key)
         world.ledger.note(name, key, "dropped in", keeps=True, writes=how["writes"], seen=())
     if end == "ok":
+        _taken_before(world, name, keys)
         note(maybe=False, keys=keys)
     else:
         after = world.versions(name, keys)
+        _taken_before(world, name, [key for key in keys if before.get(key) != after.get(key)])
         done = [key for key in keys if before.get(key) != after.get(key)]
         if done:
             note(maybe=doubtful, keys=done)
         else:
             note(maybe=None, keys=keys)
     return f"{words}: {end}"
+
+
+def _taken_before(world, name, keys):
+    """A command first takes in what a person saved into the file."""
+    for key in keys:
+        hand = world.hand[name].pop(key, None)
+        if hand is not None:
+            world.ledger.note(name, key, "edit", keeps=True, writes=hand["writes"], seen=hand["seen"], maybe=hand.get("loose", False))
 
 
 def simple(world, name, what, **how):
@@ -199,7 +209,7 @@ def delete(world, name):
 @act("use", 1)
 def restore(world, name):
     """A user wants a deleted message back."""
-    keys = [key for key in world.ledger.keys("message/") if world.ledger.must_be_gone(key, world.ledger.know(name, key))]
+    keys = [key for key in world.ledger.keys("message/") if world.ledger.must_be_gone(key, [name])]
     if not keys or not world.start(name):
         return "restore: nothing is deleted"
     key = world.chance.choice(keys)
@@ -548,24 +558,22 @@ def edit_while_it_works(world, name):
     done = []
 
     def save():
-        if not path.exists():
-            return
-        document = read_document(path)
+        document = read_document(path) if path.exists() else None
         if document is None:
             return
-        world.disk.put(path, yaml_text(key, document | {"name": value}), world.chance.choice(("replace", "inplace")))
-        done.append(document)
-
-    side.then[side.steps + world.chance.choice((2, 4, 8, 15, 30))] = save
-    end = world.turn(name)
-    side.then.clear()
-    if done:  # which of the peer's changes the person had seen nobody knows: those fields may be the old ones again
-        for field, was in done[0].items():
+        world.disk.put(path, yaml_text(key, document | {"name": value}), how)
+        done.append(True)
+        for field, was in document.items():  # which of the peer's changes the person had seen nobody knows
             if field != "name":
                 world.ledger.note(name, key, "saved with it", writes={field: was}, maybe=True, keeps=True)
         world.hand[name][key] = {
             "seen": frozenset(), "writes": {"name": value}, "path": path, "sync": True, "power": False, "loose": True,
         }  # fmt: skip
+
+    how = world.chance.choice(("replace", "inplace"))
+    side.then[side.steps + world.chance.choice((2, 4, 8, 15, 30))] = save
+    end = world.turn(name)
+    side.then.clear()
     return f"edit of {key} at {name} name={value} {'during' if done else 'not during'} a turn: {end}"
 
 
@@ -616,6 +624,11 @@ def _remove(world, name, key, *, sync):
     }[kind]()
     for path in paths:
         world.disk.take_away(path, sync=sync)
+    if kind == "message":  # with the file goes the recording
+        lost = world.damaged.setdefault(key, set())
+        lost.add(name)
+        if not (world.machines[world.other(name)].root / f"mailboxes/{mailbox}/messages/{ident}.wav").exists():
+            lost.add(world.other(name))
     world.hand[name].pop(key, None)
     if key in world.dropped[name]:
         del world.dropped[name][key]  # nobody had scanned it: it is gone
@@ -714,8 +727,14 @@ def _forget(world, name):
         ledger.doubt(key, lost - ledger.know(world.other(name), key))
         if not key.startswith("message/") and known:
             _found_again(world, name, key)
-    if machine.unmounted is None:
-        world.rolled.pop(name, None)
+    for key, removed in world.removed[name].items():  # a new index cannot know that there was anything
+        ledger.note(name, key, "rm, forgotten", deletes=True, seen=removed["seen"], maybe=True)
+        ledger.doubt(key, ledger.know(name, key) - ledger.know(world.other(name), key))
+    world.removed[name].clear()
+    for brought, *_ in ledger.memory[name].spooled:  # what is based on what was lost is left and asked for anew
+        ledger.absorb(name, brought, sure=False)
+    ledger.memory[name].spooled.clear()
+    world.rolled.pop(name, None)
 
 
 def _found_again(world, name, key):
@@ -769,7 +788,9 @@ def put_back(world, name):
     world.forgetful = True
     world.ledger.memory[name], lost = memory.copy(), world.ledger.memory[name]
     for key in world.ledger.keys():
-        known = lost.known.get(key, set()) | {n for brought, _ in lost.spooled for n in brought.get(key, ())}
+        known = lost.known.get(key, set()) | {
+            number for brought, *_ in lost.spooled for numbers in brought.get(key, ()) for number in numbers
+        }
         gone = known - world.ledger.know(name, key) - world.ledger.know(world.other(name), key)
         world.ledger.doubt(key, gone)
     for kind, values in pending.items():

@@ -37,12 +37,11 @@ def check_step(world):
 def _presence(world, name, lives):
     ledger = world.ledger
     for key in ledger.keys():
-        known = ledger.know(name, key)
         if key in world.removed[name]:
             continue
-        if ledger.must_live(key, known):
+        if ledger.must_live(key, [name]):
             require(lives.get(key), f"{name}: {key} is missing: {_history(world, key)}")
-        elif ledger.must_be_gone(key, known):
+        elif ledger.must_be_gone(key, [name]):
             require(not lives.get(key), f"{name}: {key} is back although it was deleted: {_history(world, key)}")
 
 
@@ -134,28 +133,28 @@ def check_rest(world, ends):
     differ = sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key) and key not in lost)
     require(not differ, f"the stores differ in {[(key, one.get(key), other.get(key)) for key in differ]}")
     for key in world.ledger.keys():
-        if key not in lost:
+        if key not in lost or world.ledger.must_be_gone(key, NAMES):
             _final(world, key, one.get(key))
 
 
 def _final(world, key, document):
     ledger = world.ledger
-    known = ledger.know(NAMES[0], key) | ledger.know(NAMES[1], key)
-    if ledger.must_live(key, known):
+    if ledger.must_live(key, NAMES):
         require(document is not None, f"{key} is lost: {_history(world, key)}")
-    elif ledger.must_be_gone(key, known):
+    elif ledger.must_be_gone(key, NAMES):
         require(document is None, f"{key} was deleted and is there: {_history(world, key)}")
     if document is None:
         return
     for field in sorted(ledger.fields(key)):
-        must, may = ledger.values(key, field, known)
+        must, may = ledger.values(key, field, NAMES)
         values = [act.value(field) for act in must]
         allowed = [*values, *(act.value(field) for act in may)]
         value = document.get(field, ABSENT)
         if must:
             require(value in allowed, f"{key}: {field} is {value}, it must be one of {allowed}: {_history(world, key)}")
         if value in values and not world.forgetful:
-            _conflicts_listed(world, key, field, value, values)
+            gone = ledger.deleted(key, NAMES)
+            _conflicts_listed(world, key, field, value, [act.value(field) for act in must if act.number not in gone])
 
 
 def _conflicts_listed(world, key, field, value, values):

@@ -39,7 +39,7 @@ def _brought_back(world, name, lives):
     """A message or greeting that nobody had seen brings its deleted mailbox back, with it what the mailbox was."""
     ledger = world.ledger
     for key in ledger.keys("mailbox/"):
-        if not lives.get(key) or not ledger.must_be_gone(key, ledger.know(name, key)):
+        if not lives.get(key) or not ledger.must_be_gone(key, [name]):
             continue
         inner = f"/{parse_key(key).name}/"
         if any(alive and inner in other for other, alive in lives.items()):

@@ -46,16 +46,20 @@ class Act:
 
 @dataclass
 class Memory:
-    """What one server holds: for each record the acts in its index, and those that its file showed last."""
+    """What one server holds: for each record the acts in its index, and those that its file showed last.
+
+    `perhaps` are acts that came in a mail which it may have had reason to leave.
+    """
 
     known: dict = field(default_factory=dict)
+    perhaps: dict = field(default_factory=dict)
     shown: dict = field(default_factory=dict)
     spooled: list = field(default_factory=list)  # what mails that were answered with 250 bring
 
     def copy(self):
         """The same, for a backup."""
-        known = {key: set(acts) for key, acts in self.known.items()}
-        return Memory(known, dict(self.shown), list(self.spooled))
+        known, perhaps = ({key: set(acts) for key, acts in these.items()} for these in (self.known, self.perhaps))
+        return Memory(known, perhaps, dict(self.shown), list(self.spooled))
 
 
 class Ledger:
@@ -69,6 +73,10 @@ class Ledger:
     def know(self, name, key):
         """The acts on a record that a server has seen."""
         return self.memory[name].known.setdefault(key, set())
+
+    def perhaps(self, name, key):
+        """The acts that it may have seen besides."""
+        return self.memory[name].perhaps.setdefault(key, set())
 
     def shown(self, name, key):
         """The acts on a record that its file at a server showed last."""
@@ -93,22 +101,25 @@ class Ledger:
     # Mails
 
     def snapshot(self, name, keys):
-        """What a mail about these records brings."""
-        return {key: frozenset(self.know(name, key)) for key in keys}
+        """What a mail about these records brings, for sure and perhaps."""
+        return {key: (frozenset(self.know(name, key)), frozenset(self.perhaps(name, key))) for key in keys}
 
     def absorb(self, name, brought, *, sure=True):
         """A server took what a mail brings."""
-        for key, acts in brought.items():
-            if sure:
-                self.know(name, key).update(acts)
-            else:
-                self.doubt(key, acts - self.know(name, key))
+        for key, (acts, others) in brought.items():
+            self.know(name, key).update(acts if sure else ())
+            self.perhaps(name, key).update(others if sure else acts | others)
+            self.perhaps(name, key).difference_update(self.know(name, key))
 
-    def take_spool(self, name):
-        """A server took all that it had answered with 250."""
+    def take_spool(self, name, incarnation):
+        """A server took all that it had answered with 250.
+
+        A mail for a former life of its memory may say what changed since a version that it does not hold any more:
+        that is left and asked for anew.
+        """
         memory = self.memory[name]
-        for brought, sure in memory.spooled:
-            self.absorb(name, brought, sure=sure)
+        for brought, sure, to in memory.spooled:
+            self.absorb(name, brought, sure=sure and to in ("", incarnation))
         memory.spooled.clear()
 
     # What must be
@@ -121,23 +132,37 @@ class Ledger:
         """Acts by their numbers, in order."""
         return [self.acts[number] for number in sorted(numbers)]
 
-    def must_live(self, key, known):
-        """Whether a birth, save or restore is there that no deleter can have seen."""
-        gone = _seen(act for act in self.of(known | self._maybe(key)) if act.deletes)
-        return any(act.keeps and act.number not in gone for act in self.of(known - self._maybe(key)))
+    def must_live(self, key, names):
+        """Whether a birth, save or restore is there that no deleter can have seen, by what these servers know."""
+        known, maybe = self._by(key, names)
+        gone = _seen(act for act in self.of(known | maybe) if act.deletes)
+        return any(act.keeps and act.number not in gone for act in self.of(known))
 
-    def must_be_gone(self, key, known):
+    def must_be_gone(self, key, names):
         """Whether it was deleted, and the deleters had seen every birth, save and restore there may be."""
-        deletes = [act for act in self.of(known - self._maybe(key)) if act.deletes]
+        known, maybe = self._by(key, names)
+        deletes = [act for act in self.of(known) if act.deletes]
         gone = _seen(deletes)
-        return bool(deletes) and all(act.number in gone for act in self.of(known | self._maybe(key)) if act.keeps)
+        return bool(deletes) and all(act.number in gone for act in self.of(known | maybe) if act.keeps)
 
-    def values(self, key, name, known):
-        """Of a field: the values of which one must be there, and those that may be there besides."""
-        sure = [act for act in self.of(known - self._maybe(key)) if act.sets(name)]
+    def deleted(self, key, names):
+        """The acts that somebody had seen who deleted the record."""
+        known, maybe = self._by(key, names)
+        return _seen(act for act in self.of(known | maybe) if act.deletes)
+
+    def values(self, key, name, names):
+        """Of a field: the acts of which one must have given its value, and those that may have besides."""
+        known, maybe = self._by(key, names)
+        sure = [act for act in self.of(known) if act.sets(name)]
         covered = _seen(sure)
-        open_ = [act for act in self.of(self._maybe(key)) if act.sets(name)]
+        open_ = [act for act in self.of(maybe) if act.sets(name)]
         return [act for act in sure if act.number not in covered], open_
+
+    def _by(self, key, names):
+        """The acts that these servers know for sure, and those that may count besides."""
+        known = {number for name in names for number in self.know(name, key)}
+        maybe = self._maybe(key) | {number for name in names for number in self.perhaps(name, key)}
+        return known - self._maybe(key), maybe - (known - self._maybe(key))
 
     def fields(self, key, name=None):
         """Every field that was ever set in a record, as far as a server knows."""

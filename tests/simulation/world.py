@@ -289,7 +289,7 @@ class World:
         """A server takes in what its spool holds."""
         machine.post.take()
         self.refresh_rolled(machine)
-        self.ledger.take_spool(machine.name)
+        self.ledger.take_spool(machine.name, machine.index.meta("incarnation"))
 
     def send(self, machine, *, always=False, anew=False, most=1000):
         """A server sends what is due, as its loop does; gives how many mails left."""
@@ -297,7 +297,8 @@ class World:
         learn(self, machine)
         for parcel in machine.post.parcels(always=always, anew=anew):
             sure = self.rolled.get(machine.name) is None
-            self.leaving = (self.ledger.snapshot(machine.name, parcel.versions), sure)
+            to = machine.index.meta("peer_incarnation")
+            self.leaving = (self.ledger.snapshot(machine.name, parcel.versions), sure, to)
             self.counts["mails"] += 1
             self.sent_bytes = len(parcel.raw)
             try:
