@@ -26,7 +26,7 @@ FLOORS = (
     # values and what opens them, each knowing the ground only
     "model view pin audio identity spool contact faults schedule ways mail_parts yamltext keys watch",
     # what is computed from values, and where they are kept
-    "merge delta fields callflow evidence journal entry config_values mail_json mail_words store.pool sender receiver",
+    "merge delta fields callflow evidence journal entry config_values mail_json mail_words store.pool sender receiver tombstones clocks",
     "history",
     "roles index config_keys mail_content store.documents store.format",
     "failover config_checks mail store.native edits",

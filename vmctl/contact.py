@@ -62,6 +62,8 @@ class Contact:
             self._index.set_note("heard", {"steady": issued, "boot": boot, "wall": self._clock.wall()})
         if newest:
             facts = {**mail.status, "sent": mail.sent, "config": mail.config, "echoed": issued}
+            now = self._clock.wall()
+            facts["skew"] = skew_of(mail.sent, now - int((self._clock.steady() - issued) * 1_000_000), now)
             for name in ("acks", "wants", "proof"):
                 facts.pop(name, None)
             for name in ("last", "settled", "pending"):  # what is no number here was not written by vmctl
@@ -83,6 +85,11 @@ class Contact:
             return None
         return max(0.0, self._clock.steady() - float(heard["steady"]))
 
+    def skew(self) -> float | None:
+        """By how many seconds at least the peer's clock is ahead of this one (behind: below 0); None if unknown."""
+        skew = self.facts().get("skew")
+        return skew if isinstance(skew, float) else None
+
     def last_heard(self) -> int | None:
         """The wall time (microseconds) at which the peer was last heard, for showing."""
         heard = self._index.note("heard")
@@ -97,3 +104,11 @@ class Contact:
     def facts(self) -> dict[str, Any]:
         """What the peer said of itself in its newest fresh mail."""
         return self._index.note("peer") or {}
+
+
+def skew_of(sent: int, asked: int, now: int) -> float:
+    """How far a clock is off at least, in seconds; above 0 where it is ahead, 0.0 where nothing tells that it is off.
+
+    It read `sent` at some moment between `asked` and `now` by this clock (all microseconds).
+    """
+    return (sent - min(max(sent, asked), now)) / 1_000_000

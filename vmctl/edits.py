@@ -38,7 +38,7 @@ class Edits:
         entry = self._index.get(key)
         wall = self._clock.wall()
         if entry is None:
-            fresh = state or created(key, document, self._tick(), min(at, wall))
+            fresh = self._put_back(state) if state else created(key, document, self._tick(), min(at, wall))
             self._witness(fresh)
             self._put(Entry(fresh, fresh if state else _as_in_file(fresh)))
             return
@@ -93,6 +93,15 @@ class Edits:
         if entry is not None and entry.shown is not None:
             fields = {name: field for name, field in entry.shown.fields.items() if name != "audio"}
             self._put(replace(entry, shown=replace(entry.shown, fields=fields)))
+
+    def _put_back(self, state: Record) -> Record:
+        """A message's file that the index knows nothing of: what was forgotten here and is there again is restored.
+
+        Else the other server, which has forgotten it, too, would take it for an old copy of what was deleted.
+        """
+        mine, last = self._index.meta("incarnation"), self._index.last_number
+        forgotten = self._index.tombstones.was_dropped(state, mine, last) or 0 < state.kept.get(mine, 0) <= last
+        return restored(state, self._tick()) if state.lives and forgotten else state
 
     def _appeared(self, entry: Entry, document: dict[str, Any], at: int, state: Record | None, *, whole: bool) -> None:
         record = entry.record

@@ -20,6 +20,7 @@ from vmctl.model import (
     Record,
     Tick,
     Vector,
+    deleted,
     mailbox_key,
     parse_key,
     restored,
@@ -50,6 +51,9 @@ class Taken:
     changed: list[str] = field(default_factory=list)
     conflicts: list[str] = field(default_factory=list)
     acked: list[str] = field(default_factory=list)
+    forgotten: list[str] = field(
+        default_factory=list
+    )  # living ones that came in as deleted: they were so here, long ago
     fresh: bool = False
     rolled_back: bool = False
     above: int = 0  # where it was rolled back: every change above this number was made since
@@ -98,6 +102,7 @@ class Inbox:
             if current:
                 taken.fresh = self._contact.take(mail)
                 if mail.peer_incarnation == self._index.meta("incarnation") and not forgetful:
+                    self._bound(mail)
                     self._acks(mail.status.get("acks"), taken)
                     self._wants(mail.status.get("wants"))
                 if taken.fresh:
@@ -215,7 +220,11 @@ class Inbox:
                 self._put(replace(entry, record=merge_fields(entry.record, part)), taken)
             return
         self._index.drop_want(key)
-        if entry is None:
+        if entry is None and self._was_dropped(part):
+            self._put(Entry(deleted(part, self._tick())), taken)
+            taken.forgotten.append(key)
+            log.warning("%s came back from a copy that is older than its tombstone: it stays deleted", key)
+        elif entry is None:
             self._put(Entry(part, base=part if part.version == version else None), taken)
         else:
             self._list_conflicts(entry.record, part, taken)
@@ -224,6 +233,15 @@ class Inbox:
             merged = merge(entry.record, part)
             self._put(replace(entry, record=merged, base=merged if merged.version == version else entry.base), taken)
         self._index.add_ack(key, version)
+
+    def _was_dropped(self, part: Record) -> bool:
+        return self._index.tombstones.was_dropped(part, self._index.meta("incarnation"), self._index.last_number)
+
+    def _bound(self, mail: SyncMail) -> None:
+        """The peer says up to which number this server has acknowledged all of its changes, so they were all here."""
+        settled = mail.status.get("settled")
+        if type(settled) is int:
+            self._index.tombstones.set_bound(mail.incarnation, settled)
 
     def _list_conflicts(self, mine: Record, part: Record, taken: Taken) -> None:
         for conflict in conflicts(mine, part):
@@ -244,10 +262,12 @@ class Inbox:
             inside = (inner.record for inner in self._index.in_mailbox(extension))
             if entry is None or (conflict := left_in_deleted(entry.record, inside)) is None:
                 continue
-            tick = Tick(self._index.next_number(self._clock.wall()), self._index.meta("incarnation"))
-            self._put(replace(entry, record=restored(entry.record, tick)), taken)
+            self._put(replace(entry, record=restored(entry.record, self._tick())), taken)
             self._list(conflict, taken)
             log.warning("mailbox %s is back: something was put into it while it was deleted", extension)
+
+    def _tick(self) -> Tick:
+        return Tick(self._index.next_number(self._clock.wall()), self._index.meta("incarnation"))
 
     def _put(self, entry: Entry, taken: Taken) -> None:
         self._index.put(entry, self._clock.wall())

@@ -15,7 +15,7 @@ import sqlite3
 import time
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from vmctl import history
+from vmctl import history, tombstones
 from vmctl.clock import tick
 from vmctl.entry import Entry, Look, audio_of
 from vmctl.errors import DiskFull, IndexDamaged, StoreBusy, StoreNewer, StoreUnusable, VmctlError
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FORMAT: Final = 2
+NO_FILE: Final = "vmctl:"  # so begin the names of faults that no file has
 _SAME = "="
 _OPENING, _OPEN_AGAIN = 10.0, 0.02  # seconds
 # The order of shipping: what a server needs to answer calls at all comes before what callers left.
@@ -58,8 +59,10 @@ CREATE TABLE IF NOT EXISTS wants (key TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS parts (sha256 TEXT, start INTEGER, stop INTEGER, PRIMARY KEY (sha256, start)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS offers (sha256 TEXT, start INTEGER, stop INTEGER, PRIMARY KEY (sha256, start)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS parked (packet TEXT PRIMARY KEY, facts TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS unacked (key TEXT PRIMARY KEY, above INTEGER NOT NULL, first INTEGER NOT NULL) WITHOUT ROWID;
+INSERT OR IGNORE INTO unacked SELECT key, 0, number FROM records WHERE base IS NOT '=';
 """
-_TABLES = _SCHEMA + history.TABLE
+_TABLES = _SCHEMA + history.TABLE + tombstones.TABLE
 
 
 class _Cursor(sqlite3.Cursor):
@@ -98,10 +101,11 @@ class Index:
         self._db = connection
         self._path = path
         self._inode = path.stat().st_ino
-        self._last = 0
+        self._last = self._began = 0
         self._digest = 0
         self._depth = 0
         self.history = history.History(self._run)
+        self.tombstones = tombstones.Tombstones(self._run, self.note, self.set_note)
 
     @property
     def is_there(self) -> bool:
@@ -152,7 +156,7 @@ class Index:
         self._run("BEGIN IMMEDIATE")
         self._depth = 1
         try:
-            self._last = int(self.meta("last", "0"))
+            self._last = self._began = int(self.meta("last", "0"))
             self._digest = int(self.meta("digest", "0"), 16)
             before = (self._last, self._digest)
             yield
@@ -200,7 +204,10 @@ class Index:
 
     @property
     def digest(self) -> str:
-        """A digest over the versions of all records: equal on both servers when they hold the same."""
+        """A digest over the versions of all records: equal on both servers when they hold the same.
+
+        Tombstones do not count: each server drops them in its own time.
+        """
         return f"{self._digest:032x}" if self._depth else self.meta("digest", "0" * 32)
 
     def meta(self, name: str, default: str = "") -> str:
@@ -235,11 +242,14 @@ class Index:
         version = record.version
         if old is None or old[0] != version:
             number = self.next_number(wall)
-            self._digest ^= int(version, 16) ^ (0 if old is None else int(old[0], 16))
+            counted = old is not None and not self.tombstones.is_purged(record.key)
+            self._digest ^= (int(old[0], 16) if counted else 0) ^ (0 if record.is_purged else int(version, 16))
+            self.tombstones.take(record, wall)
         else:
             number = old[1]
         key = parse_key(record.key)
         audio = audio_of(record.document)
+        base = _dump_other(entry.base, version)
         if key.kind in history.KINDS and (old is None or old[0] != version):
             former = None if old is None else self.get(record.key)
             self.history.take(record, number, former.record if former else None)
@@ -248,10 +258,21 @@ class Index:
             (
                 record.key, key.kind, key.name if key.kind == MAILBOX else key.mailbox, key.name, record.lives,
                 _RANK.get(key.kind, _OTHER_RANK), number, version, _dump(record),
-                audio["sha256"] if audio else None, _dump_other(entry.shown, version), _dump_other(entry.base, version),
-                entry.todo,
+                audio["sha256"] if audio else None, _dump_other(entry.shown, version), base, entry.todo,
             ),
         )  # fmt: skip
+        self._note_unacked(record.key, base, number, new=old is None or number != old[1])
+
+    def _note_unacked(self, key: str, base: str | None, number: int, *, new: bool) -> None:
+        """Keep of what the peer lacks since which change it does: all that it lacks of it is `above` a number.
+
+        The change itself has one of the numbers that were given in this transaction. Of a version that is not new, and
+        is asked for again, it may lack anything.
+        """
+        if base == _SAME:
+            self._run("DELETE FROM unacked WHERE key = ?", (key,))
+        else:
+            self._run("INSERT OR IGNORE INTO unacked VALUES (?, ?, ?)", (key, self._began if new else 0, number))
 
     def entries(self, where: str = "1", values: tuple[Any, ...] = ()) -> Iterator[Entry]:
         """The entries that a condition selects, by key."""
@@ -289,13 +310,20 @@ class Index:
         return int(self._run("SELECT count(*) FROM records WHERE base IS NOT '='").fetchone()[0])
 
     def oldest_pending(self) -> int | None:
-        """The change number (a clock reading, microseconds) of the oldest record that the peer lacks."""
-        value = self._run("SELECT min(number) FROM records WHERE base IS NOT '='").fetchone()[0]
+        """The change number (a clock reading, microseconds) of the oldest change that the peer lacks."""
+        value = self._run("SELECT min(first) FROM unacked").fetchone()[0]
         return None if value is None else int(value)
+
+    @property
+    def settled(self) -> int:
+        """The number up to which the peer has acknowledged every change of this server."""
+        above = self._run("SELECT min(above) FROM unacked").fetchone()[0]
+        return self.last_number if above is None else int(above)
 
     def forget_bases(self) -> None:
         """The peer's acknowledgements are void: everything is offered again, by both."""
         self._run("UPDATE records SET base = NULL")
+        self._run("INSERT OR REPLACE INTO unacked SELECT key, 0, number FROM records")
         self._run("DELETE FROM offers")
         self._run("DELETE FROM wants")
 
@@ -340,7 +368,7 @@ class Index:
         self._run("DELETE FROM folders WHERE path = ?", (path,))
 
     def faults(self) -> list[dict[str, Any]]:
-        """The files that cannot be read or are odd: path, why, mend, since (microseconds)."""
+        """What is at fault, most of it files that cannot be read or are odd: path, why, mend, since (microseconds)."""
         names = ("path", "why", "mend", "since")
         return [dict(zip(names, row, strict=True)) for row in self._run("SELECT * FROM faults ORDER BY path")]
 

@@ -321,11 +321,9 @@ class Outbox:
 
     def status(self) -> dict[str, Any]:
         """What the peer needs to know to tell whether both are in step."""
-        oldest = self._index.oldest_pending()
-        last = self._index.last_number
         return {
-            "last": last,
-            "settled": last if oldest is None else oldest - 1,
+            "last": self._index.last_number,
+            "settled": self._index.settled,
             "pending": self._index.pending_count(),
             "todo": self._index.count("todo"),
             "digest": self._index.digest,

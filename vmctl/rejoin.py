@@ -43,6 +43,7 @@ def start_over(
     whose = identity.renew(root, network, server)
     with index.transaction():
         confirmed = int(index.meta("confirmed", "0"))
+        index.tombstones.set_bound(former, confirmed)
         for entry in index.entries() if former else ():
             number = index.next_number(wall)
             record = reissued(entry.record, former, confirmed, max(confirmed, above), whose.incarnation, number)

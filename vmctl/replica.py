@@ -13,10 +13,10 @@ import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from vmctl import durable, identity, rejoin
+from vmctl import clocks, durable, identity, rejoin
 from vmctl.apply import Applied, Applier
 from vmctl.contact import Contact
-from vmctl.errors import MailError, StoreExchanged
+from vmctl.errors import JournalError, MailError, StoreExchanged
 from vmctl.inbox import Inbox, Taken
 from vmctl.index import Index
 from vmctl.journal import Journal
@@ -172,6 +172,8 @@ class Replica:
         """Merge every mail of the spool into the index, write the files, and let the spool go."""
         with self.locked():
             taken = [mail for path in self.spool.waiting() if (mail := self._take_one(path)) is not None]
+            if any(mail.fresh for mail in taken):
+                self._watch_clock()
             return Intake(taken, self.applier.apply_all())
 
     def _take_one(self, path: Path) -> Taken | None:
@@ -191,11 +193,20 @@ class Replica:
 
     def _merged(self, mail: SyncMail) -> Taken:
         taken = self.inbox.take(mail)
-        if not taken.rolled_back:
-            return taken
-        self._start_over("the peer holds later changes of this server than this server does", taken.above)
-        self.outbox.forget_sent()
-        return replace(self.inbox.take(mail), rolled_back=True)
+        if taken.rolled_back:
+            self._start_over("the peer holds later changes of this server than this server does", taken.above)
+            self.outbox.forget_sent()
+            taken = replace(self.inbox.take(mail), rolled_back=True)
+        for key in taken.forgotten:
+            self.tell("an old copy of what was deleted", record=key)
+        return taken
+
+    def _watch_clock(self) -> None:
+        skew, limit, at = self.contact.skew(), self.config.clock.skew, self.clock.wall()
+        with self.index.transaction():
+            news = clocks.watch(self.index, skew, limit=limit, peer=self.peer.name, at=at)
+        if news is not None:
+            self.tell(news, skew=skew)
 
     def _start_over(self, why: str, above: int = 0) -> None:
         rejoin.start_over(
@@ -216,6 +227,13 @@ class Replica:
             return keys.verify(self.peer.public_key, signature, data)
 
         return parse(raw, network=self.config.network, me=self.server.name, peer=self.peer.name, verify=verify)
+
+    def tell(self, event: str, **facts: Any) -> None:
+        """Add an event to the journal; one that cannot be trusted any more does not keep the stores from their work."""
+        try:
+            self.journal.append("event", at=self.clock.wall(), server=self.server.name, event=event, **facts)
+        except JournalError as error:
+            log.error("%s could not be journalled: %s", event, error)
 
 
 @contextlib.contextmanager

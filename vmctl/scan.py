@@ -19,6 +19,7 @@ from vmctl.audio import digest_of, inspect
 from vmctl.edits import Edits
 from vmctl.entry import Look, audio_of
 from vmctl.errors import BadAudio, BrokenFile, RecordError, StoreError, StoreUnusable
+from vmctl.index import NO_FILE
 from vmctl.model import (
     CALLFLOW,
     MAILBOX,
@@ -320,6 +321,8 @@ class Scanner:
         for fault in self._index.faults():
             path = fault["path"]
             folder = path.rpartition("/")[0]
+            if path.startswith(NO_FILE):
+                continue  # whoever named it knows when it is mended
             if path in self._faulty or (path.startswith(f"{STATE}/") and self._store.look(path) is not None):
                 continue
             if folder in listed or folder not in walk.folders:
