@@ -178,3 +178,16 @@ def test_another_process_knows_what_the_daemon_heard(contact, index, clock):
     clock.now += 2
     other = Contact(index, clock, AFTER)
     assert (2.0, True, "theirs", 3) == (other.silent_for(), other.heard, other.echo(), other.facts()["pending"])
+
+
+@pytest.mark.parametrize(("sent", "skew"), [(-7 * HOUR, -25_200.0 + 4.0), (-2_000_000, 0.0), (HOUR, 3600.0)])
+def test_the_peers_clock_is_known_by_its_echo(contact, clock, sent, skew):
+    """What it says it is, against when it was asked and when it answered; a mail that is no answer tells nothing."""
+    assert contact.skew() is None
+    nonce = contact.challenge()
+    clock.now += 4
+    clock.wall_now += 4_000_000
+    contact.take(answer("made-up", 1, sent=clock.wall_now + HOUR))
+    assert contact.skew() is None
+    contact.take(answer(nonce, 2, sent=clock.wall_now + sent, skew="a lie"))
+    assert skew == contact.skew()

@@ -37,6 +37,20 @@ class OffsetClock(Clock):
         return super().steady() + self.ahead
 
 
+class OwnClock(Clock):
+    """The clock of one server: another's, and off from it by so many seconds of wall time."""
+
+    def __init__(self, base):
+        self.base = base
+        self.off = 0.0
+
+    def wall(self):
+        return self.base.wall() + int(self.off * 1_000_000)
+
+    def steady(self):
+        return self.base.steady()
+
+
 class Wire:
     """Two servers, `primary` and `secondary`, with a desk at each, and what is under way between them."""
 
@@ -44,6 +58,7 @@ class Wire:
         made = network.make(directory, settings=settings)
         self.config = dataclasses.replace(made, scan=made.scan._replace(settle=SETTLE))
         self.clock = OffsetClock()
+        self.clocks = {}
         self.directory = directory
         self.servers = {}
         self.under_way = []
@@ -52,7 +67,7 @@ class Wire:
 
     def open(self, name):
         """Open a server's store, as its process does at its start."""
-        replica = Replica.open(self.config, name, self.clock)
+        replica = Replica.open(self.config, name, self.clocks.get(name, self.clock))
         replica.index._db.execute("PRAGMA synchronous=OFF")  # no power is cut here, and waiting for a disk takes long
         self.servers[name] = replica
         return replica
@@ -61,6 +76,13 @@ class Wire:
         """The process of a server ends at once; a new one comes up."""
         self.servers[name].index._db.close()
         return self.open(name)
+
+    def own_clocks(self):
+        """From now on each server has a clock of its own: by name, each with `off` seconds that a test sets."""
+        self.clocks = {name: OwnClock(self.clock) for name in self.servers}
+        for name in self.clocks:
+            self.crash(name)
+        return self.clocks
 
     def close(self):
         """Close what is open."""

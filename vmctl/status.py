@@ -136,6 +136,7 @@ def _server(name: str, here: list[_Local], views: dict[str, View]) -> dict[str, 
         "records": None,
         "conflicts": None,
         "faults": [],
+        "clock_skew": other.contact.skew() if other and other.contact else None,
     }
     if local is not None and local.memory is not None:
         step = int(local.memory.meta("in_step_at", "0"))
