@@ -4,40 +4,15 @@ import contextlib
 import errno
 import os
 import random
-import shutil
 from dataclasses import replace
 
 import pytest
-from wire import Wire, tone
+from wire import Wire, back_up, lose_index, put_back, tone
 
 from vmctl import durable, replica
 from vmctl.errors import NotFound, RecordError, VmctlError
 from vmctl.model import ABSENT
 from vmctl.replica import Replica
-
-
-def lose_index(wire, name):
-    """The index of a server is gone; its process starts anew."""
-    wire.servers[name].close()
-    for path in (wire.root(name) / ".vmctl").glob("index.db*"):
-        path.unlink()
-    return wire.open(name)
-
-
-def back_up(wire, name, to):
-    """A copy of a server's whole store, as a snapshot makes it."""
-    wire.servers[name].close()
-    shutil.rmtree(to, ignore_errors=True)
-    shutil.copytree(wire.root(name), to, symlinks=True)
-    return wire.open(name)
-
-
-def put_back(wire, name, backup):
-    """The store of a server is again what it was at the backup."""
-    wire.servers[name].close()
-    shutil.rmtree(wire.root(name))
-    shutil.copytree(backup, wire.root(name), symlinks=True)
-    return wire.open(name)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import dataclasses
 import random
 import secrets
+import shutil
 import struct
 import wave
 
@@ -198,6 +199,30 @@ class Wire:
         """Whether a server's index has a record alive."""
         entry = self.servers[name].index.get(key)
         return entry is not None and entry.record.lives
+
+
+def lose_index(wire, name):
+    """The index of a server is gone; its process starts anew."""
+    wire.servers[name].close()
+    for path in (wire.root(name) / ".vmctl").glob("index.db*"):
+        path.unlink()
+    return wire.open(name)
+
+
+def back_up(wire, name, to):
+    """A copy of a server's whole store, as a snapshot makes it."""
+    wire.servers[name].close()
+    shutil.rmtree(to, ignore_errors=True)
+    shutil.copytree(wire.root(name), to, symlinks=True)
+    return wire.open(name)
+
+
+def put_back(wire, name, backup):
+    """The store of a server is again what it was at the backup."""
+    wire.servers[name].close()
+    shutil.rmtree(wire.root(name))
+    shutil.copytree(backup, wire.root(name), symlinks=True)
+    return wire.open(name)
 
 
 def tone(path, frames=400, seed=None):

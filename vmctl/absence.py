@@ -49,11 +49,11 @@ class Absences:
         self._since = {key: self._since.get(key, now) for key in missing}
         gone = [key for key, since in self._since.items() if now - since >= self._settle]
         held = set() if accept else self._suspicious(gone)
-        device = str(self._store.root.stat().st_dev)
-        if gone and not accept and self._index.meta("device", device) != device:
-            held = set(gone)  # another file system is mounted there
-        if not held:
-            self._index.set_meta("device", device)
+        before, found = self._index.note("file_systems") or {}, self._store.file_systems()
+        if gone and not accept and any(found.get(folder) != device for folder, device in before.items()):
+            held = set(gone)  # another file system is mounted there, or a folder is gone with all that was in it
+        if found != before and not held and missing == set(gone):  # no absence is left to be judged by it
+            self._index.set_note("file_systems", found)
         for key in gone:
             if key not in held:
                 del self._since[key]

@@ -12,10 +12,9 @@ from vmctl import durable, identity
 from vmctl.errors import AlreadyExists, AlreadyServing, StoreForeign, StoreMissing, StoreUnusable
 from vmctl.index import Index
 from vmctl.model import CALLFLOW, MAILBOX, MESSAGE, PROMPT, SETTINGS_KEY
-from vmctl.network import STORE_FOLDERS
 from vmctl.post import who_serves
 from vmctl.reindex import INDEX, stamp
-from vmctl.store.native import NativeStore
+from vmctl.store.native import FOLDERS, NativeStore
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,7 +56,7 @@ def plan(config: Config, name: str, wall: int) -> Plan:
 
 def carry_out(plan: Plan) -> identity.Identity:
     """Make the store. Cut off at any moment, it is done again by another `vmctl join`."""
-    for folder in STORE_FOLDERS:
+    for folder in FOLDERS:
         durable.make_directory(plan.root / folder)
     if plan.aside is not None:
         durable.move(plan.root / identity.DIRECTORY, plan.aside)

@@ -11,13 +11,13 @@ from vmctl import config, durable, identity, keys
 from vmctl.config import FILE, SERVERS, Address, Config
 from vmctl.errors import NotEmpty
 from vmctl.names import check_name
+from vmctl.store.native import FOLDERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 ADDRESSES = {"primary": Address("127.0.0.1", 2525), "secondary": Address("127.0.0.1", 2526)}
-STORE_FOLDERS = ("callflows", "prompts", "mailboxes")
 _LONGEST_LABEL = 63  # RFC 1035, 2.3.4
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]+")
 _NOT_IN_A_LABEL = re.compile(r"[^a-z0-9]+")
@@ -46,7 +46,7 @@ def make(
         )
         made = config.parse(text, directory / FILE)
         for name in SERVERS:
-            for folder in STORE_FOLDERS:
+            for folder in FOLDERS:
                 durable.make_directory(directory / name / folder)
             identity.create(directory / name, network, name)
         if not durable.create(directory / FILE, text.encode(), mode=0o644):

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from vmctl.entry import Look
     from vmctl.model import Record
 
+FOLDERS = ("callflows", "prompts", "mailboxes")
 _YAML, _JSON = ".yaml", "json"
 
 
@@ -122,6 +123,21 @@ class NativeStore:
             return None
         except OSError as error:
             raise StoreUnusable(f"cannot look at {path}", why=error.strerror or str(error)) from error
+
+    def file_systems(self) -> dict[str, int]:
+        """The file system (st_dev) of the store and of each of its folders that is there. Raises StoreUnusable.
+
+        What is mounted or unmounted in its place shows by it.
+        """
+        found = {}
+        for folder in (".", *FOLDERS):
+            try:
+                found[folder] = _lstat(f"{self.root}/{folder}/.").st_dev  # of what a link leads to
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                raise StoreUnusable(f"cannot look at {folder}", why=error.strerror or str(error)) from error
+        return found
 
     def look_now(self, path: Path) -> Look:
         """How a file looks that was written a moment ago."""
@@ -212,7 +228,7 @@ class NativeStore:
         for name, status in self._entries("", walk):
             if name == "settings.yaml":
                 self._file(walk, name, SETTINGS_KEY, status)
-            elif name not in {STATE, "callflows", "prompts", "mailboxes"}:
+            elif name not in {STATE, *FOLDERS}:
                 walk.odd[name] = "vmctl keeps nothing of this name here"
         for name, status in self._entries("callflows", walk):
             stem = name.removesuffix(_YAML)
