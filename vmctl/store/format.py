@@ -107,6 +107,9 @@ class Format(Protocol):
     def look_now(self, path: Path) -> Look:
         """How a file looks that was written a moment ago, by its whole path. Raises OSError."""
 
+    def file_systems(self) -> dict[str, int]:
+        """The file system (st_dev) of the store, `.`, and of each of its folders that is there. Raises StoreUnusable."""
+
     def tombs(self) -> Iterator[tuple[str, str]]:
         """Path and key of what is left of each deleted message under `.vmctl/deleted`."""
 
