@@ -50,10 +50,10 @@ class Node:
 class Status:
     """What stat says, in simulated numbers."""
 
-    __slots__ = ("st_ctime_ns", "st_ino", "st_mode", "st_mtime_ns", "st_size")
+    __slots__ = ("st_ctime_ns", "st_dev", "st_ino", "st_mode", "st_mtime_ns", "st_size")
 
     def __init__(self, real, node):
-        self.st_mode, self.st_size = real.st_mode, real.st_size
+        self.st_mode, self.st_size, self.st_dev = real.st_mode, real.st_size, real.st_dev
         self.st_ino, self.st_mtime_ns, self.st_ctime_ns = node.inode, node.mtime, node.ctime
 
 
