@@ -316,13 +316,15 @@ class Applier:
             durable.remove(self._store.root / paths[0])
         if shown is not None:
             paths.append(self._store.audio_path(key, shown["format"]))
-            if self._store.look(paths[-1]) is not None:
-                place = self._store.root / paths[-1]
-                self._pool.take_in(place, digest_of(place)[0])
-        elif self._store.is_edited(kind) and self._store.look(paths[0]) is not None:
+        last = self._store.root / paths[-1]
+        if self._store.look(paths[-1]) is None:
+            durable.remove(last)  # a power cut must not bring back what somebody else removed
+        elif shown is not None:
+            self._pool.take_in(last, digest_of(last)[0])
+        elif self._store.is_edited(kind):
             kept = self._store.state / "deleted" / paths[0]
             durable.make_directory(kept.parent)
-            durable.move(self._store.root / paths[0], kept)
+            durable.move(last, kept)
         with self._index.transaction():
             for path in paths:
                 self._index.drop_file(path)

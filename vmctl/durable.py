@@ -2,7 +2,7 @@
 
 Each function promises that after its return a power cut finds the new content, and that before it the old content is
 whole: nobody ever reads half of either. Nothing else in vmctl changes a file. Every step goes through a module-level
-name (`_open`, `_write`, `_truncate`, `_fsync`, `_rename`, `_link`, `_unlink`, `_mkdir`, `_rmdir`), so that a test can
+name (`_open`, `_write`, `_truncate`, `_fsync`, `_rename`, `_link`, `_unlink`, `_mkdir`, `_rmdir`, `_sync`), so that a test can
 make each of them fail, end the process at it, or lose what was not synced. Not promised: what a disk does that lies
 about fsync.
 
@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING
 from vmctl.errors import DiskFull, StoreBusy, StoreUnusable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 TEMP_PREFIX = ".vmctl-tmp-"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 _CHUNK = 1 << 20
+_MOST_SINGLY = 100  # files: more are made durable by one sync of everything
 
 _open = os.open
 _truncate = os.ftruncate
@@ -38,6 +39,7 @@ _link = os.link
 _unlink = os.unlink
 _mkdir = os.mkdir
 _rmdir = os.rmdir
+_sync = os.sync
 
 
 def _write(fd: int, data: bytes) -> None:
@@ -185,20 +187,42 @@ def make_directory(path: Path, *, mode: int = 0o700) -> None:
 
 
 def remove(path: Path) -> bool:
-    """Remove a file for good; tells whether it was there."""
+    """Remove a file for good; tells whether it was there. One that somebody else removed is then gone for good, too."""
     with disk_faults(path):
         try:
             _unlink(path)
+            there = True
         except FileNotFoundError:
-            return False
-        fsync_directory(path.parent)
-        return True
+            there = False
+        folder = path.parent
+        while not folder.is_dir():  # it went with its folder
+            folder = folder.parent
+        fsync_directory(folder)
+        return there
 
 
 def discard(path: Path) -> None:
     """Remove a file that nobody needs, if it is there; a power cut may bring it back."""
     with disk_faults(path):
         _discard(path)
+
+
+def keep(paths: Iterable[Path]) -> None:
+    """Make files durable that somebody else wrote, with their names. One that is gone meanwhile is left out."""
+    files = list(paths)
+    if len(files) > _MOST_SINGLY:
+        _sync()
+        return
+    for path in [*files, *sorted({path.parent for path in files})]:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            continue  # the next look at it will tell
+        with disk_faults(path):
+            try:
+                _fsync(fd)
+            finally:
+                os.close(fd)
 
 
 def remove_empty(folder: Path) -> bool:

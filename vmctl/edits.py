@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from vmctl.delta import changed_fields
 from vmctl.entry import Entry
-from vmctl.merge import conflicts, merge
-from vmctl.model import MAILBOX, MESSAGE, Field, Record, Tick, canonical, created, deleted, edited, parse_key, restored
+from vmctl.merge import conflicts, left_in_deleted, merge
+from vmctl.model import MESSAGE, Field, Record, Tick, canonical, created, deleted, edited, mailbox_key, restored
 
 if TYPE_CHECKING:
     from vmctl.clock import Clock
@@ -42,7 +42,7 @@ class Edits:
             self._witness(fresh)
             self._put(Entry(fresh, fresh if state else _as_in_file(fresh)))
             return
-        record, shown_before = entry.record, entry.shown
+        record, shown_before = entry.record, entry.seen
         if shown_before is None:
             self._appeared(entry, document, min(at, wall), state, whole=whole)
         elif _equal(shown_before.document, document):
@@ -58,19 +58,27 @@ class Edits:
     def gone(self, key: str) -> None:
         """The file of a record is gone for good: its deletion is a change of this server."""
         entry = self._index.get(key)
-        if entry is None or entry.shown is None:
+        if entry is None or entry.seen is None:
             return
-        if parse_key(key).kind == MAILBOX:
-            for inner in self._index.in_mailbox(parse_key(key).name):
-                if inner.record.lives and inner.shown is not None:  # a message that nobody saw outlives its mailbox
-                    self._put(replace(inner, record=merge(inner.record, deleted(inner.shown, self._tick()))))
         record = entry.record
         if record.lives:
-            dead = deleted(entry.shown, self._tick())
+            dead = deleted(entry.seen, self._tick())
             self._list_conflicts(record, dead)
             record = merge(record, dead)
         # a dead record stays shown until the applier has put its tombstone and what is left of its files aside
         self._put(replace(entry, record=record, shown=None if record.lives else entry.shown))
+
+    def bring_back(self, extension: str, absent: set[str]) -> None:
+        """A mailbox that was taken away while something was put into it is there again.
+
+        Whoever removed its folder had not seen what lies in it now. What is in `absent` does not.
+        """
+        entry = self._index.get(mailbox_key(extension))
+        inside = (inner.record for inner in self._index.in_mailbox(extension) if inner.record.key not in absent)
+        if entry is None or (conflict := left_in_deleted(entry.record, inside)) is None:
+            return
+        self._put(replace(entry, record=restored(entry.record, self._tick()), shown=None))
+        self._list(conflict)
 
     def recall(self, dead: Record) -> None:
         """A tombstone that a new index does not know: its record must not come back."""
@@ -135,8 +143,11 @@ class Edits:
 
     def _list_conflicts(self, record: Record, mine: Record) -> None:
         for conflict in conflicts(record, mine):
-            if self._index.get(conflict.key) is None:
-                self._put(Entry(conflict))
+            self._list(conflict)
+
+    def _list(self, conflict: Record) -> None:
+        if self._index.get(conflict.key) is None:
+            self._put(Entry(conflict))
 
     def _put(self, entry: Entry) -> None:
         self._index.put(entry, self._clock.wall())

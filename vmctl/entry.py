@@ -36,6 +36,11 @@ class Entry:
         return self.base is None or self.base.version != self.record.version
 
     @property
+    def seen(self) -> Record | None:
+        """The version that whoever looks at the file has before him: also one that left its values as they were."""
+        return self.shown if self.shown is None or self.todo else self.record
+
+    @property
     def todo(self) -> bool:
         """Whether the store's file does not show this version."""
         record, shown = self.record, self.shown

@@ -14,6 +14,7 @@ import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from vmctl import durable
 from vmctl.absence import Absences, Missing
 from vmctl.audio import digest_of, inspect
 from vmctl.edits import Edits
@@ -67,6 +68,7 @@ class Scanner:
         self.edits = Edits(index, clock)
         self._absences = Absences(store, index, clock, settle)
         self._faulty: set[str] = set()
+        self._new: list[str] = []
         self._plain_pin = False
         self._report = Report()
 
@@ -74,6 +76,7 @@ class Scanner:
         """One look at the whole store, in one transaction of the index."""
         self._report = Report()
         self._faulty = set()
+        self._new.clear()
         with self._index.transaction():
             walk = self._store.walk()
             for path, why in {**walk.odd, **walk.unread}.items():
@@ -87,11 +90,13 @@ class Scanner:
             self._mended(walk, listed)
             if full:
                 self._index.set_meta("full_scan", str(self._clock.wall()))
+            self._keep_new()
         return self._reported()
 
     def look_at(self, key: str) -> Report:
         """One look at the file of one record, before a command or the peer changes it."""
         self._report = Report()
+        self._new.clear()
         with self._index.transaction():
             parts = parse_key(key)
             if parts.kind == MESSAGE:
@@ -105,6 +110,7 @@ class Scanner:
                     known = self._index.file(path)
                     if known is None or known[0] != look:
                         self._hand_file(key, path, look)
+            self._keep_new()
         return self._reported()
 
     def recall(self) -> None:
@@ -118,6 +124,17 @@ class Scanner:
                     continue
                 if dead is not None:
                     self.edits.recall(dead)
+
+    def _seen(self, path: str, look: Look, digest: str) -> None:
+        known = self._index.file(path)
+        if known is None or known[1] != digest:
+            self._new.append(path)
+        self._index.set_file(path, look, digest)
+
+    def _keep_new(self) -> None:
+        """What was taken in is accepted, so it is made durable first: whoever wrote it may not have waited for the disk."""
+        durable.keep(self._store.root / path for path in self._new)
+        self._new.clear()
 
     # Files that people edit
 
@@ -137,7 +154,7 @@ class Scanner:
         self.edits.found(key, document, look.mtime // 1000)
         if self._plain_pin:
             self.edits.hide_pin(key)
-        self._index.set_file(path, look, digest)
+        self._seen(path, look, digest)
 
     def _read(self, key: str, path: str) -> tuple[dict[str, Any], str]:
         kind = parse_key(key).kind
@@ -235,7 +252,7 @@ class Scanner:
             return
         whole = audio is not None
         self.edits.found(key, document | {"audio": audio or named}, look.mtime // 1000, state, whole=whole)
-        self._index.set_file(path, look, hashlib.sha256(data).hexdigest())
+        self._seen(path, look, hashlib.sha256(data).hexdigest())
         if audio is None:
             self.edits.lacks_audio(key)
 
@@ -270,13 +287,13 @@ class Scanner:
                 return None
             facts = inspect(self._store.root / path, formats=self._store.formats, longest=float("inf"))
             document.setdefault("seconds", facts.seconds)
-            self._index.set_file(path, look, facts.sha256)
+            self._seen(path, look, facts.sha256)
             return facts.as_field()
         digest = known[path][1] if path in known and known[path][0] == look else digest_of(self._store.root / path)[0]
         if digest != named["sha256"]:
             self._damage(key, path, "its recording has other bytes than the message says")
             return None
-        self._index.set_file(path, look, digest)
+        self._seen(path, look, digest)
         return named
 
     def _damage(self, key: str, path: str, why: str) -> None:
@@ -305,6 +322,8 @@ class Scanner:
             self._fault(self._store.path(key), why, "put it back, or 'vmctl sync --accept-deletions'")
         for key in missing.gone:
             self.edits.gone(key)
+        for box in [parse_key(key).name for key in missing.gone if parse_key(key).kind == MAILBOX]:
+            self.edits.bring_back(box, missing.again | set(missing.held))
 
     def _reported(self) -> Report:
         self._report.changed, self.edits.changed = self.edits.changed, []

@@ -253,8 +253,9 @@ def set_mailbox(world, name):
     value = {"name": f"n{world.number()}", "quota": 1000 + world.number(), "email": f"e{world.number()}@example.com"}[field]
     if field == "email" and world.chance.random() < 0.3:
         value = ABSENT
+    writes = {} if value == ABSENT and field not in world.ledger.fields(key, name) else {field: value}
     change = {field: GONE if value == ABSENT else value}
-    note = simple(world, name, f"set {field}", keeps=True, writes={field: value})
+    note = simple(world, name, f"set {field}", keeps=True, writes=writes)
     return ordered(world, name, f"set {key} {field}={value}", [key], lambda desk: desk.set_mailbox(box, change), note)
 
 
@@ -272,11 +273,12 @@ def delete_mailbox(world, name):
     ]
     keys = [f"mailbox/{box}", *inside]
     shown = {key: world.shown(name, key) for key in keys}  # where a file lags behind, only what it shows was seen
+    known = {key: set(world.ledger.know(name, key)) for key in keys}
 
     def note(*, maybe, keys):
         if maybe is not None:
             for key in keys:
-                world.ledger.note(name, key, "delete mailbox", deletes=True, maybe=maybe, seen=shown[key])
+                world.ledger.note(name, key, "delete mailbox", deletes=True, maybe=maybe, seen=shown[key] | (world.ledger.know(name, key) - known[key]))
 
     return ordered(world, name, f"delete mailbox/{box} with {len(inside)}", keys, lambda d: d.delete_mailbox(box), note)
 

@@ -125,7 +125,7 @@ class Disk:
     def installed(self):
         """Stand behind the names of `vmctl.durable` and `vmctl.store.native`."""
         names = {
-            durable: ("_open", "_write", "_truncate", "_fsync", "_rename", "_link", "_unlink", "_mkdir", "_rmdir"),
+            durable: ("_open", "_write", "_truncate", "_fsync", "_rename", "_link", "_unlink", "_mkdir", "_rmdir", "_sync"),
             native: ("_lstat", "_listed"),
         }
         former = [(room, name, getattr(room, name)) for room, those in names.items() for name in those]
@@ -249,6 +249,13 @@ class Disk:
         if node.names is None:
             node.dirty, node.bytes = False, None
         else:
+            for change in list(node.log):
+                self._settle(change)
+
+    def sync(self):
+        """`os.sync`: everything is durable."""
+        for node in list(self._nodes.values()):
+            node.dirty, node.bytes = False, None
             for change in list(node.log):
                 self._settle(change)
 
@@ -567,5 +574,5 @@ def _rmtree(path):
 _REAL_WRITE = durable._write
 _REAL = {
     durable._open, durable._write, durable._truncate, durable._fsync, durable._rename, durable._link,
-    durable._unlink, durable._mkdir, durable._rmdir, native._lstat, native._listed,
+    durable._unlink, durable._mkdir, durable._rmdir, durable._sync, native._lstat, native._listed,
 }  # fmt: skip

@@ -1,0 +1,136 @@
+"""Faults that the simulation found, each told again in a few steps."""
+
+import json
+
+import pytest
+from simulation.acts import tone
+from simulation.invariants import come_to_rest
+from simulation.schedule import Profile
+from simulation.world import NAMES, SETTLE, World
+
+from vmctl.model import ABSENT
+
+A, B = NAMES
+
+
+class Told(World):
+    """A world in which a test tells what happens."""
+
+    def look(self, name, *, accept=False):
+        """Two scans, the second after everything stood still."""
+        for _ in range(2):
+            self.now += int((SETTLE + 0.1) * 1_000_000)
+            assert "ok" == self.turn(name, send=False, accept=accept)
+
+    def exchange(self):
+        """Both speak until they have heard each other."""
+        for _ in range(4):
+            for name in NAMES:
+                assert "ok" == self.turn(name, scan=False, always=True, anew=True)
+            self.now += 3_000_000
+
+    def message(self, box, name=A):
+        """A caller leaves a message."""
+        path = self.directory / "source.wav"
+        path.write_bytes(tone(self.number(), 400))
+        return self.desk(name).leave(box, path)
+
+    def at(self, name, path):
+        """A path in a store."""
+        return self.machines[name].root / path
+
+    def cut(self, name):
+        """The power of a server is cut, nothing unsynced survives, and it starts again."""
+        self.end(self.machines[name])
+        self.disk.power_cut(self.machines[name].side, Unlucky())
+        self.machines[name].clock.reboot()
+        assert self.start(name)
+
+
+class Unlucky:
+    """Chance at its worst: whatever may be lost is."""
+
+    def choice(self, _values):
+        return 0.0
+
+    def random(self):
+        return 1.0
+
+    def choices(self, values, _weights):
+        return values[:1]
+
+    def randrange(self, _below):
+        return 0
+
+
+@pytest.fixture
+def world(tmp_path):
+    """Two servers that run, with mailbox 2001 on both."""
+    made = Told(tmp_path / "net", "told", Profile((), power=0.0))
+    with made.running():
+        for name in NAMES:
+            assert made.start(name)
+            made.look(name)
+        made.desk(A).create_mailbox("2001", {"name": "Ada"})
+        made.exchange()
+        yield made
+
+
+def test_a_message_that_came_after_rm_of_its_mailbox_stays(world):
+    """Somebody removes a mailbox's folder, a message from the peer comes into it: only what he saw is deleted."""
+    seen = world.message("2001")
+    world.exchange()
+    for path in (f"messages/{seen}.json", f"messages/{seen}.wav", "mailbox.yaml"):
+        world.disk.take_away(world.at(A, f"mailboxes/2001/{path}"))
+    unseen = world.message("2001", B)
+    world.exchange()
+    world.look(A, accept=True)
+    come_to_rest(world)
+    assert [[unseen], [unseen]] == [
+        sorted(path.stem for path in world.at(name, "mailboxes/2001/messages").glob("*.json")) for name in NAMES
+    ]
+    assert [True, True] == [world.at(name, "mailboxes/2001/mailbox.yaml").exists() for name in NAMES]
+
+
+@pytest.mark.parametrize("key", ["message", "callflow"])
+def test_a_power_cut_brings_no_removed_file_back(world, key):
+    """`rm`, the deletion is taken and shipped, then the power is cut before the disk heard of the rm: it stays gone."""
+    world.desk(A).set_callflow("day", "steps: 1\n")
+    ident = world.message("2001")
+    world.exchange()
+    stem = f"mailboxes/2001/messages/{ident}" if key == "message" else "callflows/day"
+    for path in sorted(world.at(A, stem).parent.glob(f"{world.at(A, stem).name}.*")):
+        world.disk.take_away(path)
+    world.look(A, accept=True)
+    world.exchange()
+    world.cut(A)
+    world.look(A)
+    come_to_rest(world)
+    for name in NAMES:
+        assert [] == sorted(world.at(name, stem).parent.glob(f"{world.at(name, stem).name}.*"))
+
+
+def test_what_a_scan_has_taken_survives_a_power_cut(world):
+    """An application drops a message in and a person saves a file, neither syncs; scanned is accepted."""
+    data = tone(1, 400)
+    world.disk.make_folder(world.at(A, "mailboxes/2001/messages"))
+    world.disk.put(world.at(A, "mailboxes/2001/messages/d1.wav"), data, "inplace", sync=False)
+    text = json.dumps({"received": "2026-01-31T08:15:00Z", "status": "new"})
+    world.disk.put(world.at(A, "mailboxes/2001/messages/d1.json"), text.encode(), "inplace", sync=False)
+    world.disk.put(world.at(A, "mailboxes/2001/mailbox.yaml"), b"name: Bob\n", sync=False)
+    world.look(A)
+    world.cut(A)
+    assert data == world.at(A, "mailboxes/2001/messages/d1.wav").read_bytes()
+    assert "Bob" in world.at(A, "mailboxes/2001/mailbox.yaml").read_text()
+    world.look(A)
+    come_to_rest(world)
+    assert data == world.at(B, "mailboxes/2001/messages/d1.wav").read_bytes()
+
+
+def test_a_mailbox_whose_last_edit_changed_no_value_can_be_deleted(world):
+    """A field is unset that was not there: the deletion after it covers that, too."""
+    world.desk(A).set_mailbox("2001", {"email": ABSENT})
+    world.desk(A).delete_mailbox("2001")
+    assert not world.at(A, "mailboxes/2001").exists()
+    come_to_rest(world)
+    assert not world.at(B, "mailboxes/2001").exists()
