@@ -13,6 +13,7 @@ from vmctl import durable, replica
 from vmctl.errors import NotFound, RecordError, VmctlError
 from vmctl.model import ABSENT
 from vmctl.replica import Replica
+from vmctl.scan import Scanner
 
 
 @pytest.fixture
@@ -118,6 +119,34 @@ def test_a_delete_that_was_not_shipped_outlives_the_index(wire, box, recording, 
     wire.desk().restore_message(box, gone)
     wire.in_step()
     assert [[gone], [gone]] == [wire.messages(box, name) for name in wire.servers]
+
+
+def test_a_crash_while_an_index_is_made_anew_brings_nothing_back(wire, box, recording, monkeypatch):
+    """The first start ends before it has read the tombstones: the next one reads them, and what was deleted stays so."""
+    ident = wire.desk().leave(box, recording())
+    wire.in_step()
+    wire.desk().delete_message(box, ident)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Scanner, "recall", interrupt)
+        lose_index(wire, "primary")
+    wire.open("primary")
+    wire.in_step()
+    assert [[], []] == [wire.messages(box, name) for name in wire.servers]
+
+
+def interrupt(*_):
+    """A person ends the process."""
+    raise KeyboardInterrupt
+
+
+def test_a_new_index_beside_a_damaged_journal(wire, box, recording):
+    """The journal stops the roles and nothing else: the store is opened, and all messages are there."""
+    ident = wire.desk().leave(box, recording())
+    wire.a.journal.path.write_bytes(b"no journal\n")
+    lose_index(wire, "primary")
+    wire.in_step()
+    assert [[ident], [ident]] == [wire.messages(box, name) for name in wire.servers]
+    assert [] != wire.a.journal.verify()
 
 
 def test_a_delete_of_the_peer_reaches_a_new_index_before_its_first_scan(wire, box, recording):

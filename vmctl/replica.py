@@ -74,11 +74,11 @@ class Replica:
         self.spool = Spool(self.store.state)
         self.journal = Journal(self.store.state / "journal.jsonl")
         self.contact = Contact(index, clock, config.failover.after)
-        if not remembers:
-            self._start_over("the index is not that of this life of the store")
         self.scanner = Scanner(self.store, index, clock, config.scan.settle)
         if not remembers:
-            self.scanner.recall()
+            with index.transaction():  # together: a new life that did not know the deleted would bring them back
+                self._start_over("the index is not that of this life of the store")
+                self.scanner.recall()
         self.applier = Applier(self.store, index, self.pool, self.scanner, clock)
         self.outbox = Outbox(config, server.name, self.store, index, self.applier, self.contact, self.journal, clock)
         self.inbox = Inbox(index, self.pool, self.applier, self.contact, clock, self.outbox.acknowledged)
