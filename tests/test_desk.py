@@ -1,6 +1,8 @@
 """What commands do: each change is whole or not at all, and a caller's message is taken whenever it can be."""
 
 import errno
+import hashlib
+import shutil
 
 import pytest
 from wire import tone
@@ -137,6 +139,28 @@ def test_a_full_disk_leaves_nothing_behind(wire, box, recording, monkeypatch, st
     assert number > 1
     wire.in_step()
     assert 1 == len(wire.messages(box, "secondary"))
+
+
+@pytest.mark.parametrize("greeted", [False, True])
+def test_a_recording_of_which_a_kill_left_no_message_goes_at_the_next_start(wire, box, recording, greeted):
+    """No fault is named for it, and no copy stays, but for one that a greeting has."""
+    source = recording()
+    if greeted:
+        wire.desk().set_greeting(box, "busy", source)
+    wire.in_step()
+    audio = {"sha256": hashlib.sha256(source.read_bytes()).hexdigest(), "size": source.stat().st_size, "format": "wav"}
+    before = files(wire)
+    wire.a.index.set_note("leaving", {"key": "message/2001/killed", "audio": audio})
+    folder = wire.root() / "mailboxes/2001/messages"
+    folder.mkdir()
+    shutil.copyfile(source, folder / "killed.wav")
+    wire.a.pool.copy_in(source, audio["sha256"])
+    wire.crash("primary")
+    wire.in_step()
+    assert [] == wire.a.index.faults()
+    assert before == files(wire)
+    assert greeted == wire.a.pool.holds(audio["sha256"])
+    assert not folder.exists()
 
 
 def test_a_message_for_a_mailbox_with_a_broken_file_is_taken(wire, box, recording):

@@ -126,9 +126,10 @@ def test_a_crash_while_an_index_is_made_anew_brings_nothing_back(wire, box, reco
     ident = wire.desk().leave(box, recording())
     wire.in_step()
     wire.desk().delete_message(box, ident)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Scanner, "recall", interrupt)
+    monkeypatch.setattr(Scanner, "recall", interrupt)
+    with pytest.raises(KeyboardInterrupt):
         lose_index(wire, "primary")
+    monkeypatch.undo()
     wire.open("primary")
     wire.in_step()
     assert [[], []] == [wire.messages(box, name) for name in wire.servers]

@@ -15,6 +15,7 @@ from vmctl import durable
 from vmctl.audio import digest_of
 from vmctl.entry import Entry, audio_of
 from vmctl.errors import RecordError, StoreUnusable
+from vmctl.leaving import take_back
 from vmctl.model import KINDS, MESSAGE, parse_key
 
 if TYPE_CHECKING:
@@ -161,6 +162,7 @@ class Applier:
 
     def recover(self) -> None:
         """Finish what a crash cut off, before anything else is made of the files: see `_exchange` and `reconcile`."""
+        take_back(self._store, self._index, self._pool)
         self._asides.clear()
         folder = self._store.state / "replaced"
         for aside in sorted(folder.iterdir()) if folder.is_dir() else []:

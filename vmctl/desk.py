@@ -12,7 +12,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from vmctl import durable
 from vmctl.audio import inspect
 from vmctl.clock import rfc3339
 from vmctl.entry import Entry
@@ -23,9 +22,9 @@ from vmctl.errors import (
     MailboxFull,
     NotFound,
     StoreBusy,
-    VmctlError,
 )
 from vmctl.fields import STATUSES, check_mailbox, check_message
+from vmctl.leaving import all_or_nothing
 from vmctl.merge import merge
 from vmctl.model import (
     ABSENT,
@@ -132,28 +131,16 @@ class Desk:
             self._store.check_mailbox(extension)
             self._check_quota(extension)
             self._check_unused(message_key(extension, ident), ident)
-            self._replica.pool.copy_in(source, recording.sha256)
-            self._leave(message_key(extension, ident), document, recording.sha256)
+            self._leave(message_key(extension, ident), document, source)
         return ident
 
-    def _leave(self, key: str, document: dict[str, Any], sha256: str) -> None:
+    def _leave(self, key: str, document: dict[str, Any], source: Path) -> None:
         # The message's own file says all that the index needs, so it may come first: then a fault takes all back.
-        folder = (self._store.root / self._store.path(key)).parent
-        first = not folder.exists()
-        try:
-            with self._index.transaction():
-                self._put(Entry(created(key, document, self._tick(), self._replica.clock.wall())))
-                self._replica.applier.apply(key)
-        except BaseException:
-            for path in (self._store.path(key), self._store.audio_path(key, document["audio"]["format"])):
-                with contextlib.suppress(VmctlError):
-                    durable.remove(self._store.root / path)
-            if first:
-                durable.remove_empty(folder)
-            with contextlib.suppress(VmctlError):
-                if not self._index.with_audio(sha256):
-                    self._replica.pool.drop(sha256)
-            raise
+        here, audio = self._replica, document["audio"]
+        with all_or_nothing(here.store, here.index, here.pool, key, audio):
+            here.pool.copy_in(source, audio["sha256"])
+            self._put(Entry(created(key, document, self._tick(), here.clock.wall())))
+            here.applier.apply(key)
 
     def mark(self, extension: str, ident: str, status: str) -> None:
         """Set a message's status: new, old or saved. Raises NotFound, BadValue."""
