@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from wire import SETTLE
 
-from vmctl import pin
+from vmctl import durable, pin
 from vmctl.errors import StoreForeign, StoreMissing, StoreUnusable
 
 
@@ -417,3 +417,21 @@ def test_an_older_copy_written_back_is_no_restore(wire, box, recording):
     wire.in_step()
     assert ([], []) == (wire.messages("2001", "primary"), wire.messages("2001", "secondary"))
     assert not path.exists()
+
+
+def test_what_a_killed_process_left_half_written_goes_with_a_full_scan(wire):
+    """In the store and beside the index, once nobody can be writing it any more; what is being written stays."""
+    wire.desk().create_mailbox("2001", {"name": "Ada"})
+    wire.scan()
+    root = wire.root()
+    left = [folder / f"{durable.TEMP_PREFIX}0" for folder in (root, root / "mailboxes/2001", root / ".vmctl")]
+    for path in left:
+        path.write_bytes(b"half")
+        os.utime(path, (0, 0))
+    young = root / f"mailboxes/2001/{durable.TEMP_PREFIX}1"
+    young.write_bytes(b"half")
+    wire.scan()
+    assert all(path.exists() for path in left)
+    wire.scan(full=True)
+    assert not any(path.exists() for path in left)
+    assert young.exists()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from vmctl import clocks, durable, identity, rejoin
 from vmctl.apply import Applied, Applier
 from vmctl.contact import Contact
-from vmctl.errors import JournalError, MailError, StoreExchanged
+from vmctl.errors import JournalError, MailError, StoreExchanged, StoreUnusable
 from vmctl.inbox import Inbox, Taken
 from vmctl.index import Index
 from vmctl.journal import Journal
@@ -39,6 +39,7 @@ log = logging.getLogger("vmctl.replica")
 
 LOCK_TIMEOUT = 60.0
 _MOST_LOOKS = 3
+_LONGEST_WRITING = 3_600_000_000  # microseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +130,20 @@ class Replica:
     def scan(self, *, full: bool = False, accept_deletions: bool = False) -> Report:
         """One look at the store; files that lag behind the index are written."""
         with self.locked():
-            report = self.scanner.scan(full=full or self._full_is_due(), accept_deletions=accept_deletions)
+            full = full or self._full_is_due()
+            report = self.scanner.scan(full=full, accept_deletions=accept_deletions)
             self.applier.apply_all()
+            if full:
+                self._clear_leftovers()
             if report.held != (self.index.note("held") or []):
                 self.index.set_note("held", report.held)
         return report
+
+    def _clear_leftovers(self) -> None:
+        """Remove what killed processes left half-written; what is written at this moment is younger."""
+        for path in self.store.leftovers((self.clock.wall() - _LONGEST_WRITING) * 1000):
+            with contextlib.suppress(StoreUnusable):  # it does no harm
+                durable.discard(path)
 
     def scan_settled(
         self, wait: Callable[[float], object], *, full: bool = False, accept_deletions: bool = False
