@@ -7,7 +7,7 @@ import shutil
 import struct
 import wave
 
-from vmctl import network, proof
+from vmctl import config, network, proof
 from vmctl.clock import Clock
 from vmctl.desk import Desk
 from vmctl.replica import Replica
@@ -56,7 +56,8 @@ class Wire:
     """Two servers, `primary` and `secondary`, with a desk at each, and what is under way between them."""
 
     def __init__(self, directory, settings=None):
-        made = network.make(directory, settings=settings)
+        there = (directory / config.FILE).exists()
+        made = config.load(directory / config.FILE) if there else network.make(directory, settings=settings)
         self.config = dataclasses.replace(made, scan=made.scan._replace(settle=SETTLE))
         self.clock = OffsetClock()
         self.clocks = {}
