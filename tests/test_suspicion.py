@@ -67,9 +67,7 @@ def test_an_absence_on_another_file_system_waits(
     assert ["p1", "p2"] == prompts(wire, "secondary")
 
 
-def test_another_file_system_with_all_files_is_no_fault(
-    wire: Wire, box: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_file_system_with_all_files_is_no_fault(wire: Wire, box: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Moved to a new disk with everything: it is taken as it is, and a later deletion is one."""
     assert box
     other_file_system(monkeypatch, wire.root())

@@ -39,16 +39,16 @@ class Absences:
         self._settle = settle
         self._since: dict[str, float] = {}
 
-    def look(self, walk: Walk, listed: set[str], *, accept: bool) -> Missing:
+    def look(self, walk: Walk, listed: set[str], *, accept: bool, distrust: bool) -> Missing:
         """What is gone for good, what owes a second look, and what waits for a person; `accept` lets everything go.
 
-        `listed` are the message folders that this scan has listed.
+        `distrust` lets nothing go: there are other signs of a fault. `listed` are the message folders that this scan has listed.
         """
         now = self._clock.steady()
         missing = self._missing(walk, listed)
         self._since = {key: self._since.get(key, now) for key in missing}
         gone = [key for key, since in self._since.items() if now - since >= self._settle]
-        held = set() if accept else self._suspicious(gone)
+        held = set() if accept else set(gone) if distrust else self._suspicious(gone)
         before, found = self._index.note("file_systems") or {}, self._store.file_systems()
         if gone and not accept and any(found.get(folder) != device for folder, device in before.items()):
             held = set(gone)  # another file system is mounted there, or a folder is gone with all that was in it

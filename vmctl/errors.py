@@ -331,10 +331,13 @@ class AlreadyServing(SyncError):
 
 
 class DeletionsHeld(SyncError):
-    """So much is gone from a store at once that its deletion waits for a person's word."""
+    """So much is gone from a store at once, or older than before, that it waits for a person's word."""
 
     exit_code = 46
-    hint = "put the files back, or let the deletions go with 'vmctl sync --accept-deletions'"
+    hint = (
+        "put the files back, have the other server's again with 'vmctl reindex', "
+        "or let it count with 'vmctl sync --accept-deletions'"
+    )
 
 
 class RoleError(VmctlError):

@@ -29,6 +29,7 @@ from vmctl.model import (
     message_key,
     parse_key,
 )  # fmt: skip
+from vmctl.setback import set_back
 from vmctl.store.format import STATE, Format, Walk, look_of
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Scanner:
         self._absences = Absences(store, index, clock, settle)
         self._faulty: set[str] = set()
         self._new: list[str] = []
+        self._set_back: dict[str, str] = {}
         self._plain_pin = False
         self._report = Report()
 
@@ -81,12 +83,17 @@ class Scanner:
             walk = self._store.walk()
             for path, why in {**walk.odd, **walk.unread}.items():
                 self._fault(path, why, "move it out of the store, or mend its name or permissions")
+            folders = self._folders_to_list(walk, full=full)
+            self._hold({} if accept_deletions else set_back(self._store, self._index, walk, folders))
             known = self._index.hand_files()
             for path, (key, look) in walk.files.items():
+                if path in self._set_back:
+                    continue
                 if path not in known or known[path][0] != look or (full and self._settled(look)):
                     self._hand_file(key, path, look)
-            listed = self._message_folders(walk, full=full)
-            self._missing(self._absences.look(walk, listed, accept=accept_deletions))
+            listed = self._message_folders(walk, folders)
+            distrust = bool(self._set_back)
+            self._missing(self._absences.look(walk, listed, accept=accept_deletions, distrust=distrust))
             self._mended(walk, listed)
             if full:
                 self._index.set_meta("full_scan", str(self._clock.wall()))
@@ -97,6 +104,8 @@ class Scanner:
         """One look at the file of one record, before a command or the peer changes it."""
         self._report = Report()
         self._new.clear()
+        if key in (self._index.note("set_back") or []):
+            return self._reported()  # it waits for a person's word, and is named by the scan
         with self._index.transaction():
             parts = parse_key(key)
             if parts.kind == MESSAGE:
@@ -174,23 +183,22 @@ class Scanner:
 
     # Messages, which machines write
 
-    def _message_folders(self, walk: Walk, *, full: bool) -> set[str]:
+    def _folders_to_list(self, walk: Walk, *, full: bool) -> list[str]:
         known = self._index.folders()
-        listed = set()
-        for folder, (extension, status) in walk.folders.items():
-            mtime, ctime, inode = status.st_mtime_ns, status.st_ctime_ns, status.st_ino
-            before = known.get(folder)
-            if not full and before and before[:3] == (mtime, ctime, inode) and before[3] - max(mtime, ctime) > _RACY_NS:
-                continue
+        return [folder for folder, (_, status) in walk.folders.items() if full or _changed(status, known.get(folder))]
+
+    def _message_folders(self, walk: Walk, folders: list[str]) -> set[str]:
+        known = self._index.folders()
+        for folder in folders:
+            extension, status = walk.folders[folder]
             looked = self._clock.wall() * 1000
-            listed.add(folder)
             try:
                 well = self._messages(extension, folder)
             except StoreUnusable as error:
                 walk.unread[folder], well = _words(error), False
                 self._fault(folder, _words(error), error.hint)
-            self._index.set_folder(folder, mtime, ctime, inode, looked if well else 0)
-        return listed | (known.keys() - walk.folders.keys())
+            self._index.set_folder(folder, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, looked if well else 0)
+        return {*folders, *(known.keys() - walk.folders.keys())}
 
     def _messages(self, extension: str, folder: str) -> bool:
         """Look at each message of a folder; tells whether all was well, so that it need not be listed again."""
@@ -213,6 +221,8 @@ class Scanner:
                     self._fault(path, "a recording without its message", "move it away, or write its document")
                 else:
                     young = True  # its message may be on its way
+            elif path in self._set_back:
+                young = True  # to be listed again, until somebody says what it is
             elif not self._unchanged(message_key(extension, part.ident), there, known):
                 self._message(message_key(extension, part.ident), there, known)
         return not young and before == len(self._faulty) + len(self._report.unsettled) + len(self._report.damaged)
@@ -314,12 +324,27 @@ class Scanner:
                 hint="give the copy an id of its own: rename both its files and mend 'id' in its JSON",
             )
 
+    def _hold(self, found: dict[str, str]) -> None:
+        """What was put back from a backup is not read: it would undo on both servers what was done since."""
+        self._set_back = found
+        self._report.held = sorted(found.values())
+        if self._report.held != (self._index.note("set_back") or []):
+            self._index.set_note("set_back", self._report.held)
+        for path in found:
+            why = f"older than what was here before, as {len(found) - 1} others are: was it put back from a backup?"
+            mend = "'vmctl reindex' joins it with the other server, 'vmctl sync --accept-deletions' takes it as an edit"
+            self._fault(path, why, mend)
+
     def _missing(self, missing: Missing) -> None:
         self._report.absent = missing.again
-        self._report.held = missing.held
+        self._report.held += missing.held
         for key in missing.held:
             why = f"gone, with {len(missing.held) - 1} more at once: its deletion waits for a person's word"
-            self._fault(self._store.path(key), why, "put it back, or 'vmctl sync --accept-deletions'")
+            self._fault(
+                self._store.path(key),
+                why,
+                "put it back, or 'vmctl reindex' for the other server's, or 'vmctl sync --accept-deletions'",
+            )
         for key in missing.gone:
             self.edits.gone(key)
         for box in [parse_key(key).name for key in missing.gone if parse_key(key).kind == MAILBOX]:
@@ -357,6 +382,12 @@ class Scanner:
 
 def _name(path: str) -> str:
     return path.rpartition("/")[2]
+
+
+def _changed(status: os.stat_result, before: tuple[int, int, int, int] | None) -> bool:
+    """Whether a folder is another than at the last look, or may have changed at that very moment."""
+    mtime, ctime = status.st_mtime_ns, status.st_ctime_ns
+    return before is None or before[:3] != (mtime, ctime, status.st_ino) or before[3] - max(mtime, ctime) <= _RACY_NS
 
 
 def _words(error: RecordError | StoreError) -> str:

@@ -31,7 +31,10 @@ def sync(
         float, typer.Option(metavar="SECONDS", min=0.1, help="Give up when nothing has moved for this long.")
     ] = 60.0,
     accept_deletions: Annotated[
-        bool, typer.Option("--accept-deletions", help="Let deletions go that look like a fault of the disk.")
+        bool,
+        typer.Option(
+            "--accept-deletions", help="Let deletions go, and older files count, that look like a fault of the disk."
+        ),
     ] = False,
 ) -> None:
     """Bring both stores in step: scan, ship, take in, wait for the acknowledgements.
@@ -57,7 +60,7 @@ def sync(
     held = [key for tally in outcome.servers.values() for key in tally.held]
     if held:
         raise DeletionsHeld(
-            f"{len(held)} records are gone from the disk at once; their deletion waits for your word",
+            f"{len(held)} records are gone from the disk, or older than before, at once; they wait for your word",
             why=", ".join(held[:5]),
         )
 
