@@ -64,7 +64,7 @@ class Contact:
             facts = {**mail.status, "sent": mail.sent, "config": mail.config, "echoed": issued}
             now = self._clock.wall()
             facts["skew"] = skew_of(mail.sent, now - int((self._clock.steady() - issued) * 1_000_000), now)
-            for name in ("acks", "wants", "proof"):
+            for name in ("acks", "wants", "proof", "groups"):
                 facts.pop(name, None)
             for name in ("last", "settled", "pending"):  # what is no number here was not written by vmctl
                 facts[name] = facts[name] if type(facts.get(name)) is int else 0

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from vmctl.apply import Applier
     from vmctl.clock import Clock
     from vmctl.contact import Contact
+    from vmctl.doubt import Doubt
     from vmctl.index import Index
     from vmctl.mail import Audio, SyncMail
     from vmctl.store.pool import Pool
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("vmctl.inbox")
 
 _PAST_INCARNATIONS = 100
-_DOUBT_AGAIN = 60.0
 
 
 @dataclass(slots=True)
@@ -71,6 +71,7 @@ class Inbox:
         applier: Applier,
         contact: Contact,
         clock: Clock,
+        doubt: Doubt,
         acknowledged: Callable[[str], None],
     ) -> None:
         self._index = index
@@ -79,7 +80,7 @@ class Inbox:
         self._contact = contact
         self._clock = clock
         self._acknowledged = acknowledged
-        self._doubted: float | None = None
+        self._doubt = doubt
 
     def take(self, mail: SyncMail) -> Taken:
         """Take one mail, whole or not at all.
@@ -106,7 +107,7 @@ class Inbox:
                     self._acks(mail.status.get("acks"), taken)
                     self._wants(mail.status.get("wants"))
                 if taken.fresh:
-                    self._doubt(mail)
+                    self._doubt.take(mail)
                 self._journal(mail)
         return taken
 
@@ -180,21 +181,6 @@ class Inbox:
         if newest is None or theirs["number"] > newest["number"]:
             self._index.set_note("peer_checkpoint", theirs)
         return False
-
-    def _doubt(self, mail: SyncMail) -> None:
-        """Both have shipped everything and still differ: a mail of a life that was rolled back came late, or worse.
-
-        What was believed of the peer is wrong somewhere, so everything is offered again; not over and over.
-        """
-        facts, now = self._contact.facts(), self._clock.steady()
-        if facts.get("sent") != mail.sent or mail.status.get("pending") != 0 or self._index.pending_count():
-            return
-        if mail.status.get("digest") == self._index.digest:
-            return
-        if self._doubted is None or now - self._doubted >= _DOUBT_AGAIN:
-            self._doubted = now
-            self._index.forget_bases()
-            log.error("both servers have shipped everything and still differ: everything is offered again")
 
     # Records
 

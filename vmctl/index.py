@@ -327,6 +327,26 @@ class Index:
         self._run("DELETE FROM offers")
         self._run("DELETE FROM wants")
 
+    def offer_again(self, group: str) -> None:
+        """The peer's acknowledgements of one group are void: `mailbox/EXT`, or a kind of records outside of mailboxes."""
+        kind, _, mailbox = group.partition("/")
+        where, value = ("mailbox = ?", mailbox) if mailbox else ("mailbox IS NULL AND kind = ?", kind)
+        self._run(f"UPDATE records SET base = NULL WHERE {where}", (value,))  # noqa: S608
+        self._run(f"INSERT OR REPLACE INTO unacked SELECT key, 0, number FROM records WHERE {where}", (value,))  # noqa: S608
+
+    def versions(self) -> Iterator[tuple[str, str | None, str]]:
+        """Kind, mailbox and version of every record that the digest counts."""
+        yield from self._run(
+            "SELECT kind, mailbox, version FROM records WHERE key NOT IN (SELECT key FROM dead WHERE purged)"
+        )
+
+    def recount_digest(self) -> bool:
+        """Count the digest again from all records; tells whether it was wrong. Only inside a transaction."""
+        before, self._digest = self._digest, 0
+        for _, _, version in self.versions():
+            self._digest ^= int(version, 16)
+        return before != self._digest
+
     # Files and folders as the last scan saw them
 
     def file(self, path: str) -> tuple[Look, str] | None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from vmctl.clock import Clock
     from vmctl.config import Config
     from vmctl.contact import Contact
+    from vmctl.doubt import Doubt
     from vmctl.index import Index
     from vmctl.journal import Journal
     from vmctl.keys import PrivateKey
@@ -53,6 +54,7 @@ class Parcel:
     versions: dict[str, str] = field(default_factory=dict)
     acks: list[tuple[str, str]] = field(default_factory=list)
     pieces: list[tuple[str, int, int]] = field(default_factory=list)
+    tells: bool = False  # digests, which the peer is to compare
 
 
 @dataclass(slots=True)
@@ -81,6 +83,7 @@ class Outbox:
         applier: Applier,
         contact: Contact,
         journal: Journal,
+        doubt: Doubt,
         clock: Clock,
     ) -> None:
         self._config = config
@@ -91,6 +94,7 @@ class Outbox:
         self._index = index
         self._applier = applier
         self._contact = contact
+        self._doubt = doubt
         self._clock = clock
         self._sent: dict[str, tuple[str, float]] = {}
         self._wanted: dict[str, float] = {}
@@ -116,14 +120,17 @@ class Outbox:
         count = 0
         while True:
             acks, wants = self._ripe_acks(), self._wants(eager=anew)
-            facts = status() | {"acks": [list(ack) for ack in acks], "wants": wants}
+            groups = self._doubt.told()
+            facts = status() | {"acks": [list(ack) for ack in acks], "wants": wants} | groups
             load = _Load(size=estimate([facts, request or {}]))
             self._fill(load, urgent, messages, pieces, oldest=count % _OLDEST_EVERY == _OLDEST_EVERY - 1)
-            if not (load or acks or any(wants.values()) or (always and count == 0)):
+            if not (load or acks or any(wants.values()) or groups or (always and count == 0)):
                 return
-            yield self._parcel(load, acks, facts, request or {})
+            parcel = self._parcel(load, acks, facts, request or {})
+            parcel.tells = bool(groups)
+            yield parcel
             count += 1
-            if not load:
+            if not load and not self._doubt.due:
                 return
 
     def left(self, parcel: Parcel) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from vmctl import clocks, durable, identity, rejoin
 from vmctl.apply import Applied, Applier
 from vmctl.contact import Contact
+from vmctl.doubt import Doubt
 from vmctl.errors import JournalError, MailError, StoreExchanged, StoreUnusable
 from vmctl.inbox import Inbox, Taken
 from vmctl.index import Index
@@ -40,6 +41,7 @@ log = logging.getLogger("vmctl.replica")
 LOCK_TIMEOUT = 60.0
 _MOST_LOOKS = 3
 _LONGEST_WRITING = 3_600_000_000  # microseconds
+_SHARE_OF_DIGESTS = 8  # one part in so many of a mail may be digests
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +83,11 @@ class Replica:
                 self._start_over("the index is not that of this life of the store")
                 self.scanner.recall()
         self.applier = Applier(self.store, index, self.pool, self.scanner, clock)
-        self.outbox = Outbox(config, server.name, self.store, index, self.applier, self.contact, self.journal, clock)
-        self.inbox = Inbox(index, self.pool, self.applier, self.contact, clock, self.outbox.acknowledged)
+        doubt = Doubt(index, self.contact, self.journal, clock, server.name, config.mail.max // _SHARE_OF_DIGESTS)
+        self.outbox = Outbox(
+            config, server.name, self.store, index, self.applier, self.contact, self.journal, doubt, clock
+        )
+        self.inbox = Inbox(index, self.pool, self.applier, self.contact, clock, doubt, self.outbox.acknowledged)
 
     @classmethod
     def open(cls, config: Config, name: str, clock: Clock) -> Replica:

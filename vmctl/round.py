@@ -159,7 +159,7 @@ class Round:
         for parcel in post.parcels(always=always, anew=anew):
             post.deliver(parcel)
             self._count(tally, parcel)
-            records = records or bool(parcel.versions or parcel.acks or parcel.pieces)
+            records = records or bool(parcel.versions or parcel.acks or parcel.pieces or parcel.tells)
             self._took(to)
             if total:
                 self._progress(f"{post.server.name} to {to.server.name}", min(tally.shipped, total), total)
