@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from vmctl.errors import MailRefused, StoreError, StoreExchanged, SyncError
 from vmctl.post import ASK_PROOF, ASK_SCAN, DAEMON, Post
 from vmctl.proof import read_store
+from vmctl.trouble import Trouble
 from vmctl.watch import Debounce, Watcher
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Daemon:
         self._retry = _SHORTEST_RETRY
         self._answer_after_scan = False
         self._asking: str | None = None
-        self._trouble: str | None = None
+        self._trouble: Trouble | None = None
         self._unreached: str | None = None
         self._unwell_at: float | None = None
         self._ask_scan: dict[str, Any] = {}
@@ -74,7 +75,7 @@ class Daemon:
             try:
                 self._serve()
             except StoreError as error:  # it was served a moment ago, so it may come back
-                self._well(f"{error.what}: {error.why}" if error.why else error.what)
+                self._well(Trouble.of(error))
                 self._stop.wait(_LONGEST_WAIT)
         log.info("%s stopped", self._name)
 
@@ -83,6 +84,7 @@ class Daemon:
         self._carrier, self._mails, self._on_its_way = _Carrier(self._wake), None, None
         self._next_scan = self._next_beat = 0.0  # a store that was opened again is looked at and told of at once
         with Post(self._config, self._name, self._clock, role=DAEMON, wake=self._wake.set) as post:
+            post.tell(self._trouble)
             post.replica.take()  # the spool before the first scan: what came is older than what is on disk
             post.start()
             post.listen()
@@ -116,23 +118,22 @@ class Daemon:
     def _loop(self, post: Post) -> None:
         while not self._stop.is_set():
             try:
-                if self._turn(post):
-                    self._well(None)
+                self._well(self._turn(post), post)
             except StoreExchanged as error:
                 log.error("%s: it is opened again", error.what)
                 return
             except StoreError as error:
                 self._unwell_at = self._clock.steady()
                 # a full or unreachable disk, say: the peer is told to try again, and so do we
-                self._well(f"{error.what}: {error.why}" if error.why else error.what)
+                self._well(Trouble.of(error), post)
                 self._next_scan = self._clock.steady() + self._config.scan.settle
                 self._stop.wait(_LONGEST_WAIT)
                 continue
             self._wake.wait(self._pause(post))
             self._wake.clear()
 
-    def _turn(self, post: Post) -> bool:
-        """One turn of the loop; tells whether all was well."""
+    def _turn(self, post: Post) -> Trouble | None:
+        """One turn of the loop; what was not well all the same."""
         now = self._clock.steady()
         intake = post.take()
         if self._round.is_set():
@@ -146,20 +147,13 @@ class Daemon:
         if any(_starting(taken.status) for taken in intake.taken):
             self._next_beat = min(self._next_beat, now + _ANSWER_TO_A_START)
         self._scan_if_due(post, now)
-        moved = self._tick(post)
+        moved = post.tick(automatic=self._may_take_over(post))
         self._answered(post, intake.taken)
         self._verify(post)
         self._delivered(post)
         self._send(post, urgent=bool(moved))
         post.note_step()
-        return moved is not None
-
-    def _tick(self, post: Post) -> bool | None:
-        """Whether a role moved; None where the journal cannot be trusted: then none does, but the stores go on."""
-        moved = post.tick(automatic=self._may_take_over(post))
-        if moved is None:
-            self._well(f"no role moves: {post.journal_fault}")
-        return moved
+        return post.journal_trouble if moved is None else post.refusal
 
     def _may_take_over(self, post: Post) -> bool:
         """Whether silence may be the peer's: not while this server could not write, or had no time to hear since."""
@@ -285,10 +279,16 @@ class Daemon:
             log.warning("%s", trouble or f"{self._config.peer_of(self._name).name} takes mail again")
         self._unreached = trouble
 
-    def _well(self, trouble: str | None) -> None:
-        if trouble != self._trouble:
-            self._trouble = trouble
-            (log.error if trouble else log.info)("%s", trouble or "well again")
+    def _well(self, trouble: Trouble | None, post: Post | None = None) -> None:
+        """Say once what keeps this server from its work, and once that nothing does any more."""
+        before, self._trouble = self._trouble, trouble
+        if trouble is not None:  # its words may name another file each time
+            self._trouble = trouble._replace(since=before.since if before else self._clock.wall())
+        if (trouble and trouble.error) == (before and before.error):
+            return
+        (log.error if trouble else log.info)("%s", trouble.words if trouble else "well again")
+        if post is not None:
+            post.tell(self._trouble)
 
 
 def _starting(status: dict[str, Any]) -> bool:

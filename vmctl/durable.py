@@ -30,6 +30,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 _CHUNK = 1 << 20
 _MOST_SINGLY = 100  # files: more are made durable by one sync of everything
+_TOLD = 1024  # bytes that a lock holds
 
 _open = os.open
 _truncate = os.ftruncate
@@ -265,34 +266,57 @@ def take_lock(path: Path, *, timeout: float, what: str, shared_text: str = "") -
     try:
         while not _try_lock(fd, path):
             if time.monotonic() >= deadline:
-                raise StoreBusy(f"{what} is in use by {_holder(fd)}")  # noqa: TRY301 - the descriptor is closed below
+                raise StoreBusy(f"{what} is in use by {_told(fd).partition(chr(10))[0]}")  # noqa: TRY301 - the descriptor is closed below
             time.sleep(pause)
             pause = min(pause * 2, 0.05)
-        with contextlib.suppress(OSError):  # who holds it is a courtesy: on a full disk the lock must still be had
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, shared_text.encode(), 0)
+        tell(fd, shared_text)
     except BaseException:
         os.close(fd)
         raise
     return fd
 
 
-def lock_holder(path: Path) -> str | None:
-    """What the holder of a lock wrote into it, or None when nobody holds it."""
+def tell(fd: int, text: str) -> bool:
+    """Put `text` into a lock that is held, in place of what was there; tells whether it could.
+
+    It has always the same length, so that on most disks it needs no room: what a holder has to say may be just that
+    there is none. Nobody waits for it to be durable, as it means nothing once the lock is free.
+    """
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
+        os.pwrite(fd, text.encode()[:_TOLD].ljust(_TOLD), 0)
+    except OSError:  # who holds it is a courtesy: on a full disk the lock must still be had
+        return False
+    return True
+
+
+def lock_holder(path: Path) -> str | None:
+    """Who holds a lock: the first line of what the holder wrote into it, or None when nobody holds it."""
+    told = lock_told(path)
+    return None if told is None else told.partition("\n")[0]
+
+
+def lock_told(path: Path) -> str | None:
+    """All that the holder of a lock wrote into it, or None when nobody holds it."""
+    fd = _opened(path)
+    if fd is None:
         return None
     try:
         if _try_lock(fd, path):
             return None
-        return _holder(fd)
+        return _told(fd)
     finally:
         os.close(fd)
 
 
-def _holder(fd: int) -> str:
-    return os.pread(fd, 200, 0).decode("utf-8", "replace").strip() or "another process"
+def _opened(path: Path) -> int | None:
+    for mode in (os.O_RDWR, os.O_RDONLY):  # not every file system locks what is open for reading; a read-only one must
+        with contextlib.suppress(OSError):
+            return os.open(path, mode | os.O_CLOEXEC | os.O_NOFOLLOW)
+    return None
+
+
+def _told(fd: int) -> str:
+    return os.pread(fd, _TOLD, 0).decode("utf-8", "replace").strip("\0 \n") or "another process"
 
 
 def _try_lock(fd: int, path: Path) -> bool:

@@ -100,6 +100,7 @@ class Index:
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._db = connection
         self._path = path
+        self.as_it_is = False
         self._inode = path.stat().st_ino
         self._last = self._began = 0
         self._digest = 0
@@ -139,6 +140,23 @@ class Index:
         except sqlite3.DatabaseError as error:
             raise _ours(error) from error
         return cls(db, path)
+
+    @classmethod
+    def to_read(cls, path: Path) -> Self:
+        """Open an index that is there, for reading: as `open` does, and also on a disk that is full or read-only.
+
+        There SQLite cannot make what it needs beside the file, so it is read `as_it_is`: what was committed last may
+        be missing, where its writer was killed. Raises as `open` does.
+        """
+        try:
+            return cls.open(path)
+        except (DiskFull, StoreUnusable):
+            db = _as_it_is(path)
+            if db is None:
+                raise
+            index = cls(db, path)
+            index.as_it_is = True
+            return index
 
     def close(self) -> None:
         """Close the file."""
@@ -487,6 +505,17 @@ def _set_journal(db: sqlite3.Connection) -> None:
             if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
         time.sleep(_OPEN_AGAIN)
+
+
+def _as_it_is(path: Path) -> sqlite3.Connection | None:
+    """The file alone, without lock or log; None where that cannot be read either, or is of another format."""
+    with contextlib.suppress(sqlite3.DatabaseError):
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True, isolation_level=None)
+        with contextlib.suppress(sqlite3.DatabaseError):
+            if db.execute("PRAGMA user_version").fetchone()[0] == FORMAT:
+                return db
+        db.close()
+    return None
 
 
 def _make(db: sqlite3.Connection) -> None:

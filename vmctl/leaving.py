@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from vmctl.index import Index
-    from vmctl.store.native import NativeStore
+    from vmctl.store.format import Format
     from vmctl.store.pool import Pool
 
 _NOTE = "leaving"
 
 
 @contextlib.contextmanager
-def all_or_nothing(store: NativeStore, index: Index, pool: Pool, key: str, audio: dict[str, Any]) -> Iterator[None]:
+def all_or_nothing(store: Format, index: Index, pool: Pool, key: str, audio: dict[str, Any]) -> Iterator[None]:
     """Write a new message's files within, in a transaction of the index; `audio` is the field that names its recording."""
     index.set_note(_NOTE, {"key": key, "audio": audio})
     try:
@@ -39,7 +39,7 @@ def all_or_nothing(store: NativeStore, index: Index, pool: Pool, key: str, audio
         raise
 
 
-def take_back(store: NativeStore, index: Index, pool: Pool) -> None:
+def take_back(store: Format, index: Index, pool: Pool) -> None:
     """Remove the recording of a message that was being left: it was never accepted. The caller holds the store's lock.
 
     With its document in place the message is whole, and the next scan finds it.

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from vmctl.index import Index
     from vmctl.journal import Journal
     from vmctl.keys import PrivateKey
-    from vmctl.store.native import NativeStore
+    from vmctl.store.format import Format
 
 log = logging.getLogger("vmctl.outbox")
 
@@ -78,7 +78,7 @@ class Outbox:
         self,
         config: Config,
         server: str,
-        store: NativeStore,
+        store: Format,
         index: Index,
         applier: Applier,
         contact: Contact,

@@ -16,6 +16,7 @@ from vmctl.failover import Failover
 from vmctl.receiver import Receiver
 from vmctl.replica import Replica
 from vmctl.sender import Courier
+from vmctl.trouble import Trouble
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ DAEMON, ROUND = "vmctl serve", "vmctl sync"
 PROOF, ASK_PROOF, ASK_SCAN = "peer_proof", "ask_proof", "ask_scan"
 _ANSWER_TIMEOUT, _SHORTEST_TIMEOUT = 30.0, 2.0
 _PATIENCE_WITH_A_ROUND, _LOOK_AGAIN = 120.0, 0.1
+_REFUSALS_REMEMBERED = 3  # heartbeats: the peer tries again within one
 
 
 class Post:
@@ -45,13 +47,15 @@ class Post:
         self._role = role
         self._wake = wake
         self._patience = patience
+        self._remembered = _REFUSALS_REMEMBERED * config.sync.heartbeat
         self._lock = -1
         self.receiver: Receiver | None = None
         self._courier: Courier | None = None
         self._answers: list[str] = []
         self._noted: float | None = None
-        self.journal_fault = ""
+        self.journal_trouble: Trouble | None = None
         self.refused_at: float | None = None  # when a mail was last refused for a fault of this server
+        self._refusal: Trouble | None = None
         self.to_verify: str | None = None  # the peer asks for a reading of this store, under this nonce
         self.proof: dict[str, Any] | None = None  # the reading, to go with the next mail
 
@@ -107,10 +111,21 @@ class Post:
     def _receive(self, raw: bytes) -> None:
         try:
             self.replica.receive(raw)
-        except StoreError:
-            self.refused_at = self._clock.steady()
+        except StoreError as error:
+            self.refused_at, self._refusal = self._clock.steady(), Trouble.of(error)
             raise
+        self._refusal = None
         self._wake()
+
+    @property
+    def refusal(self) -> Trouble | None:
+        """Why the peer's mails are refused, for as long as it may be trying again; None where they are taken."""
+        recent = self.refused_at is not None and self._clock.steady() - self.refused_at < self._remembered
+        return self._refusal if recent else None
+
+    def tell(self, trouble: Trouble | None) -> None:
+        """Let `vmctl status` see what keeps this server from its work, or that nothing does any more."""
+        durable.tell(self._lock, _whose(self._role) + (f"\n{trouble.as_text()}" if trouble else ""))
 
     def take(self) -> Intake:
         """Take in what the spool holds, and note what the peer asks for or orders."""
@@ -137,14 +152,14 @@ class Post:
         try:
             self.failover.start()
         except JournalError as error:
-            self.journal_fault = f"{error.what}; {error.hint}"
+            self.journal_trouble = Trouble("JournalBroken", f"no role moves: {error.what}", error.why, error.hint)
 
     def tick(self, *, automatic: bool) -> bool | None:
         """Let the roles move; tells whether one did. None where the journal cannot be trusted: then none does."""
         try:
             return self.failover.tick(automatic=automatic)
         except JournalError as error:
-            self.journal_fault = f"{error.what}; {error.hint}"
+            self.journal_trouble = Trouble("JournalBroken", f"no role moves: {error.what}", error.why, error.hint)
             return None
 
     @property
@@ -210,6 +225,10 @@ def who_serves(store: Path) -> tuple[str, int] | None:
     return role, int(number) if number.isdigit() else 0
 
 
+def _whose(role: str) -> str:
+    return f"{role}, process {os.getpid()}"
+
+
 def _hold(store: Path, name: str, role: str, patience: float) -> int:
     path = store / identity.DIRECTORY / "serve.lock"
     if role == DAEMON:  # a round of cron's is over soon; another daemon is not
@@ -217,9 +236,7 @@ def _hold(store: Path, name: str, role: str, patience: float) -> int:
         while (durable.lock_holder(path) or "").startswith(ROUND) and time.monotonic() < deadline:
             time.sleep(_LOOK_AGAIN)
     try:
-        return durable.take_lock(
-            path, timeout=patience, what=f"the server {name}", shared_text=f"{role}, process {os.getpid()}"
-        )
+        return durable.take_lock(path, timeout=patience, what=f"the server {name}", shared_text=_whose(role))
     except StoreBusy as error:
         raise AlreadyServing(
             f"{name} is served already: {error.what.rpartition(' by ')[2]} has the store {store}"

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from vmctl import identity
 from vmctl.clock import Clock, rfc3339
 from vmctl.contact import Contact
-from vmctl.durable import lock_holder
+from vmctl.durable import lock_told
+from vmctl.errors import DiskFull, StoreUnusable
 from vmctl.index import Index
 from vmctl.journal import Journal
+from vmctl.trouble import Trouble, from_text, probe
 from vmctl.view import View, fresh_view, newer, role
 
 if TYPE_CHECKING:
@@ -24,10 +26,11 @@ class _Local(NamedTuple):
     """What one store on this host knows."""
 
     server: Server
-    memory: Index | None  # None before the first scan
+    memory: Index | None  # None before the first scan, or where it cannot be opened
     contact: Contact | None
     views: dict[str, View]
     runs: str | None
+    trouble: Trouble | None
 
     def note(self, name: str) -> Any:
         return self.memory.note(name) if self.memory else None
@@ -59,12 +62,17 @@ def _local(config: Config, server: Server, clock: Clock) -> _Local:
     assert server.store is not None  # noqa: S101 - it is here
     identity.read(server.store, config.network, server.name)
     state = server.store / identity.DIRECTORY
-    index = Index.open(state / "index.db") if (state / "index.db").exists() else None
+    told = lock_told(state / "serve.lock")
+    runs, _, said = (told or "").partition("\n")
+    trouble = from_text(said) or probe(server.store)
+    index = None
+    try:
+        index = Index.to_read(state / "index.db") if (state / "index.db").exists() else None
+    except (DiskFull, StoreUnusable) as error:
+        trouble = trouble or Trouble.of(error)
     contact = Contact(index, clock, config.failover.after) if index else None
     homes = {name: service.home for name, service in config.services.items()}
-    return _Local(
-        server, index, contact, Journal(state / "journal.jsonl").views(homes), lock_holder(state / "serve.lock")
-    )
+    return _Local(server, index, contact, Journal(state / "journal.jsonl").views(homes), runs or None, trouble)
 
 
 def _split(service: str, here: list[_Local]) -> bool:
@@ -137,6 +145,7 @@ def _server(name: str, here: list[_Local], views: dict[str, View]) -> dict[str, 
         "conflicts": None,
         "faults": [],
         "clock_skew": other.contact.skew() if other and other.contact else None,
+        "trouble": local.trouble.as_json() if local and local.trouble else None,
     }
     if local is not None and local.memory is not None:
         step = int(local.memory.meta("in_step_at", "0"))

@@ -110,17 +110,9 @@ def _each(
 
 
 def _records(session: Session) -> list[Record]:
-    from vmctl.index import Index
-
-    path = session.store.state / "index.db"
-    if not path.exists():
-        return []
-    index = Index.open(path)
-    try:
-        found = [entry.record for entry in index.entries("kind = 'conflict' AND lives")]
-        return sorted(found, key=lambda record: (record.document["lost"]["at"], record.key))
-    finally:
-        index.close()
+    with session.index() as index:
+        found = [] if index is None else [entry.record for entry in index.entries("kind = 'conflict' AND lives")]
+    return sorted(found, key=lambda record: (record.document["lost"]["at"], record.key))
 
 
 def _value(record: Record) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,10 +12,7 @@ from vmctl.cli.output import emit, note, report, table
 from vmctl.cli.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from vmctl.history import Version
-    from vmctl.index import Index
 
 history = group("Earlier versions of settings, callflows, prompts, mailboxes and greetings.")
 
@@ -40,7 +36,7 @@ def list_(
     if (key is None) != everything:
         raise typer.BadParameter("Name one record, or say --all.", param_hint="KEY")
     checked = None if key is None else _key(key)
-    with _index(session) as index:
+    with session.index() as index:
         versions = [] if index is None else index.history.all() if checked is None else index.history.of(checked)
     found = [_value(version, before) for version, before in _with_former(versions)]
     if not found:
@@ -153,27 +149,11 @@ def _key(text: str) -> str:
     return str(key)
 
 
-@contextlib.contextmanager
-def _index(session: Session) -> Iterator[Index | None]:
-    """The server's index for reading; None where there is none yet."""
-    from vmctl.index import Index
-
-    path = session.store.state / "index.db"
-    if not path.exists():
-        yield None
-        return
-    index = Index.open(path)
-    try:
-        yield index
-    finally:
-        index.close()
-
-
 def _versions(session: Session, key: str) -> list[Version]:
     """The versions of a record, the newest first, at least one. Raises BadName, NotFound."""
     from vmctl.errors import NotFound
 
-    with _index(session) as index:
+    with session.index() as index:
         found = [] if index is None else index.history.of(_key(key))
     if not found:
         raise NotFound(f"there is no history of {key}", hint="'vmctl history list --all' shows what there is")

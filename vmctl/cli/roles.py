@@ -80,16 +80,8 @@ def journal(
 
 def _against_peer(session: Session, book: Journal) -> list[str]:
     """What the peer has seen of this journal and is not there any more: a chain alone cannot show that."""
-    from vmctl.index import Index
-
-    path = session.store.state / "index.db"
-    if not path.exists():
-        return []
-    index = Index.open(path)
-    try:
-        seen = (index.note("peer") or {}).get("journal_seen") or [0, ""]
-    finally:
-        index.close()
+    with session.index() as index:
+        seen = ((index.note("peer") if index else None) or {}).get("journal_seen") or [0, ""]
     length, _ = book.length_and_hash()
     if seen[0] > length:
         return [f"the other server has seen {seen[0]} entries, {seen[0] - length} are missing at the end"]
@@ -318,9 +310,17 @@ def _status_words(value: dict[str, Any]) -> str:
     ]  # fmt: skip
     lines.append(table(servers, ("SERVER", "ROLE", "HEARD", "DAEMON", "PENDING", "LAST IN STEP", "CONFLICTS")))
     for name, one in value["servers"].items():
+        if one["trouble"]:
+            lines += _trouble_words(name, one["trouble"])
         for fault in one["faults"]:
             lines.append(f"  {name}: {fault['path']}: {fault['why']}")
             lines.append(f"    try: {fault['mend']}")
     if value["config_differs"]:
         lines.append("  vmctl.yaml is not the same on both servers: compare the two")
     return "\n".join(lines)
+
+
+def _trouble_words(name: str, trouble: dict[str, Any]) -> list[str]:
+    why = f" ({trouble['why']})" if trouble["why"] else ""
+    since = f", since {trouble['since']}" if trouble["since"] else ""
+    return [f"  {name} CANNOT WORK{since}: {trouble['what']}{why}", f"    try: {trouble['hint']}"]

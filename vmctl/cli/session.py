@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 import typer
 
+from vmctl.cli.output import note
 from vmctl.errors import ServerUnclear, StoreMissing
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from vmctl.config import Config
     from vmctl.desk import Desk
+    from vmctl.index import Index
     from vmctl.replica import Replica
     from vmctl.store.native import NativeStore
     from vmctl.undo import Undo
@@ -74,6 +76,23 @@ class Session:
         assert root is not None, "`server` is one that is here"  # noqa: S101 - for the type checker
         identity.read(root, self.config.network, self.server)
         return NativeStore(root, self.config.audio.formats, self.config.limits.document)
+
+    @contextlib.contextmanager
+    def index(self) -> Iterator[Index | None]:
+        """The server's index, for reading; None where there is none yet. Works on a full or read-only disk, too."""
+        from vmctl.index import Index
+
+        path = self.store.state / "index.db"
+        if not path.exists():
+            yield None
+            return
+        index = Index.to_read(path)
+        if index.as_it_is:
+            note(f"the index of {self.server} is read as it is: its disk is full or cannot be written to")
+        try:
+            yield index
+        finally:
+            index.close()
 
     @contextlib.contextmanager
     def replica(self) -> Iterator[Replica]:
