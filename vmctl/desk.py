@@ -227,7 +227,8 @@ class Desk:
     def _set_audio(self, key: str, source: Path) -> None:
         audio = self._replica.config.audio
         recording = inspect(source, formats=audio.formats, longest=audio.longest)
-        self._replica.pool.copy_in(source, recording.sha256)
+        with self._replica.locked():  # what is no store now gets no file
+            self._replica.pool.copy_in(source, recording.sha256)
         self.change(key, self._setting(key, {"audio": recording.as_field()}))
 
     def _delete(self, key: str, what: str) -> None:

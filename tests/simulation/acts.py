@@ -23,7 +23,7 @@ from vmctl.model import ABSENT as GONE
 from vmctl.model import parse_key
 
 from .disk import Crash
-from .files import read_document, yaml_text
+from .files import has_file, read_document, yaml_text
 from .ledger import ABSENT, Violation
 from .world import NAMES, SETTLE
 
@@ -101,7 +101,7 @@ def ordered(world, name, words, keys, call, note, *, at=None):
     if not world.start(name):
         return f"{words}: {name} is down"
     before = world.versions(name, keys)
-    doubtful = any(key in world.hand[name] for key in keys)
+    doubtful = any(key in world.hand[name] or key in world.dropped[name] for key in keys)
     if world.chance.random() < 0.2:  # a process of its own beside the daemon
 
         def do():
@@ -525,14 +525,16 @@ def _edit(world, name):
 
 def _edited(world, name, key, path, document, change, how, sync):
     new = not path.exists()
-    world.disk.put(path, yaml_text(key, document), how, sync=sync)
+    text = yaml_text(key, document)
+    world.disk.put(path, text, how, sync=sync)
     pending = world.hand[name].get(key)
     seen = pending["seen"] if pending else world.shown(name, key)
     writes = (pending["writes"] if pending else {}) | change
     if new:
         writes = dict.fromkeys(world.ledger.fields(key, name), ABSENT) | writes
     synced = sync and (pending is None or pending["sync"])
-    world.hand[name][key] = {"seen": seen, "writes": writes, "path": path, "sync": synced, "power": False}
+    world.hand[name][key] = {"seen": seen, "writes": writes, "path": path, "sync": synced, "power": False, "text": text}
+    world.hand[name][key]["loose"] = bool(pending and pending.get("loose"))
 
 
 @act("hand", 0.7)
@@ -563,13 +565,15 @@ def edit_while_it_works(world, name):
         document = read_document(path) if path.exists() else None
         if document is None:
             return
-        world.disk.put(path, yaml_text(key, document | {"name": value}), how)
+        text = yaml_text(key, document | {"name": value})
+        world.disk.put(path, text, how)
         done.append(True)
         for field, was in document.items():  # which of the peer's changes the person had seen nobody knows
             if field != "name":
                 world.ledger.note(name, key, "saved with it", writes={field: was}, maybe=True, keeps=True)
         world.hand[name][key] = {
             "seen": frozenset(), "writes": {"name": value}, "path": path, "sync": True, "power": False, "loose": True,
+            "text": text,
         }  # fmt: skip
 
     how = world.chance.choice(("replace", "inplace"))
@@ -722,13 +726,17 @@ def _forget(world, name):
     _down(world, name)
     for key in ledger.keys():
         known = ledger.know(name, key)
+        there = has_file(world, name, key)
         if key.startswith("message/"):
-            lost = known - ledger.shown(name, key) if key in lagging else set()
+            lost = known - ledger.shown(name, key) if key in lagging and there else set() if there else set(known)
         else:  # of YAML only the values are left, and of greetings the bytes: who made them when is forgotten
             lost = set(known)
+            if there:
+                _found_again(world, name, key)
         ledger.doubt(key, lost - ledger.know(world.other(name), key))
-        if not key.startswith("message/") and known:
-            _found_again(world, name, key)
+        if lost and (key.startswith("message/") or not there):
+            ledger.perhaps(name, key).update(lost)
+            known -= lost
     for key, removed in world.removed[name].items():  # a new index cannot know that there was anything
         ledger.note(name, key, "rm, forgotten", deletes=True, seen=removed["seen"], maybe=True)
         ledger.doubt(key, ledger.know(name, key) - ledger.know(world.other(name), key))

@@ -5,6 +5,8 @@ import json
 
 import yaml
 
+from vmctl.model import parse_key
+
 
 def yaml_text(key, document):
     """The file of a document as a person writes it, in bytes."""
@@ -88,3 +90,18 @@ def _document(path):
 
 def _sha(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def has_file(world, name, key):
+    """Whether a store has a file that tells a new index of a record: its own, or its tombstone."""
+    kind, mailbox, ident = parse_key(key)
+    base = world.machines[name].unmounted or world.machines[name].root
+    paths = {
+        "settings": ["settings.yaml"],
+        "callflow": [f"callflows/{ident}.yaml"],
+        "prompt": [f"prompts/{ident}.wav"],
+        "mailbox": [f"mailboxes/{ident}/mailbox.yaml"],
+        "greeting": [f"mailboxes/{mailbox}/greetings/{ident}.wav"],
+        "message": [f"{under}mailboxes/{mailbox}/messages/{ident}.json" for under in ("", ".vmctl/deleted/")],
+    }[kind]
+    return any((base / path).exists() for path in paths)

@@ -2,9 +2,9 @@
 
 from vmctl.model import parse_key
 
-from .files import read_document, read_store, yaml_text
+from .files import has_file, read_store
 from .learning import learn
-from .ledger import ABSENT, Violation, require
+from .ledger import ABSENT, require
 from .world import NAMES, SETTLE
 
 MOST_ROUNDS = 80
@@ -39,6 +39,8 @@ def _presence(world, name, lives):
     for key in ledger.keys():
         if key in world.removed[name]:
             continue
+        if key not in lives and world.forgetful and has_file(world, name, key):
+            continue  # to be found by a scan, when it has stood still
         if ledger.must_live(key, [name]):
             require(lives.get(key), f"{name}: {key} is missing: {_history(world, key)}")
         elif ledger.must_be_gone(key, [name]):
@@ -109,9 +111,8 @@ def _mend_torn_files(world, name):
                 world.disk.take_away(path, sync=True)
             del world.dropped[name][key]
     for key, how in list(world.hand[name].items()):
-        if how["power"] and not how["sync"] and how["path"].exists() and not read_document(how["path"]):
-            text = {name: value for name, value in how["writes"].items() if value != ABSENT}
-            world.disk.put(how["path"], yaml_text(key, text), "replace")
+        if how["power"] and not how["sync"] and how["path"].exists() and how["path"].read_bytes() != how["text"]:
+            world.disk.put(how["path"], how["text"], "replace")
 
 
 def check_rest(world, ends):

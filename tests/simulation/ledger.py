@@ -34,6 +34,7 @@ class Act:
     keeps: bool = False
     deletes: bool = False
     writes: tuple = ()
+    perhaps: frozenset = frozenset()  # what its author may have seen besides
 
     def sets(self, name):
         """Whether it set a field."""
@@ -86,7 +87,8 @@ class Ledger:
         """An act was done at a server, having seen `seen`, or all that is known there."""
         seen = frozenset(self.know(name, key)) if seen is None else frozenset(seen)
         how["writes"] = tuple(sorted(how.get("writes", {}).items(), key=lambda item: item[0]))
-        act = Act(len(self.acts) + 1, key, name, what, seen, **how)
+        perhaps = frozenset(self.perhaps(name, key) | self._maybe(key)) - seen
+        act = Act(len(self.acts) + 1, key, name, what, seen, perhaps=perhaps, **how)
         self.acts[act.number] = act
         if maybe:
             self.maybe.setdefault(key, set()).add(act.number)
@@ -135,7 +137,7 @@ class Ledger:
     def must_live(self, key, names):
         """Whether a birth, save or restore is there that no deleter can have seen, by what these servers know."""
         known, maybe = self._by(key, names)
-        gone = _seen(act for act in self.of(known | maybe) if act.deletes)
+        gone = self._perhaps_deleted(known | maybe)
         return any(act.keeps and act.number not in gone for act in self.of(known))
 
     def must_be_gone(self, key, names):
@@ -148,7 +150,11 @@ class Ledger:
     def deleted(self, key, names):
         """The acts that somebody had seen who deleted the record."""
         known, maybe = self._by(key, names)
-        return _seen(act for act in self.of(known | maybe) if act.deletes)
+        return self._perhaps_deleted(known | maybe)
+
+    def _perhaps_deleted(self, numbers):
+        deletes = [act for act in self.of(numbers) if act.deletes]
+        return {number for act in deletes for number in act.seen | act.perhaps}
 
     def values(self, key, name, names):
         """Of a field: the acts of which one must have given its value, and those that may have besides."""

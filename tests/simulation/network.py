@@ -86,8 +86,7 @@ class Network:
         except Exception as error:  # noqa: BLE001 - as the receiver does it
             self._world.suspicious(error)
             reply = refusal(error)
-        if reply.startswith("250"):
-            self._world.accepted(to, raw, brought)
+        self._world.answered(to, brought, reply)
         return reply
 
     def deliver_due(self):

@@ -323,10 +323,11 @@ class World:
             return "nobody answers"
         return "250 taken"
 
-    def accepted(self, to, raw, brought):
-        """250 was said: what the mail brings is durable."""
-        if brought is not None:
-            self.ledger.memory[to].spooled.append(brought)
+    def answered(self, to, brought, reply):
+        """250 was said: what the mail brings is durable. Without an answer it may be in the spool all the same."""
+        what, sure, life = brought
+        if not reply.startswith("5"):
+            self.ledger.memory[to].spooled.append((what, sure and reply.startswith("250"), life))
 
     def refresh_rolled(self, machine):
         """A rolled-back server that has taken a new incarnation speaks for itself again."""
