@@ -65,6 +65,12 @@ def temp_beside(path: Path) -> Path:
     return path.with_name(TEMP_PREFIX + secrets.token_hex(8))
 
 
+def temporary(root: Path) -> Iterator[Path]:
+    """The files under `root` that have such a name: being written at this moment, or left by a killed process."""
+    for folder, _, names in os.walk(root):
+        yield from (root / folder / name for name in names if name.startswith(TEMP_PREFIX))
+
+
 def write(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Put `data` at `path`, in place of what was there. The directory must exist."""
     with disk_faults(path):

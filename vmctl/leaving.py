@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vmctl import durable
 from vmctl.audio import digest_of
 from vmctl.errors import VmctlError
+from vmctl.model import parse_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +53,7 @@ def take_back(store: Format, index: Index, pool: Pool) -> None:
     if store.look(store.path(key)) is None:
         if place.is_file() and digest_of(place)[0] == sha256:
             durable.remove(place)
-        durable.remove_empty(place.parent)
+        durable.remove_empty(store.root / store.folder(str(parse_key(key).mailbox)))
         if not (index.with_audio(sha256) or index.history.names_audio(sha256)):
             pool.drop(sha256)
     index.set_note(_NOTE, None)

@@ -146,9 +146,12 @@ class Replica:
 
     def _clear_leftovers(self) -> None:
         """Remove what killed processes left half-written; what is written at this moment is younger."""
-        for path in self.store.leftovers((self.clock.wall() - _LONGEST_WRITING) * 1000):
-            with contextlib.suppress(StoreUnusable):  # it does no harm
-                durable.discard(path)
+        before = (self.clock.wall() - _LONGEST_WRITING) * 1000
+        for path in durable.temporary(self.store.root):
+            look = self.store.look(str(path))
+            if look is not None and look.mtime < before:
+                with contextlib.suppress(StoreUnusable):  # it does no harm
+                    durable.discard(path)
 
     def scan_settled(
         self, wait: Callable[[float], object], *, full: bool = False, accept_deletions: bool = False

@@ -284,14 +284,6 @@ class NativeStore:
             return
         yield from sorted(found)
 
-    def leftovers(self, before: int) -> Iterator[Path]:
-        """Half-written files that a killed process of ours left before a time (ns), in the store and in `.vmctl`."""
-        for folder, _, names in os.walk(self.root):
-            for name in names:
-                look = self.look(os.path.join(folder, name)) if name.startswith(TEMP_PREFIX) else None  # noqa: PTH118
-                if look is not None and look.mtime < before:
-                    yield self.root / folder / name
-
     def tombs(self) -> Iterator[tuple[str, str]]:
         """Path and key of what is left of each deleted message: its JSON, with stamps and presence."""
         for path in sorted((self.state / "deleted" / "mailboxes").glob("*/messages/*.json")):
