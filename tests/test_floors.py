@@ -43,10 +43,10 @@ FLOORS = (
     "undo",
     # both servers
     "round daemon demo",
-    "inquiry join",
+    "inquiry join overwrite",
     # the command line: its frame, then the commands
     "cli.output",
-    "cli.session cli.recordings cli.changes",
+    "cli.session cli.recordings cli.changes cli.overwriting",
     "cli.app",
     "cli.callflows cli.conflicts cli.demo cli.greetings cli.history cli.joining cli.messages cli.network cli.prompts cli.roles cli.settings cli.sync",
     "cli.mailboxes",

@@ -365,6 +365,27 @@ class Index:
             self._digest ^= int(version, 16)
         return before != self._digest
 
+    def remember_records(self) -> None:
+        """Keep every record as it is now, until `forget_records`, to tell later what has changed; in a transaction."""
+        self.forget_records()
+        self._run("CREATE TABLE remembered (key TEXT PRIMARY KEY, version TEXT, state TEXT) WITHOUT ROWID")
+        self._run("INSERT INTO remembered SELECT key, version, state FROM records")
+
+    def remembered_otherwise(self) -> Iterator[tuple[str, Record | None]]:
+        """The keys of the records that are not as they were remembered, and what they were then (None: not there)."""
+        if not self._run("SELECT 1 FROM sqlite_master WHERE name = 'remembered'").fetchone():
+            return
+        rows = self._run(
+            "SELECT records.key, remembered.state FROM records LEFT JOIN remembered USING (key)"
+            " WHERE remembered.version IS NOT records.version ORDER BY records.key"
+        )
+        for key, state in rows.fetchall():
+            yield key, None if state is None else _record(key, state)
+
+    def forget_records(self) -> None:
+        """Nothing is remembered any more."""
+        self._run("DROP TABLE IF EXISTS remembered")
+
     # Files and folders as the last scan saw them
 
     def file(self, path: str) -> tuple[Look, str] | None:

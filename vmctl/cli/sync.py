@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -36,6 +36,11 @@ def sync(
             "--accept-deletions", help="Let deletions go, and older files count, that look like a fault of the disk."
         ),
     ] = False,
+    overwrite_from: Annotated[
+        Literal["primary", "secondary"] | None,
+        typer.Option(help="Overwrite the other server with what this one holds; run it where this one is."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="With --overwrite-from: do not ask.")] = False,
 ) -> None:
     """Bring both stores in step: scan, ship, take in, wait for the acknowledgements.
 
@@ -44,6 +49,9 @@ def sync(
     Example: vmctl sync --timeout 30
     """
     session = Session.of(context)
+    if overwrite_from is not None:
+        _overwrite(session, overwrite_from, dry_run=dry_run, timeout=timeout, yes=yes)
+        return
     if dry_run:
         _show_pending(session)
         return
@@ -63,6 +71,23 @@ def sync(
             f"{len(held)} records are gone from the disk, or older than before, at once; they wait for your word",
             why=", ".join(held[:5]),
         )
+
+
+def _overwrite(session: Session, winner: str, *, dry_run: bool, timeout: float, yes: bool) -> None:
+    from dataclasses import asdict
+
+    from vmctl.cli import overwriting
+
+    overwriting.check_here(session, winner)
+    if dry_run:
+        overwriting.preview(session, winner, timeout)
+        return
+    with _progress() as progress:
+        done = overwriting.carry_out(session, winner, timeout=timeout, yes=yes, progress=progress)
+    _name_troubles(done.outcome)
+    loser = session.config.peer_of(winner).name
+    value = {"winner": winner, "loser": loser, "changes": done.changes, **asdict(done.outcome)}
+    emit(session, value, overwriting.words(done, winner, loser))
 
 
 def diff(context: typer.Context) -> None:
