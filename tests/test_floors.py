@@ -27,7 +27,7 @@ FLOORS = (
     "model view pin audio identity spool contact faults trouble schedule ways mail_parts yamltext keys watch",
     # what is computed from values, and where they are kept
     "merge delta fields callflow evidence journal entry config_values mail_json mail_words store.pool sender receiver tombstones clocks",
-    "history",
+    "history housekeeping",
     "roles index config_keys mail_content store.documents store.format",
     "failover config_checks mail store.native edits doubt",
     # the way of the data: scan, ship, take in, apply
@@ -39,7 +39,7 @@ FLOORS = (
     "rejoin",
     "replica",
     # one server at work: what commands do, what it tells
-    "desk status post reindex",
+    "desk status post purge reindex",
     "undo",
     # both servers
     "round daemon demo",
@@ -48,7 +48,7 @@ FLOORS = (
     "cli.output",
     "cli.session cli.recordings cli.changes cli.overwriting",
     "cli.app",
-    "cli.callflows cli.conflicts cli.demo cli.greetings cli.history cli.joining cli.messages cli.network cli.prompts cli.roles cli.settings cli.sync",
+    "cli.callflows cli.conflicts cli.demo cli.greetings cli.history cli.housekeeping cli.joining cli.messages cli.network cli.prompts cli.roles cli.settings cli.sync",
     "cli.mailboxes",
     "__main__",
 )

@@ -10,6 +10,8 @@ import wave
 from vmctl import config, network, proof
 from vmctl.clock import Clock
 from vmctl.desk import Desk
+from vmctl.failover import Failover
+from vmctl.purge import Housekeeper
 from vmctl.replica import Replica
 
 SETTLE = 1.0
@@ -191,6 +193,26 @@ class Wire:
             self.scan(name)
         self.exchange()
         assert [] == self.faults()
+
+    def start_roles(self):
+        """Both servers have started; nobody answers, so the home serves what is its own."""
+        for replica in self.servers.values():
+            Failover(replica).start()
+        self.clock.advance(self.config.failover.after + 1)
+        Failover(self.a).tick()
+
+    def keep(self, name="primary", **how):
+        """One run of a server's housekeeping; tells what it did."""
+        return Housekeeper(self.servers[name]).run(**how)
+
+    def night(self, days=0.0):
+        """So much time passes; then both keep house and exchange until nothing is left to do."""
+        self.clock.advance(days * 86_400)
+        self.exchange()
+        for _ in range(3):
+            for name in self.servers:
+                self.keep(name)
+            self.exchange()
 
     def messages(self, extension, name="primary"):
         """The ids of the messages that lie in a server's mailbox."""

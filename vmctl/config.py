@@ -185,6 +185,11 @@ class Config:
         """The service that lists the extension; None when the mailbox itself says it."""
         return self._service_by_extension.get(extension)
 
+    def service_of(self, extension: str | None, named: str | None) -> str:
+        """The service of a mailbox: the one that lists its extension, else the one that it names, else the first."""
+        listed = self._service_by_extension.get(extension or "")
+        return listed.name if listed else named if named in self.services else next(iter(self.services))
+
     @cached_property
     def shared(self) -> dict[str, Any]:
         """What must be the same on both servers, as JSON values: all but stores, keys, addresses and scan timers."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from vmctl.errors import MailRefused, StoreError, StoreExchanged, SyncError
 from vmctl.post import ASK_PROOF, ASK_SCAN, DAEMON, Post
 from vmctl.proof import read_store
+from vmctl.purge import Housekeeper
 from vmctl.trouble import Trouble
 from vmctl.watch import Debounce, Watcher
 
@@ -52,6 +53,8 @@ class Daemon:
         self._on_its_way: Parcel | None = None
         self._next_scan = 0.0
         self._next_beat = 0.0
+        self._next_housekeeping = 0.0
+        self._accept = False
         self._not_before = 0.0
         self._retry = _SHORTEST_RETRY
         self._answer_after_scan = False
@@ -152,6 +155,7 @@ class Daemon:
         self._verify(post)
         self._delivered(post)
         self._send(post, urgent=bool(moved))
+        self._keep_house(post)
         post.note_step()
         return post.journal_trouble if moved is None else post.refusal
 
@@ -173,6 +177,7 @@ class Daemon:
         if self._clock.wall() >= self._ask_scan.get("until", 0):
             self._ask_scan = {}
         accept = bool(self._ask_scan.get("accept"))
+        self._accept = self._accept or accept
         report = post.replica.scan(full=bool(self._ask_scan.pop("full", False)), accept_deletions=accept)
         if not report.again:
             self._ask_scan = {}
@@ -181,6 +186,18 @@ class Daemon:
         if self._answer_after_scan and not report.again:
             self._answer_after_scan = False
             self._next_beat = 0.0
+
+    def _keep_house(self, post: Post) -> None:
+        """Delete and purge what is due for its age, when there is nothing else to do; what is more waits for a turn."""
+        now = self._clock.steady()
+        busy = self._mails is not None or self._on_its_way is not None or now >= self._next_scan
+        if not self._accept and (busy or self._debounce.due is not None or now < self._next_housekeeping):
+            return
+        kept = Housekeeper(post.replica).run(accept=self._accept)
+        self._accept = False
+        self._next_housekeeping = now + (_SHORTEST_RETRY if kept.more else self._config.housekeeping.every)
+        if kept.changed:
+            self._wake.set()
 
     def _pause(self, post: Post) -> float:
         now = self._clock.steady()

@@ -98,11 +98,12 @@ class Desk:
             inside = self._index.in_mailbox(extension)
             keys = [inner.record.key for inner in inside if inner.record.lives and inner.shown is not None]
             with self._index.transaction():
+                tick = self._tick()  # one for all: by it 'mailbox restore' knows what went in this act
                 for each in [*keys, key]:
                     entry = self._index.get(each)
                     if entry is not None:
                         seen = entry.seen or entry.record
-                        self._put(replace(entry, record=merge(entry.record, deleted(seen, self._tick()))))
+                        self._put(replace(entry, record=merge(entry.record, deleted(seen, tick))))
             for each in [*keys, key]:
                 self._replica.applier.apply(each)
         return len(keys)
@@ -162,6 +163,7 @@ class Desk:
                 raise NotFound(f"no message {ident} was ever in mailbox {extension}")
             if entry.record.lives:
                 raise AlreadyExists(f"message {ident} in mailbox {extension} is not deleted", hint="nothing to do")
+            refuse_purged(entry.record, f"message {ident} in mailbox {extension}")
             with self._index.transaction():
                 self._put(replace(entry, record=restored(entry.record, self._tick())))
                 box = self._index.get(mailbox_key(extension))
@@ -352,6 +354,16 @@ def _living(entry: Entry | None, what: str) -> Record:
     if entry is None or not entry.record.lives:
         raise NotFound(f"there is no {what}", why="" if entry is None else "it was deleted")
     return entry.record
+
+
+def refuse_purged(record: Record, what: str) -> None:
+    """Raises NotFound where a deleted record cannot be restored any more."""
+    if record.is_purged:
+        raise NotFound(
+            f"{what} cannot be restored any more",
+            why="it was deleted, and the time was over for which that is kept (timer 'deleted')",
+            hint="a backup of the store may have it: put its files back into the mailbox",
+        )
 
 
 def check_section(name: str, document: dict[str, Any]) -> None:

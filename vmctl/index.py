@@ -33,6 +33,12 @@ _OPENING, _OPEN_AGAIN = 10.0, 0.02  # seconds
 _RANK = {SETTINGS: 0, CALLFLOW: 0, MAILBOX: 0, PROMPT: 1, GREETING: 1, MESSAGE: 3}
 _OTHER_RANK = 2
 
+# What a message is, and since when: by the clock that said so, but never before this server's numbers got there.
+_STATUS = "CASE WHEN json_valid(state) THEN json_extract(state, '$.fields.status.is') END"
+_SINCE = (
+    "CASE WHEN json_valid(state) "
+    "THEN max(json_extract(state, '$.fields.status.at[0]'), json_extract(state, '$.fields.status.at[2]')) END"
+)
 # Each statement is true again after it was run: a newer vmctl adds what an older one did not make.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -62,7 +68,8 @@ CREATE TABLE IF NOT EXISTS parked (packet TEXT PRIMARY KEY, facts TEXT NOT NULL)
 CREATE TABLE IF NOT EXISTS unacked (key TEXT PRIMARY KEY, above INTEGER NOT NULL, first INTEGER NOT NULL) WITHOUT ROWID;
 INSERT OR IGNORE INTO unacked SELECT key, 0, number FROM records WHERE base IS NOT '=';
 """
-_TABLES = _SCHEMA + history.TABLE + tombstones.TABLE
+_AGING = f"CREATE INDEX IF NOT EXISTS aging ON records ({_STATUS}, {_SINCE}) WHERE kind = 'message' AND lives;"
+_TABLES = _SCHEMA + _AGING + history.TABLE + tombstones.TABLE
 
 
 class _Cursor(sqlite3.Cursor):
@@ -313,6 +320,29 @@ class Index:
     def with_audio(self, sha256: str) -> list[Entry]:
         """The entries that name a recording."""
         return list(self.entries("audio = ?", (sha256,)))
+
+    def needs_audio(self, sha256: str, *, besides: str = "") -> bool:
+        """Whether something besides one record names a recording: what lives or can be restored, lost in a conflict, or was.
+
+        What was purged names it until it is swept.
+        """
+        query = """SELECT 1 FROM records LEFT JOIN dead USING (key)
+            WHERE audio = ? AND key <> ? AND NOT ifnull(swept, 0) AND (lives OR kind <> 'conflict')"""
+        return self._run(query, (sha256, besides)).fetchone() is not None or self.history.names_audio(sha256)
+
+    def aging(self, status: str, before: int) -> list[tuple[str, str, int]]:
+        """Key and mailbox of each living message that has had a status since before a time, and since when."""
+        query = f"""SELECT key, mailbox, {_SINCE} FROM records
+            WHERE kind = 'message' AND lives AND {_STATUS} = ? AND {_SINCE} < ? ORDER BY 3"""  # noqa: S608
+        return [(row[0], row[1], row[2]) for row in self._run(query, (status, before))]
+
+    def mailboxes(self) -> list[tuple[str, str | None, dict[str, Any]]]:
+        """The mailboxes that are or were: extension, the service that each names, its own timers."""
+        service, timers = "'$.fields.service.is'", "'$.fields.timers.is'"
+        query = f"""SELECT name, CASE json_type(state, {service}) WHEN 'text' THEN json_extract(state, {service}) END,
+            CASE json_type(state, {timers}) WHEN 'object' THEN json_extract(state, {timers}) ELSE '{{}}' END
+            FROM records WHERE key > 'mailbox/' AND key < 'mailbox0'"""  # noqa: S608
+        return [(name, service, json.loads(timers)) for name, service, timers in self._run(query)]
 
     def todo(self) -> list[str]:
         """The keys whose files are to be written, the most needed first."""
@@ -585,7 +615,7 @@ def _record(key: str, text: str) -> Record:
 
 def _ours(error: sqlite3.DatabaseError) -> VmctlError:
     text = str(error)
-    if not isinstance(error, sqlite3.OperationalError):
+    if not isinstance(error, sqlite3.OperationalError) or "malformed JSON" in text:
         return IndexDamaged("the index .vmctl/index.db is damaged", why=text)
     if "full" in text or getattr(error, "sqlite_errorname", "") == "SQLITE_IOERR_SHMSIZE":  # no room for its -shm
         return DiskFull("no room on the disk for the index", why=text)

@@ -18,6 +18,7 @@ from vmctl.clock import duration, rfc3339
 from vmctl.errors import AlreadyServing, NotInStep, StoreUnusable
 from vmctl.index import Index
 from vmctl.post import ASK_SCAN, DAEMON, ROUND, Post, who_serves
+from vmctl.purge import Housekeeper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,6 +42,8 @@ class Tally:
     shipped: int = 0
     taken: int = 0
     scanned: int = 0
+    deleted: int = 0
+    purged: int = 0
     conflicts: list[str] = field(default_factory=list)
     held: list[str] = field(default_factory=list)
     faults: list[dict[str, Any]] = field(default_factory=list)
@@ -138,14 +141,14 @@ class Round:
             ]
             moved = [bool(post.tick(automatic=False)) for post in posts]
             in_step = one.note_step() and other.note_step()
-            if turn > 0 and not any(said) and not any(moved):
+            if not any(moved) and ((turn > 0 and not any(said)) or (turn >= _GREETINGS and in_step)):
+                if in_step and self._kept_house(posts):
+                    continue
                 break
             if any(moved):
                 for post, to in ((one, other), (other, one)):
                     self._ship(post, to, always=True)
                     to.tick(automatic=False)
-            if turn >= _GREETINGS and in_step and not any(moved):
-                break
             self._check_time(posts)
         self._outcome.in_step = one.note_step() and other.note_step()
         if not self._outcome.in_step:
@@ -165,6 +168,17 @@ class Round:
                 self._progress(f"{post.server.name} to {to.server.name}", min(tally.shipped, total), total)
         return records
 
+    def _kept_house(self, posts: list[Post]) -> bool:
+        """Delete and purge what is due for its age, once both are in step; tells whether there is news for the peer."""
+        changed = False
+        for post in posts:
+            tally = self._outcome.servers[post.server.name]
+            for kept in Housekeeper(post.replica).runs(accept=self._accept):
+                tally.deleted += len(kept.deleted)
+                tally.purged += len(kept.purged)
+                changed = changed or kept.changed
+        return changed
+
     # The peer is served by somebody else
 
     def _with_peer(self, post: Post) -> None:
@@ -181,6 +195,8 @@ class Round:
             moved = bool(post.tick(automatic=False))
             self._send(post, None, always=moved)
             if answered and post.note_step():
+                if self._kept_house([post]):
+                    continue
                 self._outcome.in_step = True
                 return
             if answered or self._clock.steady() - asked > _ASK_AGAIN:

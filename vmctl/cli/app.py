@@ -56,6 +56,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "sync": Command("sync", "One round of synchronization."),
         "failover": Command("roles", "Let the other server serve."),
         "failback": Command("roles", "Let the home server serve again."),
+        "housekeeping": Command("housekeeping", "Delete and purge what is due for its age, now."),
         "reindex": Command("joining", "Build a lost or damaged index anew."),
     },
     "Manage a store": {

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path  # noqa: TC003 - used in annotations that tests resolve
+from collections.abc import Iterator  # noqa: TC003 - used in annotations that tests resolve
+from pathlib import Path  # noqa: TC003
 
 from vmctl import durable
 from vmctl.audio import digest_of
 from vmctl.errors import BadAudio
+
+_DIGEST = 64  # characters of a SHA-256 in hex
 
 
 class Pool:
@@ -70,6 +73,12 @@ class Pool:
     def drop(self, sha256: str) -> None:
         """Remove a recording that lies in its place in the store now."""
         durable.remove(self.path(sha256))
+
+    def lying(self) -> Iterator[tuple[str, int]]:
+        """The recordings that are here whole, and since when each has lain here (microseconds)."""
+        for place in sorted(self._folder.iterdir()) if self._folder.is_dir() else ():
+            if len(place.name) == _DIGEST:
+                yield place.name, place.lstat().st_ctime_ns // 1000
 
     def _part(self, sha256: str) -> Path:
         return self._folder / f"{sha256}.part"
