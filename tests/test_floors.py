@@ -40,7 +40,7 @@ FLOORS = (
     "replica",
     # one server at work: what commands do, what it tells
     "desk status post purge reindex",
-    "undo",
+    "undo desk_mailboxes",
     # both servers
     "round daemon demo",
     "inquiry join overwrite",

@@ -55,14 +55,20 @@ class Edits:
             changes = changed_fields(shown_before.document, document)
             self._edit(entry, edited(shown_before, changes, self._tick(), min(at, wall)))
 
-    def gone(self, key: str) -> None:
-        """The file of a record is gone for good: its deletion is a change of this server."""
+    def gone(self, keys: list[str]) -> None:
+        """The files of records are gone for good: their deletion is one change of this server, as somebody's act was one."""
+        if keys:
+            tick = self._tick()
+            for key in keys:
+                self._gone(key, tick)
+
+    def _gone(self, key: str, tick: Tick) -> None:
         entry = self._index.get(key)
         if entry is None or entry.seen is None:
             return
         record = entry.record
         if record.lives:
-            dead = deleted(entry.seen, self._tick())
+            dead = deleted(entry.seen, tick)
             self._list_conflicts(record, dead)
             record = merge(record, dead)
         # a dead record stays shown until the applier has put its tombstone and what is left of its files aside

@@ -54,6 +54,6 @@ def take_back(store: Format, index: Index, pool: Pool) -> None:
         if place.is_file() and digest_of(place)[0] == sha256:
             durable.remove(place)
         durable.remove_empty(store.root / store.folder(str(parse_key(key).mailbox)))
-        if not (index.with_audio(sha256) or index.history.names_audio(sha256)):
+        if not index.needs_audio(sha256):
             pool.drop(sha256)
     index.set_note(_NOTE, None)

@@ -244,6 +244,17 @@ def created(key: str, document: dict[str, Any], tick: Tick, at: int, before: Rec
     )
 
 
+def moved(record: Record, key: str, tick: Tick, before: Record | None = None) -> Record:
+    """What a record holds, as a new one under another key; each value is as old as it was, above what it replaces."""
+    made = created(key, record.document, tick, 0, before)
+
+    def as_old(name: str, field: Field) -> Field:
+        at = record.fields[name].stamp.at if name in record.fields else 0
+        return field._replace(stamp=field.stamp._replace(at=max(field.stamp.at, at)))
+
+    return replace(made, fields={name: as_old(name, field) for name, field in made.fields.items()})
+
+
 def edited(record: Record, changes: dict[str, Any], tick: Tick, at: int) -> Record:
     """The record with fields set (or removed, by ABSENT). A mark on a message is no keep; a save is."""
     fields = dict(record.fields)

@@ -216,10 +216,8 @@ class Outbox:
             self._too_large(entry, FRAME + size)
             return True
         audio = audio_of(entry.record.document) if entry.record.lives else None
-        if audio is not None and entry.base is not None:
-            held = audio_of(entry.base.document)
-            if held is not None and held["sha256"] == audio["sha256"]:
-                audio = None  # the peer acknowledged a version with this recording, so it holds it
+        if audio is not None and self._held_there(entry, audio["sha256"]):
+            audio = None
         long = audio is not None and audio["size"] > self._piece
         if audio is not None and not long:
             size += estimate([], [audio["size"]]) - FRAME
@@ -235,6 +233,12 @@ class Outbox:
         load.versions[entry.record.key] = entry.record.version
         load.size += size
         return True
+
+    def _held_there(self, entry: Entry, sha256: str) -> bool:
+        """Whether the peer holds a recording: it acknowledged a version with it, of this record or of one that lived."""
+        bases = [other.base for other in self._index.with_audio(sha256) if other.base and other.base.lives]
+        held = [audio_of(base.document) for base in (entry.base, *bases) if base is not None]
+        return any(audio is not None and audio["sha256"] == sha256 for audio in held)
 
     def _too_large(self, entry: Entry, size: int) -> None:
         """A record that fits no mail is named, and everything behind it goes on."""

@@ -345,8 +345,7 @@ class Scanner:
                 why,
                 "put it back, or 'vmctl reindex' for the other server's, or 'vmctl sync --accept-deletions'",
             )
-        for key in missing.gone:
-            self.edits.gone(key)
+        self.edits.gone(missing.gone)
         for box in [parse_key(key).name for key in missing.gone if parse_key(key).kind == MAILBOX]:
             self.edits.bring_back(box, missing.again | set(missing.held))
 

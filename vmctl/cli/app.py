@@ -60,7 +60,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "reindex": Command("joining", "Build a lost or damaged index anew."),
     },
     "Manage a store": {
-        "mailbox": Command("mailboxes", "Mailboxes: create, set, list, show, delete."),
+        "mailbox": Command("mailboxes", "Mailboxes: create, set, list, show, delete, restore, renumber."),
         "message": Command("messages", "Messages: leave, list, show, mark, delete, restore, export."),
         "greeting": Command("greetings", "Greetings of a mailbox: set, list, export, delete."),
         "prompt": Command("prompts", "Prompts of callflows: set, list, export, delete."),

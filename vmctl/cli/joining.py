@@ -66,9 +66,12 @@ def reindex(context: typer.Context) -> None:
     import time
 
     from vmctl.clock import Clock
+    from vmctl.post import DAEMON, who_serves
     from vmctl.reindex import rebuild
 
     session = Session.of(context)
+    root = session.config.servers[session.server].store
+    runs = who_serves(root) if root is not None else None  # before: it opens the store again, and is away for a moment
     made = rebuild(session.config, session.server, Clock(), time.sleep)
     for fault in made.faults:
         note(f"{fault['path']}: {fault['why']} - {fault['mend']}")
@@ -80,19 +83,14 @@ def reindex(context: typer.Context) -> None:
         "messages": made.messages,
         "faults": len(made.faults),
     }
-    report(session, value, "\n".join(_rebuilt(session, made)))
+    report(session, value, "\n".join(_rebuilt(session, made, served=runs is not None and runs[0] == DAEMON)))
 
 
-def _rebuilt(session: Session, made: Rebuilt) -> list[str]:
-    from vmctl.post import DAEMON, who_serves
-
-    root = session.config.servers[session.server].store
-    runs = who_serves(root) if root is not None else None
+def _rebuilt(session: Session, made: Rebuilt, *, served: bool) -> list[str]:
     counts = f"{made.records} records in the files, {made.messages} of them messages, {len(made.faults)} faults"
     lines = [f"{session.server}: the index is new: {counts}"]
     if made.aside is not None:
         lines.append(f"  the former one is {made.aside}; nothing needs it, and it may go when all is well")
-    served = runs is not None and runs[0] == DAEMON
     lines.append(
         "  its daemon goes on with it and joins the other server"
         if served

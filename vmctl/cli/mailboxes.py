@@ -14,6 +14,7 @@ from vmctl.cli.session import Session
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from vmctl.desk_mailboxes import Whole
     from vmctl.store.native import NativeStore
 
 mailbox = group("Mailboxes.")
@@ -179,7 +180,7 @@ def delete(
     extension: Extension,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Delete a mailbox with its messages and greetings; the messages can be restored.
+    """Delete a mailbox with its messages and greetings; `mailbox restore` brings all of it back.
 
     Example: vmctl mailbox delete 2001 --yes
     """
@@ -193,6 +194,46 @@ def delete(
         count = desk.delete_mailbox(extension)
     value = {"extension": extension, "deleted": count}
     report(session, value, f"mailbox {extension} is deleted, and {count} messages and greetings in it")
+
+
+@mailbox.command("restore")
+def restore(context: typer.Context, extension: Extension) -> None:
+    """Bring a deleted mailbox back, with the messages and greetings that were deleted together with it.
+
+    Example: vmctl mailbox restore 2001 --server primary
+    """
+    session = Session.of(context)
+    with session.mailbox_desk() as desk:
+        whole = desk.restore_mailbox(extension)
+    value = {"extension": extension, "restored": whole.inside, "waiting": whole.waiting}
+    report(session, value, f"mailbox {extension} is back, with {whole.inside} messages and greetings{_waiting(whole)}")
+
+
+@mailbox.command("renumber")
+def renumber(
+    context: typer.Context,
+    extension: Extension,
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The extension that it is to have.")],
+) -> None:
+    """Give a mailbox another extension, with its messages and greetings; those that were deleted stay behind.
+
+    Distribution lists and callflows that name the old extension are named, and not changed.
+
+    Example: vmctl mailbox renumber 2001 3001 --server primary
+    """
+    session = Session.of(context)
+    with session.mailbox_desk() as desk:
+        whole = desk.renumber(extension, new)
+    value = {"extension": new, "was": extension, "moved": whole.inside, "waiting": whole.waiting, "named": whole.named}
+    report(
+        session, value, f"mailbox {extension} is {new} now, with {whole.inside} messages and greetings{_waiting(whole)}"
+    )
+    for key in whole.named:
+        note(f"{key} still names {extension}")
+
+
+def _waiting(whole: Whole) -> str:
+    return f"; {whole.waiting} of them wait for their recordings: run 'vmctl sync'" if whole.waiting else ""
 
 
 def _document(store: NativeStore, extension: str) -> dict[str, Any]:

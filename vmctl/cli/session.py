@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from vmctl.config import Config
     from vmctl.desk import Desk
+    from vmctl.desk_mailboxes import MailboxDesk
     from vmctl.index import Index
     from vmctl.replica import Replica
     from vmctl.store.native import NativeStore
@@ -110,6 +111,14 @@ class Session:
 
         with self.replica() as replica:
             yield Desk(replica)
+
+    @contextlib.contextmanager
+    def mailbox_desk(self) -> Iterator[MailboxDesk]:
+        """What brings whole mailboxes back, and renumbers them."""
+        from vmctl.desk_mailboxes import MailboxDesk
+
+        with self.replica() as replica:
+            yield MailboxDesk(replica)
 
     @contextlib.contextmanager
     def undo(self) -> Iterator[Undo]:
