@@ -136,7 +136,9 @@ def _taken_before(world, name, keys):
     for key in keys:
         hand = world.hand[name].pop(key, None)
         if hand is not None:
-            world.ledger.note(name, key, "edit", keeps=True, writes=hand["writes"], seen=hand["seen"], maybe=hand.get("loose", False))
+            world.ledger.note(
+                name, key, "edit", keeps=True, writes=hand["writes"], seen=hand["seen"], maybe=hand.get("loose", False)
+            )
 
 
 def simple(world, name, what, **how):
@@ -250,7 +252,9 @@ def set_mailbox(world, name):
     box = world.chance.choice(there)
     key = f"mailbox/{box}"
     field = world.chance.choice(("name", "quota", "email"))
-    value = {"name": f"n{world.number()}", "quota": 1000 + world.number(), "email": f"e{world.number()}@example.com"}[field]
+    value = {"name": f"n{world.number()}", "quota": 1000 + world.number(), "email": f"e{world.number()}@example.com"}[
+        field
+    ]
     if field == "email" and world.chance.random() < 0.3:
         value = ABSENT
     writes = {} if value == ABSENT and field not in world.ledger.fields(key, name) else {field: value}
@@ -506,7 +510,11 @@ def _edit(world, name):
         if found is None:
             return nothing
         (key, path), field = found, world.chance.choice(("name", "quota", "email"))
-        values = {"name": f"n{world.number()}", "quota": 1000 + world.number(), "email": f"e{world.number()}@example.com"}
+        values = {
+            "name": f"n{world.number()}",
+            "quota": 1000 + world.number(),
+            "email": f"e{world.number()}@example.com",
+        }
         change = {field: values[field]}
     elif which == "settings":
         key, path = "settings", root / "settings.yaml"
@@ -640,7 +648,8 @@ def _remove(world, name, key, *, sync):
         del world.dropped[name][key]  # nobody had scanned it: it is gone
     elif key not in world.removed[name]:
         world.removed[name][key] = {
-            "seen": world.shown(name, key), "paths": [path for path in paths if kind != "message" or path.suffix == ".json"],
+            "seen": world.shown(name, key),
+            "paths": [path for path in paths if kind != "message" or path.suffix == ".json"],
             "power": False,
         }
 
@@ -677,7 +686,8 @@ def lose_recording(world, name):
     found = [
         (box, ident)
         for box, ident in messages(world, name)
-        if (other / f"mailboxes/{box}/messages/{ident}.wav").exists() and f"message/{box}/{ident}" not in world.dropped[name]
+        if (other / f"mailboxes/{box}/messages/{ident}.wav").exists()
+        and f"message/{box}/{ident}" not in world.dropped[name]
     ]
     found = [(b, i) for b, i in found if f"message/{b}/{i}" not in world.dropped[world.other(name)]]
     found = [(b, i) for b, i in found if not world.damaged.get(f"message/{b}/{i}", set()) - {name}]
@@ -776,7 +786,9 @@ def back_up(world, name):
     to = world.directory / f"backup-{name}"
     shutil.rmtree(to, ignore_errors=True)
     shutil.copytree(machine.root, to, symlinks=True)
-    pending = {kind: {k: dict(v) for k, v in getattr(world, kind)[name].items()} for kind in ("hand", "removed", "dropped")}
+    pending = {
+        kind: {k: dict(v) for k, v in getattr(world, kind)[name].items()} for kind in ("hand", "removed", "dropped")
+    }
     world.backups[name] = (world.disk.looks(machine.root), world.ledger.memory[name].copy(), pending)
     return f"backup of {name}"
 
@@ -842,5 +854,3 @@ def mount(world, name):
     os.rename(machine.unmounted, machine.root)
     machine.unmounted = None
     return f"the store of {name} is back"
-
-

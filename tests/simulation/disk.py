@@ -194,7 +194,9 @@ class Disk:
     def looks(self, root):
         """mtime, ctime and inode of everything, by relative path: for a snapshot."""
         root = Path(root)
-        found = {path.relative_to(root).as_posix(): (node.mtime, node.ctime, node.inode) for path, node in self.tree(root)}
+        found = {
+            path.relative_to(root).as_posix(): (node.mtime, node.ctime, node.inode) for path, node in self.tree(root)
+        }
         node = self._nodes[os.lstat(root).st_ino]
         return found | {".": (node.mtime, node.ctime, node.inode)}
 

@@ -50,7 +50,12 @@ def _presence(world, name, lives):
 def _files_there(world, machine, lives, todo):
     name = machine.name
     for key, alive in lives.items():
-        if not alive or key in todo or key in world.removed[name] or key.startswith(("conflict/", "greeting/", "prompt/")):
+        if (
+            not alive
+            or key in todo
+            or key in world.removed[name]
+            or key.startswith(("conflict/", "greeting/", "prompt/"))
+        ):
             continue
         path = machine.root / machine.post.replica.store.path(key)
         require(path.exists(), f"{name}: the index says that {path.name} shows {key}, and there is no such file")
@@ -60,7 +65,8 @@ def _history(world, key):
     maybe = world.ledger.maybe.get(key, set())
     acts = [act for act in world.ledger.acts.values() if act.key == key]
     words = [
-        f"{act.number}{'?' if act.number in maybe else ''} {act.what} at {act.server} seen {sorted(act.seen)}" for act in acts
+        f"{act.number}{'?' if act.number in maybe else ''} {act.what} at {act.server} seen {sorted(act.seen)}"
+        for act in acts
     ]
     known = {name: sorted(world.ledger.know(name, key)) for name in NAMES}
     return "; ".join(words) + f" -- known {known}"
@@ -96,7 +102,8 @@ def come_to_rest(world):
             break
     check_rest(world, ends)
     require(
-        world.counts["mails"] - mails < MOST_MAILS, f"it took {world.counts['mails'] - mails} mails until nothing was left to say"
+        world.counts["mails"] - mails < MOST_MAILS,
+        f"it took {world.counts['mails'] - mails} mails until nothing was left to say",
     )
     check_quiet(world)
 
@@ -170,7 +177,10 @@ def _conflicts_listed(world, key, field, value, values):
             found = any(lost == (d["lost"]["is"] if "is" in d["lost"] else ABSENT) for d in listed)
             if field == "audio":
                 found = any(isinstance(d["lost"].get("is"), dict) and d["lost"]["is"]["sha256"] == lost for d in listed)
-            require(found, f"{name}: {key}: {field} = {lost} lost against {value} and is in no conflict: {_history(world, key)}")
+            require(
+                found,
+                f"{name}: {key}: {field} = {lost} lost against {value} and is in no conflict: {_history(world, key)}",
+            )
 
 
 def check_quiet(world):
@@ -196,4 +206,8 @@ def _is_about(path, key):
 
 def _differences(a, b):
     one, other = ({entry.record.key: entry.record.as_json() for entry in index.entries()} for index in (a, b))
-    return [(key, one.get(key), other.get(key)) for key in sorted(one.keys() | other.keys()) if one.get(key) != other.get(key)]
+    return [
+        (key, one.get(key), other.get(key))
+        for key in sorted(one.keys() | other.keys())
+        if one.get(key) != other.get(key)
+    ]

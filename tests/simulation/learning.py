@@ -63,7 +63,9 @@ def _learn_edit(world, machine, key, hand):
         del world.hand[name][key]
         return
     there = read_document(path) if path.exists() else None
-    if there is not None and all(there.get(field) == value for field, value in hand["writes"].items() if value != ABSENT):
+    if there is not None and all(
+        there.get(field) == value for field, value in hand["writes"].items() if value != ABSENT
+    ):
         return  # it waits for a scan
     if hand["power"] and not hand["sync"] and path.exists() and path.read_bytes() != hand["text"]:
         return  # a power cut tore it: it waits for its writer to look at it again

@@ -65,7 +65,11 @@ class Network:
     def _spoil(self, to, raw, brought, fate):
         """A mail server in between took it, and passes on something else."""
         at = self._world.chance.randrange(len(raw))
-        spoilt = raw[:at] if fate == "cut" else raw[:at] + bytes([raw[at] ^ 1 << self._world.chance.randrange(7)]) + raw[at + 1 :]
+        spoilt = (
+            raw[:at]
+            if fate == "cut"
+            else raw[:at] + bytes([raw[at] ^ 1 << self._world.chance.randrange(7)]) + raw[at + 1 :]
+        )
         reply = self.arrive(to, spoilt, brought)
         if reply.startswith("2"):
             self._world.count("spoilt mail taken")  # the summary is for people: its bytes are not signed

@@ -35,13 +35,17 @@ class Profile:
 
 def profile_of(chance):
     """A random corner: each kind of trouble is on or off."""
-    kinds = tuple(kind for kind in KINDS if chance.random() < {"memory": 0.25, "mount": 0.2, "damage": 0.3}.get(kind, 0.55))
+    kinds = tuple(
+        kind for kind in KINDS if chance.random() < {"memory": 0.25, "mount": 0.2, "damage": 0.3}.get(kind, 0.55)
+    )
     fates = {"direct": 4.0}
     if chance.random() < 0.75:
         for fate in ("unanswered", "broken", "relay", "relay", "lost", "doubled", "altered", "cut", "refused", "busy"):
             if chance.random() < 0.5:
                 fates[fate] = fates.get(fate, 0) + chance.choice((0.3, 1.0, 4.0))
-    return Profile(kinds, fates, chance.choice((0.0, 0.5, 1.0)), chance.random() < 0.25, chance.choice((12, 20, 30, 45)))
+    return Profile(
+        kinds, fates, chance.choice((0.0, 0.5, 1.0)), chance.random() < 0.25, chance.choice((12, 20, 30, 45))
+    )
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,9 @@ class SimClock(Clock):
 
     def __init__(self, world, chance):
         self._world = world
-        self.offset = chance.choice((0, 0, 0, chance.randrange(-5_000_000, 5_000_000), chance.randrange(-(10**13), 10**15)))
+        self.offset = chance.choice(
+            (0, 0, 0, chance.randrange(-5_000_000, 5_000_000), chance.randrange(-(10**13), 10**15))
+        )
         self.rate = chance.choice((1.0, 1.0, 1.0001, 0.9999))
         self._booted = 0.0
         self._boots = 0
@@ -260,8 +262,15 @@ class World:
 
     def suspicious(self, error):
         """Only some errors are answers to what happens here; others are bugs."""
-        if isinstance(error, (RecordError, PeerUnreachable, MailRefused)) or error.__class__.__module__ == "vmctl.errors":
-            if isinstance(error, VmctlError) and type(error).__name__ in {"IndexDamaged", "StoreDamaged", "JournalBroken"}:
+        if (
+            isinstance(error, (RecordError, PeerUnreachable, MailRefused))
+            or error.__class__.__module__ == "vmctl.errors"
+        ):
+            if isinstance(error, VmctlError) and type(error).__name__ in {
+                "IndexDamaged",
+                "StoreDamaged",
+                "JournalBroken",
+            }:
                 raise Violation(f"{type(error).__name__}: {error.what} {error.why}") from error
             return
         raise error
@@ -422,7 +431,9 @@ def _made(narrow):
     chance = random.Random(5)
     with (
         mock.patch.object(secrets, "token_hex", lambda count=16: chance.randbytes(count).hex()),
-        mock.patch.object(Ed25519PrivateKey, "generate", lambda: Ed25519PrivateKey.from_private_bytes(chance.randbytes(32))),
+        mock.patch.object(
+            Ed25519PrivateKey, "generate", lambda: Ed25519PrivateKey.from_private_bytes(chance.randbytes(32))
+        ),
     ):
         network.make(made, settings=settings)
     return made
