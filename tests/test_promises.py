@@ -1,0 +1,59 @@
+"""docs/promises.md names for each promise, rule and scenario the tests that hold it: each of them is there, and is run."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PAGE = Path(__file__).parent.parent / "docs/promises.md"
+HEADING = re.compile(r"## (Promise|Rule|Scenario) (\d+): .+")
+LINE = re.compile(r"- `(test_\w+\.py)`: ((?:`test_\w+`(?:, )?)+)")
+
+
+def entries():
+    """What the page says: (kind, number) -> the tests that are named there, as file::name."""
+    found, current = {}, []
+    for line in PAGE.read_text("utf-8").splitlines():
+        if heading := HEADING.fullmatch(line):
+            current = found.setdefault((heading[1], int(heading[2])), [])
+        elif line.startswith("- "):
+            named = LINE.fullmatch(line)
+            assert named, f"not as a line of tests is written: {line}"
+            current += [f"{named[1]}::{name}" for name in re.findall(r"`(\w+)`", named[2])]
+    return found
+
+
+@pytest.fixture(scope="module")
+def collected():
+    """The tests that pytest finds, without their parameters."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", str(Path(__file__).parent)],
+        capture_output=True, text=True, check=False, cwd=PAGE.parent.parent,
+    )  # fmt: skip
+    assert 0 == done.returncode, done.stdout[-2000:]
+    return {line.partition("[")[0].rpartition("/")[2] for line in done.stdout.splitlines() if "::" in line}
+
+
+def test_every_promise_rule_and_scenario_has_its_tests():
+    """Promises 1 to 9, rules 1 to 17 and scenarios 1 to 15 are all there, in order, and none is without a test."""
+    expected = [(kind, n + 1) for kind, last in (("Promise", 9), ("Rule", 17), ("Scenario", 15)) for n in range(last)]
+    found = entries()
+    assert expected == list(found)
+    assert [] == [entry for entry, tests in found.items() if not tests]
+    assert [] == [entry for entry, tests in found.items() if len(set(tests)) != len(tests)]
+
+
+def test_every_test_that_is_named_is_run(collected):
+    """A test that was renamed or taken out is not a promise kept."""
+    named = {test for tests in entries().values() for test in tests}
+    assert set() == named - collected
+
+
+def test_a_scenario_has_the_tests_that_bear_its_number():
+    """A test of the nasty scenarios that is named for one is among those of that one."""
+    named = entries()
+    for path in sorted(Path(__file__).parent.glob("test_nasty_scenarios_*.py")):
+        for name, number in re.findall(r"^def (test_(?:scenario_)?(\d+)_\w+)", path.read_text("utf-8"), re.MULTILINE):
+            assert f"{path.name}::{name}" in named["Scenario", int(number)], f"name it under scenario {number}"
