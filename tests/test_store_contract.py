@@ -46,7 +46,7 @@ from vmctl.names import GREETINGS
 from vmctl.store.format import STATE
 
 FORMATS = {"native": NativeHand}
-STEPS = ("_open", "_write", "_truncate", "_fsync", "_rename", "_link", "_unlink", "_mkdir", "_rmdir")
+STEPS = ("_open", "_write", "_truncate", "_fsync", "_rename", "_link", "_unlink", "_mkdir", "_rmdir", "_sync")
 
 
 class Pair(Wire):

@@ -19,10 +19,12 @@ def main():
         report = crash(STORIES[name], everywhere=given.everywhere, seed=given.seed, only=given.point)
         print(name, report.killed, report.seconds)
         if given.list:
-          for step in report.steps: print(*step)
+            for step in report.steps:
+                print(*step)
         for failure in report.failures:
             print({k: v for k, v in failure.items() if k != "problems"})
-            for p in failure["problems"]: print("   ", p)
+            for p in failure["problems"]:
+                print("   ", p)
 
 
 main()

@@ -87,7 +87,9 @@ def broken(wire, name, promises, when):
 def gone_for_good(wire, promises):
     """The deleted messages whose recordings are on neither server any more, so that nobody can restore them."""
     found = []
-    for key in (key for key, field, value, _ in promises if field is None and value is False and parse_key(key).kind == MESSAGE):
+    for key in (
+        key for key, field, value, _ in promises if field is None and value is False and parse_key(key).kind == MESSAGE
+    ):
         audio = wire.a.index.get(key).record.document["audio"]
         if not any(replica.applier.find(audio["sha256"]) for replica in wire.servers.values()):
             found.append(f"{key} cannot be restored: its recording is gone")
@@ -111,7 +113,12 @@ def _now(wire, name, key, field):
         return (wire.directory.parent / rest / config.FILE).exists()
     if kind == "conflict":
         listed = [entry.record.document for entry in replica.index.entries("kind = 'conflict' AND lives")]
-        values = [one[which]["is"] for one in listed if (one["record"], one["field"]) == (rest, field) for which in ("won", "lost")]
+        values = [
+            one[which]["is"]
+            for one in listed
+            if (one["record"], one["field"]) == (rest, field)
+            for which in ("won", "lost")
+        ]
         return sorted(values)
     if kind in {GREETING, PROMPT} or field == "sha256":
         path = _audio(replica.store, key, kind)
@@ -133,4 +140,3 @@ def litter(directory):
     found += [path for path in directory.glob("*/.vmctl/replaced/*")]
     found += [path for path in directory.glob("*/.vmctl/spool/*")]
     return [f"left over: {path.relative_to(directory)}" for path in sorted(found)]
-

@@ -85,4 +85,3 @@ class Story(Wire):
         """What a server has to say arrives in the spool of the other one."""
         self.send(name, **how)
         self.deliver(take=False)
-

@@ -282,7 +282,14 @@ def delete_mailbox(world, name):
     def note(*, maybe, keys):
         if maybe is not None:
             for key in keys:
-                world.ledger.note(name, key, "delete mailbox", deletes=True, maybe=maybe, seen=shown[key] | (world.ledger.know(name, key) - known[key]))
+                world.ledger.note(
+                    name,
+                    key,
+                    "delete mailbox",
+                    deletes=True,
+                    maybe=maybe,
+                    seen=shown[key] | (world.ledger.know(name, key) - known[key]),
+                )
 
     return ordered(world, name, f"delete mailbox/{box} with {len(inside)}", keys, lambda d: d.delete_mailbox(box), note)
 

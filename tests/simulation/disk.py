@@ -125,7 +125,18 @@ class Disk:
     def installed(self):
         """Stand behind the names of `vmctl.durable` and `vmctl.store.native`."""
         names = {
-            durable: ("_open", "_write", "_truncate", "_fsync", "_rename", "_link", "_unlink", "_mkdir", "_rmdir", "_sync"),
+            durable: (
+                "_open",
+                "_write",
+                "_truncate",
+                "_fsync",
+                "_rename",
+                "_link",
+                "_unlink",
+                "_mkdir",
+                "_rmdir",
+                "_sync",
+            ),
             native: ("_lstat", "_listed"),
         }
         former = [(room, name, getattr(room, name)) for room, those in names.items() for name in those]
