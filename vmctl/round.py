@@ -134,17 +134,17 @@ class Round:
         ports = {post.server.name: post.listen(_LOOPBACK) for post in posts}
         one.connect((_LOOPBACK[0], ports[other.server.name]))
         other.connect((_LOOPBACK[0], ports[one.server.name]))
+        greeted = _GREETINGS  # the turn from which on nobody speaks who has nothing to say
         for turn in range(_MOST_TURNS):
             said = [
-                self._ship(post, to, always=turn < _GREETINGS, anew=turn == 0)
-                for post, to in ((one, other), (other, one))
+                self._ship(post, to, always=turn < greeted, anew=turn == 0) for post, to in ((one, other), (other, one))
             ]
             moved = [bool(post.tick(automatic=False)) for post in posts]
             in_step = one.note_step() and other.note_step()
-            if not any(moved) and ((turn > 0 and not any(said)) or (turn >= _GREETINGS and in_step)):
-                if in_step and self._kept_house(posts):
-                    continue
-                break
+            if not any(moved) and ((turn >= greeted - 1 and not any(said)) or (turn >= greeted and in_step)):
+                if not (in_step and self._kept_house(posts)):
+                    break
+                greeted = turn + 1 + _GREETINGS
             if any(moved):
                 for post, to in ((one, other), (other, one)):
                     self._ship(post, to, always=True)
