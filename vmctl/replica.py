@@ -123,6 +123,7 @@ class Replica:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the store against other processes. Raises StoreMissing, StoreExchanged, ... for one that is not ours."""
+        identity.read(self.store.root, self.config.network, self.server.name)  # no lock is made in what is not ours
         with store_lock(self.store.root):
             whose = identity.read(self.store.root, self.config.network, self.server.name)
             if not self.index.is_there or whose.incarnation != self.index.meta("incarnation"):
