@@ -16,7 +16,7 @@ from vmctl.audio import digest_of
 from vmctl.entry import Entry, audio_of
 from vmctl.errors import RecordError, StoreUnusable
 from vmctl.leaving import take_back
-from vmctl.model import KINDS, MESSAGE, parse_key
+from vmctl.model import KINDS, MESSAGE, canonical, parse_key
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -140,6 +140,9 @@ class Applier:
         record = entry.record
         kind = parse_key(record.key).kind
         path = self._store.path(record.key)
+        if kind != MESSAGE and entry.shown and canonical(entry.shown.document) == canonical(record.document):
+            self._index.put(replace(entry, shown=record), self._clock.wall())  # another version of what is there
+            return True
         if self._store.is_edited(kind):
             data = self._store.text(record)
             durable.make_directory((self._store.root / path).parent)

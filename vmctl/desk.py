@@ -102,7 +102,7 @@ class Desk:
                 for each in [*keys, key]:
                     entry = self._index.get(each)
                     if entry is not None:
-                        seen = entry.seen or entry.record
+                        seen = entry.shown or entry.record
                         self._put(replace(entry, record=merge(entry.record, deleted(seen, tick))))
             for each in [*keys, key]:
                 self._replica.applier.apply(each)

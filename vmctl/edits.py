@@ -42,7 +42,7 @@ class Edits:
             self._witness(fresh)
             self._put(Entry(fresh, fresh if state else _as_in_file(fresh)))
             return
-        record, shown_before = entry.record, entry.seen
+        record, shown_before = entry.record, entry.shown
         if shown_before is None:
             self._appeared(entry, document, min(at, wall), state, whole=whole)
         elif _equal(shown_before.document, document):
@@ -64,11 +64,11 @@ class Edits:
 
     def _gone(self, key: str, tick: Tick) -> None:
         entry = self._index.get(key)
-        if entry is None or entry.seen is None:
+        if entry is None or entry.shown is None:
             return
         record = entry.record
         if record.lives:
-            dead = deleted(entry.seen, tick)
+            dead = deleted(entry.shown, tick)
             self._list_conflicts(record, dead)
             record = merge(record, dead)
         # a dead record stays shown until the applier has put its tombstone and what is left of its files aside

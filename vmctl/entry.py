@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vmctl.model import KINDS, MESSAGE, canonical
+from vmctl.model import KINDS
 
 if TYPE_CHECKING:
     from vmctl.model import Record
@@ -36,21 +36,14 @@ class Entry:
         return self.base is None or self.base.version != self.record.version
 
     @property
-    def seen(self) -> Record | None:
-        """The version that whoever looks at the file has before him: also one that left its values as they were."""
-        return self.shown if self.shown is None or self.todo else self.record
-
-    @property
     def todo(self) -> bool:
-        """Whether the store's file does not show this version."""
+        """Whether the store's file is not known to show this version: it may have to be written, or removed."""
         record, shown = self.record, self.shown
         if record.kind not in KINDS:
             return False
         if not record.lives or shown is None:
             return record.lives != (shown is not None)
-        if record.kind == MESSAGE:  # its file also holds stamps and presence
-            return shown.version != record.version
-        return canonical(shown.document) != canonical(record.document)
+        return shown.version != record.version
 
 
 def audio_of(document: dict[str, Any]) -> dict[str, Any] | None:

@@ -23,7 +23,7 @@ from vmctl.model import ABSENT as GONE
 from vmctl.model import parse_key
 
 from .disk import Crash
-from .files import has_file, read_document, yaml_text
+from .files import has_file, is_torn, read_document, yaml_text
 from .ledger import ABSENT, Violation
 from .world import NAMES, SETTLE
 
@@ -134,11 +134,10 @@ def ordered(world, name, words, keys, call, note, *, at=None):
 def _taken_before(world, name, keys):
     """A command first takes in what a person saved into the file."""
     for key in keys:
-        hand = world.hand[name].pop(key, None)
-        if hand is not None:
-            world.ledger.note(
-                name, key, "edit", keeps=True, writes=hand["writes"], seen=hand["seen"], maybe=hand.get("loose", False)
-            )
+        hand = world.hand[name].get(key)
+        if hand is not None and not is_torn(hand):
+            del world.hand[name][key]
+            world.ledger.note(name, key, "edit", keeps=True, writes=hand["writes"], seen=hand["seen"], maybe=hand.get("loose", False))
 
 
 def simple(world, name, what, **how):
@@ -533,7 +532,7 @@ def _edit(world, name):
     if key in world.removed[name]:
         return nothing
     before = read_document(path) if path.exists() else {}
-    if before is None:
+    if before is None or (key in world.hand[name] and is_torn(world.hand[name][key])):
         return nothing
     return key, path, before | change, change
 
@@ -541,14 +540,15 @@ def _edit(world, name):
 def _edited(world, name, key, path, document, change, how, sync):
     new = not path.exists()
     text = yaml_text(key, document)
-    world.disk.put(path, text, how, sync=sync)
     pending = world.hand[name].get(key)
+    old = pending["old"] if pending else path.read_bytes() if path.exists() else None
+    world.disk.put(path, text, how, sync=sync)
     seen = pending["seen"] if pending else world.shown(name, key)
     writes = (pending["writes"] if pending else {}) | change
     if new:
         writes = dict.fromkeys(world.ledger.fields(key, name), ABSENT) | writes
     synced = sync and (pending is None or pending["sync"])
-    world.hand[name][key] = {"seen": seen, "writes": writes, "path": path, "sync": synced, "power": False, "text": text}
+    world.hand[name][key] = {"seen": seen, "writes": writes, "path": path, "sync": synced, "power": False, "text": text, "old": old}
     world.hand[name][key]["loose"] = bool(pending and pending.get("loose"))
 
 
@@ -581,6 +581,7 @@ def edit_while_it_works(world, name):
         if document is None:
             return
         text = yaml_text(key, document | {"name": value})
+        old = path.read_bytes()
         world.disk.put(path, text, how)
         done.append(True)
         for field, was in document.items():  # which of the peer's changes the person had seen nobody knows
@@ -588,7 +589,7 @@ def edit_while_it_works(world, name):
                 world.ledger.note(name, key, "saved with it", writes={field: was}, maybe=True, keeps=True)
         world.hand[name][key] = {
             "seen": frozenset(), "writes": {"name": value}, "path": path, "sync": True, "power": False, "loose": True,
-            "text": text,
+            "text": text, "old": old,
         }  # fmt: skip
 
     how = world.chance.choice(("replace", "inplace"))

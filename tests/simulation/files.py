@@ -21,6 +21,12 @@ def yaml_text(key, document):
     return yaml.safe_dump(document).encode()
 
 
+def is_torn(hand):
+    """Whether a power cut left neither what a person wrote, and did not sync, nor what was there before."""
+    there = hand["path"].read_bytes() if hand["path"].exists() else None
+    return hand["power"] and not hand["sync"] and there not in (hand["text"], hand["old"])
+
+
 def read_document(path):
     """The document in a YAML file as the ledger has it; None where it cannot be read."""
     data = path.read_bytes()

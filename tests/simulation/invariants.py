@@ -2,7 +2,7 @@
 
 from vmctl.model import parse_key
 
-from .files import has_file, read_store
+from .files import has_file, is_torn, read_store
 from .learning import learn
 from .ledger import ABSENT, require
 from .world import NAMES, SETTLE
@@ -118,7 +118,7 @@ def _mend_torn_files(world, name):
                 world.disk.take_away(path, sync=True)
             del world.dropped[name][key]
     for key, how in list(world.hand[name].items()):
-        if how["power"] and not how["sync"] and how["path"].exists() and how["path"].read_bytes() != how["text"]:
+        if is_torn(how):
             world.disk.put(how["path"], how["text"], "replace")
 
 
@@ -162,7 +162,10 @@ def _final(world, key, document):
             require(value in allowed, f"{key}: {field} is {value}, it must be one of {allowed}: {_history(world, key)}")
         if value in values and not world.forgetful:
             gone = ledger.deleted(key, NAMES)
-            _conflicts_listed(world, key, field, value, [act.value(field) for act in must if act.number not in gone])
+            seen = {number for act in must if act.value(field) == value for number in act.seen}
+            equal = {ledger.acts[number].value(field) for number in seen if ledger.acts[number].sets(field)}
+            losers = {act.value(field) for act in must if act.number not in gone} - equal
+            _conflicts_listed(world, key, field, value, sorted(losers, key=str))
 
 
 def _conflicts_listed(world, key, field, value, values):

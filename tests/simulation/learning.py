@@ -2,7 +2,7 @@
 
 from vmctl.model import parse_key
 
-from .files import read_document
+from .files import is_torn, read_document
 from .ledger import ABSENT, require
 
 
@@ -67,7 +67,7 @@ def _learn_edit(world, machine, key, hand):
         there.get(field) == value for field, value in hand["writes"].items() if value != ABSENT
     ):
         return  # it waits for a scan
-    if hand["power"] and not hand["sync"] and path.exists() and path.read_bytes() != hand["text"]:
+    if is_torn(hand):
         return  # a power cut tore it: it waits for its writer to look at it again
     require(
         hand["power"] and not hand["sync"],
