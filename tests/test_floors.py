@@ -22,19 +22,21 @@ FLOORS = (
     "vmctl cli store",  # the packages themselves, empty but for a version
     # the ground: what went wrong, what time it is
     "errors clock",
-    "names durable",
+    "names durable backoff ranges refusals",
     # values and what opens them, each knowing the ground only
     "model view pin audio identity spool contact faults trouble schedule ways mail_parts yamltext keys watch",
     # what is computed from values, and where they are kept
     "merge delta fields callflow evidence journal entry config_values mail_json mail_words store.pool sender receiver tombstones clocks",
-    "history housekeeping",
+    "history housekeeping shelf",
     "roles index config_keys mail_content store.documents store.format",
     "failover config_checks mail store.native edits doubt",
     # the way of the data: scan, ship, take in, apply
     "config absence leaving proof setback",
     "scan",
-    "apply",
+    "apply parked",
+    "asking packing writing",
     "outbox",
+    "answers",
     "network inbox",
     "rejoin",
     "replica",
@@ -48,7 +50,7 @@ FLOORS = (
     "cli.output",
     "cli.session cli.recordings cli.changes cli.overwriting",
     "cli.app",
-    "cli.callflows cli.conflicts cli.demo cli.greetings cli.history cli.housekeeping cli.joining cli.messages cli.network cli.prompts cli.roles cli.settings cli.sync",
+    "cli.callflows cli.conflicts cli.demo cli.greetings cli.history cli.housekeeping cli.joining cli.messages cli.network cli.parked cli.prompts cli.roles cli.settings cli.sync",
     "cli.mailboxes",
     "__main__",
 )

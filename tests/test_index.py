@@ -309,15 +309,15 @@ def test_acks_wants_and_ranges_are_kept_until_dropped(index):
     assert index.wants() == ["settings"]
     index.drop_want("settings")
     assert index.wants() == []
-    for table in ("parts", "offers"):
-        index.add_range(table, SHA, 10, 20)
-        index.add_range(table, SHA, 0, 10)
-        assert index.ranges(table, SHA) == [(0, 10), (10, 20)]
-    assert index.offered() == [SHA]
-    index.drop_range("parts", SHA, 0)
-    assert index.ranges("parts", SHA) == [(10, 20)]
-    index.drop_ranges("offers", SHA)
-    assert index.offered() == []
+    for ranges in (index.parts, index.offers):
+        ranges.add(SHA, 10, 20)
+        ranges.add(SHA, 0, 5)
+        assert ranges.of(SHA) == [(0, 5), (10, 20)]
+    assert index.offers.recordings() == [SHA]
+    index.parts.cut(SHA, 0, 12)
+    assert index.parts.of(SHA) == [(12, 20)]
+    index.offers.drop(SHA)
+    assert index.offers.recordings() == []
 
 
 def test_an_index_of_the_first_format_is_taken_over(tmp_path):

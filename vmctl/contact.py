@@ -64,9 +64,15 @@ class Contact:
             facts = {**mail.status, "sent": mail.sent, "config": mail.config, "echoed": issued}
             now = self._clock.wall()
             facts["skew"] = skew_of(mail.sent, now - int((self._clock.steady() - issued) * 1_000_000), now)
-            for name in ("acks", "wants", "proof", "groups"):
+            for name in ("acks", "held", "wants", "lost", "proof", "groups"):
                 facts.pop(name, None)
-            for name in ("last", "settled", "pending"):  # what is no number here was not written by vmctl
+            for name in (
+                "last",
+                "settled",
+                "passed",
+                "pending",
+                "parked",
+            ):  # what is no number here was not written by vmctl
                 facts[name] = facts[name] if type(facts.get(name)) is int else 0
             self._index.set_note("peer", facts)
         return True

@@ -14,7 +14,8 @@ import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
-from vmctl.errors import MailRefused, StoreError, StoreExchanged, SyncError
+from vmctl.backoff import backoff
+from vmctl.errors import StoreError, StoreExchanged, SyncError
 from vmctl.post import ASK_PROOF, ASK_SCAN, DAEMON, Post
 from vmctl.proof import read_store
 from vmctl.purge import Housekeeper
@@ -56,7 +57,7 @@ class Daemon:
         self._next_housekeeping = 0.0
         self._accept = False
         self._not_before = 0.0
-        self._retry = _SHORTEST_RETRY
+        self._failures = 0
         self._answer_after_scan = False
         self._asking: str | None = None
         self._trouble: Trouble | None = None
@@ -244,18 +245,21 @@ class Daemon:
             return
         parcel, error = done
         self._on_its_way = None
-        if error is None:
-            post.replica.outbox.left(parcel)
-            self._retry = _SHORTEST_RETRY
-            self._peer_trouble(None)
+        again = post.settle(parcel, error)
+        if again:
+            self._failures = 0
             self._wake.set()
+        if error is None:
+            self._peer_trouble(None)
             return
         self._mails = None
-        self._peer_trouble(" - ".join(filter(None, (error.what, error.why))))
-        self._not_before = self._clock.steady() + self._retry
-        self._retry = min(self._retry * 2, max(self._config.sync.heartbeat, _SHORTEST_RETRY))
-        if isinstance(error, MailRefused):
-            post.replica.outbox.refused(parcel)
+        if again:  # less in a mail, or another one, may get through
+            log.warning("%s", _words(error))
+            return
+        self._failures += 1
+        self._peer_trouble(_words(error))
+        longest = max(self._config.sync.heartbeat, _SHORTEST_RETRY)
+        self._not_before = self._clock.steady() + backoff(_SHORTEST_RETRY, self._failures, longest)
 
     def _answered(self, post: Post, taken: list[Any]) -> None:
         """Keep the time of a round that a command asked for, once the peer has answered it."""
@@ -306,6 +310,10 @@ class Daemon:
         (log.error if trouble else log.info)("%s", trouble.words if trouble else "well again")
         if post is not None:
             post.tell(self._trouble)
+
+
+def _words(error: SyncError) -> str:
+    return " - ".join(filter(None, (error.what, error.why)))
 
 
 def _starting(status: dict[str, Any]) -> bool:

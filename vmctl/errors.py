@@ -34,6 +34,7 @@
     |   +-- AddressInUse            44
     |   +-- AlreadyServing          45
     |   +-- DeletionsHeld           46
+    |   +-- MailTooLarge            47
     +-- RoleError                   50..59  who serves whom
     |   +-- NoSuchService           50
     |   +-- NothingToFailBack       51
@@ -338,6 +339,17 @@ class DeletionsHeld(SyncError):
         "put the files back, have the other server's again with 'vmctl reindex', "
         "or let it count with 'vmctl sync --accept-deletions'"
     )
+
+
+class MailTooLarge(SyncError):
+    """A server takes no sync mails of this size; `limit` is what it takes in bytes, if it says so."""
+
+    exit_code = 47
+    hint = "let the server at the peer's 'address' take mails of 64 kB at least"
+
+    def __init__(self, what: str, limit: int | None = None, **words: Any) -> None:
+        super().__init__(what, **words)
+        self.limit = limit
 
 
 class RoleError(VmctlError):

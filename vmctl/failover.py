@@ -246,17 +246,17 @@ class Failover:
             with self._index.transaction():
                 self._index.set_note("gates", {**(self._index.note("gates") or {}), view.service: mark})
         lag = self._replica.config.sync.lag
-        oldest = self._index.oldest_pending()
+        count, oldest = self._index.shelf.owed()  # what is parked comes by a person's word only: it holds no gate
         lacks = []
         if oldest is not None:
             age = (self._clock.wall() - oldest) / 1_000_000
             if oldest <= mark["mine"] or age >= lag:
-                count = self._index.pending_count()
                 lacks.append(f"{count} records from {self._me}, the oldest {duration(max(age, 0))} old")
-        if facts.get("pending"):
-            age = (facts["sent"] - facts["settled"]) / 1_000_000
-            if facts["settled"] < mark["theirs"] or age >= lag:
-                lacks.append(f"{facts['pending']} records from {self._replica.peer.name}")
+        owed = facts.get("pending", 0) - facts.get("parked", 0)
+        if owed > 0:
+            age = (facts["sent"] - facts["passed"]) / 1_000_000
+            if facts["passed"] < mark["theirs"] or age >= lag:
+                lacks.append(f"{owed} records from {self._replica.peer.name}")
         return lacks, True
 
     def _entered(self, view: View) -> None:

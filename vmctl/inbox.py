@@ -11,7 +11,9 @@ import logging
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from vmctl.entry import Entry, audio_of
+from vmctl.answers import Answers
+from vmctl.entry import Entry
+from vmctl.mail_parts import one_line
 from vmctl.merge import conflicts, holds, left_in_deleted, merge, merge_fields
 from vmctl.model import (
     GREETING,
@@ -26,22 +28,23 @@ from vmctl.model import (
     restored,
     vector_from_json,
 )
-from vmctl.store.pool import missing_ranges
+from vmctl.ranges import without
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from vmctl.apply import Applier
     from vmctl.clock import Clock
     from vmctl.contact import Contact
     from vmctl.doubt import Doubt
     from vmctl.index import Index
     from vmctl.mail import Audio, SyncMail
+    from vmctl.outbox import Outbox
+    from vmctl.parked import Lot
     from vmctl.store.pool import Pool
 
 log = logging.getLogger("vmctl.inbox")
 
 _PAST_INCARNATIONS = 100
+_LONGEST_REASON = 200
 
 
 @dataclass(slots=True)
@@ -70,16 +73,18 @@ class Inbox:
         pool: Pool,
         applier: Applier,
         contact: Contact,
-        clock: Clock,
+        outbox: Outbox,
+        lot: Lot,
         doubt: Doubt,
-        acknowledged: Callable[[str], None],
+        clock: Clock,
     ) -> None:
         self._index = index
         self._pool = pool
         self._applier = applier
         self._contact = contact
         self._clock = clock
-        self._acknowledged = acknowledged
+        self._outbox = outbox
+        self._answers = Answers(index, applier, outbox, lot, clock)
         self._doubt = doubt
 
     def take(self, mail: SyncMail) -> Taken:
@@ -98,18 +103,25 @@ class Inbox:
                 return taken
             forgetful = current and self._has_forgotten(mail)
             for value in mail.records if not forgetful else ():
-                self._record(value, taken)
+                self._record_or_hold(value, taken)
             self._bring_mailboxes_back(taken)
             if current:
-                taken.fresh = self._contact.take(mail)
+                taken.fresh = self._heard(mail)
                 if mail.peer_incarnation == self._index.meta("incarnation") and not forgetful:
                     self._bound(mail)
-                    self._acks(mail.status.get("acks"), taken)
-                    self._wants(mail.status.get("wants"))
+                    taken.acked += self._answers.take(mail.status)
                 if taken.fresh:
                     self._doubt.take(mail)
                 self._journal(mail)
         return taken
+
+    def _heard(self, mail: SyncMail) -> bool:
+        """Whether the mail is fresh. A peer that was away may have got nothing of what left meanwhile."""
+        was_heard = self._contact.heard
+        fresh = self._contact.take(mail)
+        if fresh and not was_heard:
+            self._outbox.heard_again()
+        return fresh
 
     def _journal(self, mail: SyncMail) -> None:
         """Keep the greatest length of the peer's journal that was seen, with its hash: a cut tail shows by that."""
@@ -133,6 +145,7 @@ class Inbox:
             self._index.set_note("peer_past", [*past, current][-_PAST_INCARNATIONS:])
             self._index.forget_bases()
             self._index.set_note("peer_checkpoint", None)
+            self._outbox.forget_sent()
             log.warning("the peer has a new incarnation: everything is offered to it again")
         self._index.set_meta("peer_incarnation", name)
         return True
@@ -184,6 +197,20 @@ class Inbox:
 
     # Records
 
+    def _record_or_hold(self, value: dict[str, Any], taken: Taken) -> None:
+        """One record that cannot be merged is held back: it must not keep back all others in its mail."""
+        try:
+            self._record(value, taken)
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            log.exception("a record of the peer cannot be merged")
+            self._hold(value, f"it cannot be merged: {type(error).__name__}: {error}")
+
+    def _hold(self, value: dict[str, Any], why: str) -> None:
+        key, version = value.get("key"), value.get("version")
+        log.error("a record of the peer is held back: %s", one_line(f"{key}: {why}", _LONGEST_REASON))
+        if isinstance(key, str) and isinstance(version, str):
+            self._index.shelf.hold(key, version, one_line(why, _LONGEST_REASON))
+
     def _record(self, value: dict[str, Any], taken: Taken) -> None:
         try:
             key = str(value["key"])
@@ -194,7 +221,7 @@ class Inbox:
             version = str(value["version"])
             based_on = "" if base is None else str(base["version"])
         except (ValueError, KeyError, TypeError) as error:
-            log.error("a record of the peer cannot be read and is left with it: %s", error)
+            self._hold(value, f"it cannot be read: {error}")
             return
         self._index.witness(max(part.vector.values(), default=0))
         entry = self._index.get(key)
@@ -272,47 +299,9 @@ class Inbox:
             return
         self._pool.put_part(audio.sha256, audio.offset, audio.data)
         with self._index.transaction():
-            self._index.add_range("parts", audio.sha256, audio.offset, audio.offset + len(audio.data))
-            if missing_ranges(self._index.ranges("parts", audio.sha256), audio.size):
+            self._index.parts.add(audio.sha256, audio.offset, audio.offset + len(audio.data))
+            if without([(0, audio.size)], self._index.parts.of(audio.sha256)):
                 return
-            self._index.drop_ranges("parts", audio.sha256)
+            self._index.parts.drop(audio.sha256)
         if not self._pool.finish(audio.sha256):
             log.error("a recording in pieces had other bytes than its digest: it is asked for again")
-
-    # What the peer holds and lacks
-
-    def _acks(self, acks: Any, taken: Taken) -> None:
-        for ack in acks if isinstance(acks, list) else []:
-            if not (isinstance(ack, list) and len(ack) == 2):  # noqa: PLR2004
-                continue
-            key, version = str(ack[0]), str(ack[1])
-            entry = self._index.get(key)
-            if entry is not None and entry.record.version == version:
-                self._index.put(replace(entry, base=entry.record), self._clock.wall())
-                self._acknowledged(key)
-                taken.acked.append(key)
-
-    def _wants(self, wants: Any) -> None:
-        if not isinstance(wants, dict):
-            return
-        for key in wants.get("records") or []:
-            entry = self._index.get(str(key))
-            if entry is not None:
-                self._index.put(replace(entry, base=None), self._clock.wall())
-                self._acknowledged(entry.record.key)
-        for want in wants.get("audio") or []:
-            sha256 = str(want.get("sha256")) if isinstance(want, dict) else ""
-            entry = next(iter(self._index.with_audio(sha256)), None)
-            audio = audio_of(entry.record.document) if entry else None
-            for gap in want.get("missing") or [] if audio else []:
-                if audio and _is_range(gap, audio["size"]):
-                    self._index.add_range("offers", sha256, gap[0], gap[1])
-
-
-def _is_range(gap: Any, size: int) -> bool:
-    """Whether this is `[start, stop]` within a recording of `size` bytes."""
-    match gap:
-        case [int(start), int(stop)]:
-            return 0 <= start < stop <= size
-        case _:
-            return False

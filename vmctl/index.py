@@ -15,7 +15,7 @@ import sqlite3
 import time
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from vmctl import history, tombstones
+from vmctl import history, ranges, shelf, tombstones
 from vmctl.clock import tick
 from vmctl.entry import Entry, Look, audio_of
 from vmctl.errors import DiskFull, IndexDamaged, StoreBusy, StoreNewer, StoreUnusable, VmctlError
@@ -62,14 +62,11 @@ CREATE TABLE IF NOT EXISTS faults (path TEXT PRIMARY KEY, why TEXT NOT NULL, men
 CREATE TABLE IF NOT EXISTS checkpoints (number INTEGER PRIMARY KEY, nonce TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS acks (key TEXT PRIMARY KEY, version TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS wants (key TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS parts (sha256 TEXT, start INTEGER, stop INTEGER, PRIMARY KEY (sha256, start)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS offers (sha256 TEXT, start INTEGER, stop INTEGER, PRIMARY KEY (sha256, start)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS parked (packet TEXT PRIMARY KEY, facts TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS unacked (key TEXT PRIMARY KEY, above INTEGER NOT NULL, first INTEGER NOT NULL) WITHOUT ROWID;
 INSERT OR IGNORE INTO unacked SELECT key, 0, number FROM records WHERE base IS NOT '=';
 """
 _AGING = f"CREATE INDEX IF NOT EXISTS aging ON records ({_STATUS}, {_SINCE}) WHERE kind = 'message' AND lives;"
-_TABLES = _SCHEMA + _AGING + history.TABLE + tombstones.TABLE
+_TABLES = _SCHEMA + _AGING + history.TABLE + tombstones.TABLE + ranges.TABLES + shelf.TABLES
 
 
 class _Cursor(sqlite3.Cursor):
@@ -113,6 +110,8 @@ class Index:
         self._digest = 0
         self._depth = 0
         self.history = history.History(self._run)
+        self.parts, self.offers = ranges.Ranges(self._run, "parts"), ranges.Ranges(self._run, "offers")
+        self.shelf = shelf.Shelf(self._run)
         self.tombstones = tombstones.Tombstones(self._run, self.note, self.set_note)
 
     @property
@@ -374,6 +373,7 @@ class Index:
         self._run("INSERT OR REPLACE INTO unacked SELECT key, 0, number FROM records")
         self._run("DELETE FROM offers")
         self._run("DELETE FROM wants")
+        self.shelf.clear()
 
     def offer_again(self, group: str) -> None:
         """The peer's acknowledgements of one group are void: `mailbox/EXT`, or a kind of records outside of mailboxes."""
@@ -522,27 +522,6 @@ class Index:
     def drop_want(self, key: str) -> None:
         """The record came whole."""
         self._run("DELETE FROM wants WHERE key = ?", (key,))
-
-    def ranges(self, table: str, sha256: str) -> list[tuple[int, int]]:
-        """The byte ranges of a recording that came (`parts`) or are asked for (`offers`), in order."""
-        rows = self._run(f"SELECT start, stop FROM {table} WHERE sha256 = ? ORDER BY start", (sha256,))  # noqa: S608
-        return [(row[0], row[1]) for row in rows]
-
-    def add_range(self, table: str, sha256: str, start: int, stop: int) -> None:
-        """Add a byte range."""
-        self._run(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?)", (sha256, start, stop))  # noqa: S608
-
-    def drop_range(self, table: str, sha256: str, start: int) -> None:
-        """Forget one range."""
-        self._run(f"DELETE FROM {table} WHERE sha256 = ? AND start = ?", (sha256, start))  # noqa: S608
-
-    def drop_ranges(self, table: str, sha256: str) -> None:
-        """Forget the ranges of a recording."""
-        self._run(f"DELETE FROM {table} WHERE sha256 = ?", (sha256,))  # noqa: S608
-
-    def offered(self) -> list[str]:
-        """The recordings that the peer asked for."""
-        return [row[0] for row in self._run("SELECT DISTINCT sha256 FROM offers ORDER BY sha256")]
 
 
 def _set_journal(db: sqlite3.Connection) -> None:

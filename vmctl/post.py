@@ -11,7 +11,16 @@ import time
 from typing import TYPE_CHECKING, Any, Self
 
 from vmctl import durable, identity
-from vmctl.errors import AlreadyServing, JournalError, StoreBusy, StoreError
+from vmctl.errors import (
+    AlreadyServing,
+    JournalError,
+    MailRefused,
+    MailTooLarge,
+    PeerUnreachable,
+    StoreBusy,
+    StoreError,
+    SyncError,
+)
 from vmctl.failover import Failover
 from vmctl.receiver import Receiver
 from vmctl.replica import Replica
@@ -28,7 +37,7 @@ if TYPE_CHECKING:
     from vmctl.replica import Intake
 
 DAEMON, ROUND = "vmctl serve", "vmctl sync"
-PROOF, ASK_PROOF, ASK_SCAN = "peer_proof", "ask_proof", "ask_scan"
+PROOF, ASK_PROOF, ASK_SCAN, LINK = "peer_proof", "ask_proof", "ask_scan", "link"
 _ANSWER_TIMEOUT, _SHORTEST_TIMEOUT = 30.0, 2.0
 _PATIENCE_WITH_A_ROUND, _LOOK_AGAIN = 120.0, 0.1
 _REFUSALS_REMEMBERED = 3  # heartbeats: the peer tries again within one
@@ -181,14 +190,50 @@ class Post:
         )
 
     def carry(self, parcel: Parcel) -> None:
-        """Hand one mail to the peer's server. Raises PeerUnreachable, MailRefused. For one thread at a time."""
+        """Hand one mail to the peer's server. Raises PeerUnreachable, MailRefused, MailTooLarge. For one thread at a time."""
         assert self._courier is not None, "connect first"  # noqa: S101
         self._courier.send(parcel.raw, self.server.mail, self.peer.mail)
 
-    def deliver(self, parcel: Parcel) -> None:
-        """Hand one mail to the peer's server and settle what it settles. Raises PeerUnreachable, MailRefused."""
-        self.carry(parcel)
-        self.replica.outbox.left(parcel)
+    def deliver(self, parcel: Parcel) -> bool:
+        """Hand one mail to the peer's server and settle it; tells whether it was taken.
+
+        Raises PeerUnreachable, and MailRefused or MailTooLarge where no mail is taken, whatever it brings.
+        """
+        error: SyncError | None = None
+        try:
+            self.carry(parcel)
+        except SyncError as fault:
+            error = fault
+        if not self.settle(parcel, error) and error is not None:
+            raise error
+        return error is None
+
+    def settle(self, parcel: Parcel, error: SyncError | None) -> bool:
+        """What became of a mail; tells whether the next may leave at once."""
+        outbox = self.replica.outbox
+        if error is None:
+            outbox.left(parcel)
+        again = error is None
+        if isinstance(error, MailTooLarge):
+            again = outbox.too_large(parcel, error.limit, error.why)
+        elif isinstance(error, MailRefused):
+            again = outbox.refused(parcel, error.why)
+        if error is None or not again:
+            self._note_link(error)
+        return again
+
+    def _note_link(self, error: SyncError | None) -> None:
+        """Keep for `vmctl status` why no mail gets through, and since when."""
+        index = self.replica.index
+        known = index.note(LINK)
+        if error is None:
+            if known:
+                index.set_note(LINK, None)
+            return
+        refused = not isinstance(error, PeerUnreachable)
+        if not known or known["what"] != error.what or known["refused"] != refused:
+            words = {"what": error.what, "why": error.why, "refused": refused}
+            index.set_note(LINK, words | {"since": known["since"] if known else self._clock.wall()})
 
     @property
     def in_step(self) -> bool:

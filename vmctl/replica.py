@@ -23,10 +23,12 @@ from vmctl.index import Index
 from vmctl.journal import Journal
 from vmctl.mail import SyncMail, parse
 from vmctl.outbox import Outbox
+from vmctl.parked import Lot
 from vmctl.scan import Report, Scanner
 from vmctl.spool import Spool
 from vmctl.store.native import NativeStore
 from vmctl.store.pool import Pool
+from vmctl.writing import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -84,10 +86,10 @@ class Replica:
                 self.scanner.recall()
         self.applier = Applier(self.store, index, self.pool, self.scanner, clock)
         doubt = Doubt(index, self.contact, self.journal, clock, server.name, config.mail.max // _SHARE_OF_DIGESTS)
-        self.outbox = Outbox(
-            config, server.name, self.store, index, self.applier, self.contact, self.journal, doubt, clock
-        )
-        self.inbox = Inbox(index, self.pool, self.applier, self.contact, clock, doubt, self.outbox.acknowledged)
+        self.lot = Lot(index, self.spool, clock)
+        writer = Writer(config, server.name, index, self.contact, self.journal, clock)
+        self.outbox = Outbox(config, self.store, index, self.applier, writer, self.lot, doubt, clock)
+        self.inbox = Inbox(index, self.pool, self.applier, self.contact, self.outbox, self.lot, doubt, clock)
 
     @classmethod
     def open(cls, config: Config, name: str, clock: Clock) -> Replica:
@@ -199,13 +201,15 @@ class Replica:
         try:
             mail = self._parse(self.spool.read(path))
         except MailError as error:
-            log.error("a mail in the spool cannot be taken: %s; it is kept as %s", error, self.spool.refuse(path))
+            kept = self.spool.refuse(path, f"{error.what}: {error.why}" if error.why else error.what)
+            log.error("a mail in the spool cannot be taken: %s; it is kept as %s", error, kept)
             return None
         try:
             taken = self._merged(mail)
-        except (ValueError, TypeError, LookupError, AttributeError):
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
             # signed by the peer, and still not as it should be: it must not stop every mail behind it for ever
-            log.exception("a mail of the peer cannot be merged; it is kept as %s", self.spool.refuse(path))
+            kept = self.spool.refuse(path, f"it cannot be merged: {type(error).__name__}: {error}")
+            log.exception("a mail of the peer cannot be merged; it is kept as %s", kept)
             return None
         self.spool.done(path)
         return taken

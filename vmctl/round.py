@@ -160,9 +160,10 @@ class Round:
         total = post.replica.index.pending_count()
         records = False
         for parcel in post.parcels(always=always, anew=anew):
-            post.deliver(parcel)
+            if not post.deliver(parcel):
+                continue  # the next ones find out what of it is refused
             self._count(tally, parcel)
-            records = records or bool(parcel.versions or parcel.acks or parcel.pieces or parcel.tells)
+            records = records or parcel.moves
             self._took(to)
             if total:
                 self._progress(f"{post.server.name} to {to.server.name}", min(tally.shipped, total), total)
@@ -208,8 +209,8 @@ class Round:
         request = {"round": nonce} if nonce else {}
         tally = self._outcome.servers[post.server.name]
         for parcel in post.parcels(always=always or nonce is not None, anew=anew, request=request):
-            post.deliver(parcel)
-            self._count(tally, parcel)
+            if post.deliver(parcel):
+                self._count(tally, parcel)
             self._took(post)
 
     # Daemons do the work

@@ -1,7 +1,8 @@
 """Takes sync mails to the peer by SMTP; the only door to smtplib.
 
 The replies to a mail are read here, by their codes: 5xx is for good, everything else is tried again. So whatever smtplib
-raises (all of it is an OSError) is a fault of the connection, and also tried again.
+raises (all of it is an OSError) is a fault of the connection, and also tried again. A mail that is only too large is to
+be built again smaller.
 
 A mail is delivered when the peer's 250 after the final dot was read. A connection that breaks before that may still
 have delivered it (RFC 1047), so a mail is sent again until it is acknowledged, and the peer merges it again.
@@ -14,13 +15,15 @@ import re
 import smtplib
 from typing import TYPE_CHECKING, Self
 
-from vmctl.errors import MailRefused, PeerUnreachable
+from vmctl.errors import MailRefused, MailTooLarge, PeerUnreachable
 from vmctl.mail_parts import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _OK, _OK_FORWARD, _GO_AHEAD = 250, 251, 354
+_TOO_LARGE = 552
+_FULL_MAILBOX = re.compile(r"^5\.2\.2\b")  # also 552, and nothing that a smaller mail would mend
 _BARE_END = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 
 
@@ -57,16 +60,16 @@ class Courier:
     def send(self, raw: bytes, sender: str, recipient: str) -> None:
         """Deliver one mail with this envelope; on return the peer has answered 250.
 
-        Raises PeerUnreachable (try again; a mail that got as far as its end may have arrived) or MailRefused (the peer
-        will never take this one); `why` has the peer's reply.
+        Raises PeerUnreachable (try again; a mail that got as far as its end may have arrived), MailTooLarge or
+        MailRefused (the peer will never take this one); `why` has the peer's reply.
         """
         with self._faults():
             smtp = self._connected()
             if len(raw) > self._limit(smtp):
-                raise MailRefused(
+                raise MailTooLarge(
                     f"a mail of {len(raw)} bytes is too large for {self._where}",
+                    self._limit(smtp),
                     why=f"it takes {self._limit(smtp)} bytes",
-                    hint="give 'mail.max' in vmctl.yaml the same value on both servers",
                 )
             options = [f"size={len(raw)}"] if smtp.has_extn("size") else []
             self._expect({_OK}, smtp.mail(sender, options), "the sender")
@@ -115,6 +118,8 @@ class Courier:
         if code in codes:
             return
         why = one_line(f"it answered: {code} {_text(reply)}", 400)
+        if code == _TOO_LARGE and not _FULL_MAILBOX.match(_text(reply)):
+            raise MailTooLarge(f"{self._where} does not take {what}: it is too large", why=why)
         if 500 <= code <= 599:  # noqa: PLR2004 - permanent, RFC 5321
             raise MailRefused(f"{self._where} refused {what}", why=why)
         raise PeerUnreachable(f"{self._where} does not take {what} now", why=why)
@@ -124,7 +129,7 @@ class Courier:
         """Foreign exceptions become ours here; a connection that saw a fault is not used again."""
         try:
             yield
-        except (PeerUnreachable, MailRefused):
+        except (PeerUnreachable, MailRefused, MailTooLarge):
             self._drop()
             raise
         except OSError as error:  # refused, timed out, no such host, and everything of smtplib

@@ -15,10 +15,14 @@ from vmctl.durable import lock_told
 from vmctl.errors import DiskFull, StoreUnusable
 from vmctl.index import Index
 from vmctl.journal import Journal
+from vmctl.parked import listing
+from vmctl.spool import Spool
 from vmctl.trouble import Trouble, from_text, probe
 from vmctl.view import View, fresh_view, newer, role
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vmctl.config import Config, Server
 
 
@@ -61,7 +65,7 @@ def gather(config: Config, clock: Clock) -> dict[str, Any]:
 def _local(config: Config, server: Server, clock: Clock) -> _Local:
     assert server.store is not None  # noqa: S101 - it is here
     identity.read(server.store, config.network, server.name)
-    state = server.store / identity.DIRECTORY
+    state = _state(server)
     told = lock_told(state / "serve.lock")
     runs, _, said = (told or "").partition("\n")
     trouble = from_text(said) or probe(server.store)
@@ -73,6 +77,11 @@ def _local(config: Config, server: Server, clock: Clock) -> _Local:
     contact = Contact(index, clock, config.failover.after) if index else None
     homes = {name: service.home for name, service in config.services.items()}
     return _Local(server, index, contact, Journal(state / "journal.jsonl").views(homes), runs or None, trouble)
+
+
+def _state(server: Server) -> Path:
+    assert server.store is not None  # noqa: S101 - it is here
+    return server.store / identity.DIRECTORY
 
 
 def _split(service: str, here: list[_Local]) -> bool:
@@ -144,6 +153,8 @@ def _server(name: str, here: list[_Local], views: dict[str, View]) -> dict[str, 
         "records": None,
         "conflicts": None,
         "faults": [],
+        "parked": [],
+        "link": None,
         "clock_skew": other.contact.skew() if other and other.contact else None,
         "trouble": local.trouble.as_json() if local and local.trouble else None,
     }
@@ -157,10 +168,18 @@ def _server(name: str, here: list[_Local], views: dict[str, View]) -> dict[str, 
             "records": local.memory.count("lives"),
             "conflicts": local.memory.count("kind = 'conflict' AND lives"),
             "faults": [{**fault, "since": rfc3339(fault["since"])} for fault in local.memory.faults()],
+            "parked": listing(local.memory, Spool(_state(local.server))),
+            "link": _link(local),
         }
     elif local is not None:
         value["pending"] = None
     return value
+
+
+def _link(local: _Local) -> dict[str, Any] | None:
+    """Why no mail of this server gets through; None where the last one did."""
+    link = local.note("link")
+    return {**link, "since": rfc3339(link["since"])} if link else None
 
 
 def _reachable(local: _Local | None, other: _Local | None) -> bool:

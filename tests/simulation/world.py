@@ -23,7 +23,7 @@ from vmctl import index as index_room
 from vmctl import network, pin
 from vmctl.clock import Clock
 from vmctl.desk import Desk
-from vmctl.errors import MailRefused, PeerUnreachable, RecordError, StoreError, VmctlError
+from vmctl.errors import MailRefused, PeerUnreachable, RecordError, StoreError, SyncError, VmctlError
 from vmctl.post import DAEMON, Post
 from vmctl.replica import Replica
 
@@ -311,14 +311,9 @@ class World:
             self.counts["mails"] += 1
             self.sent_bytes = len(parcel.raw)
             try:
-                machine.post.carry(parcel)
-            except MailRefused:
-                machine.post.replica.outbox.refused(parcel)
+                count += machine.post.deliver(parcel)
+            except SyncError:
                 break
-            except PeerUnreachable:
-                break
-            machine.post.replica.outbox.left(parcel)
-            count += 1
             if count >= most:
                 break
         return count

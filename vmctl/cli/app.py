@@ -49,6 +49,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "diff": Command("sync", "What would be shipped."),
         "conflicts": Command("conflicts", "What lost when two edits met: list, show, take, drop."),
         "history": Command("history", "Earlier versions: list, show, diff, restore."),
+        "parked": Command("parked", "What was refused for good: list, show, retry, drop."),
         "verify": Command("sync", "Prove the two stores equal, or name what differs."),
     },
     "Run": {

@@ -315,6 +315,7 @@ def _status_words(value: dict[str, Any]) -> str:
         for fault in one["faults"]:
             lines.append(f"  {name}: {fault['path']}: {fault['why']}")
             lines.append(f"    try: {fault['mend']}")
+        lines += _mail_words(name, one)
     if value["config_differs"]:
         lines.append("  vmctl.yaml is not the same on both servers: compare the two")
     return "\n".join(lines)
@@ -324,3 +325,19 @@ def _trouble_words(name: str, trouble: dict[str, Any]) -> list[str]:
     why = f" ({trouble['why']})" if trouble["why"] else ""
     since = f", since {trouble['since']}" if trouble["since"] else ""
     return [f"  {name} CANNOT WORK{since}: {trouble['what']}{why}", f"    try: {trouble['hint']}"]
+
+
+def _mail_words(name: str, one: dict[str, Any]) -> list[str]:
+    """What keeps the mails of a server from the other one, and what of them waits for a person."""
+    lines = []
+    if (link := one["link"]) is not None:
+        how = "refuses every mail" if link["refused"] else "takes no mail"
+        lines.append(f"  {name}: the other server {how} since {link['since']}: {link['what']}: {link['why']}")
+    waiting = [each for each in one["parked"] if not each["given_up"]]
+    if waiting:
+        first = waiting[0]
+        what = first["record"] or "a mail that came in"
+        more = f" and {len(waiting) - 1} more" if len(waiting) > 1 else ""
+        lines.append(f"  {name}: parked: {what}{more}: {first['reply']}")
+        lines.append("    try: 'vmctl parked list' shows them all; 'vmctl parked retry --all' when the cause has gone")
+    return lines

@@ -82,15 +82,3 @@ class Pool:
 
     def _part(self, sha256: str) -> Path:
         return self._folder / f"{sha256}.part"
-
-
-def missing_ranges(parts: list[tuple[int, int]], size: int) -> list[tuple[int, int]]:
-    """The byte ranges of a recording of `size` bytes that no part covers."""
-    gaps, at = [], 0
-    for start, stop in sorted(parts):
-        if start > at:
-            gaps.append((at, start))
-        at = max(at, stop)
-    if at < size:
-        gaps.append((at, size))
-    return gaps

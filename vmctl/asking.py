@@ -1,0 +1,163 @@
+"""What every mail says besides what it brings: what is acknowledged, held back, asked for, and not here either.
+
+What does not come is asked for again, after longer and longer: a recording may be lost on both servers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from vmctl.backoff import backoff
+from vmctl.entry import audio_of
+from vmctl.ranges import without
+
+if TYPE_CHECKING:
+    from vmctl.apply import Applier
+    from vmctl.clock import Clock
+    from vmctl.doubt import Doubt
+    from vmctl.entry import Entry
+    from vmctl.index import Index
+    from vmctl.ranges import Span
+
+# The most of each in one mail, and the bytes of one there at most: none may have more than an eighth of a mail.
+_MOST_ACKS, _ACK_BYTES = 2000, 200
+_MOST_HOLDS, _HOLD_BYTES = 50, 400
+_MOST_LOST, _LOST_BYTES = 100, 80
+_MOST_WANTS, _WANT_BYTES = 100, 120
+_MOST_GAPS, _GAP_BYTES = 100, 24
+_ASK_AFTER, _ASK_AT_LEAST = 2.0, 600.0
+
+
+@dataclass(slots=True)
+class Word:
+    """What one mail says; it is settled when the mail left."""
+
+    acks: list[tuple[str, str]] = field(default_factory=list)
+    holds: list[tuple[str, str, str]] = field(default_factory=list)
+    wants: dict[str, Any] = field(default_factory=lambda: {"records": [], "audio": []})
+    lost: list[str] = field(default_factory=list)
+    groups: dict[str, Any] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return self.answers or any(self.wants.values())
+
+    @property
+    def answers(self) -> bool:
+        """Whether it says more than what is asked for."""
+        return bool(self.acks or self.holds or self.lost or self.groups)
+
+    def as_json(self) -> dict[str, Any]:
+        """The word as the status block has it."""
+        value: dict[str, Any] = {"acks": [list(ack) for ack in self.acks], "wants": self.wants}
+        value |= {"held": [list(one) for one in self.holds]} if self.holds else {}
+        return value | ({"lost": self.lost} if self.lost else {}) | self.groups
+
+
+class _Asked(NamedTuple):
+    """What was missing of something when that last changed, or when it was last asked for; how often it was since."""
+
+    gaps: tuple[Span, ...]
+    at: float
+    times: int
+    wait: float
+
+
+class Asker:
+    """Knows what one server has to say to its peer, and when it asked for what."""
+
+    def __init__(self, index: Index, applier: Applier, doubt: Doubt, clock: Clock) -> None:
+        self._index = index
+        self._applier = applier
+        self._doubt = doubt
+        self._clock = clock
+        self._records: dict[str, _Asked] = {}
+        self._audio: dict[str, _Asked] = {}
+
+    def word(self, bound: int, *, eager: bool) -> Word:
+        """What there is to say now, in a mail of at most `bound` bytes.
+
+        `eager` asks for everything that is missing, however lately it was asked for.
+        """
+        share = bound // 8
+        ripe, unripe = self._acks(min(_MOST_ACKS, share // _ACK_BYTES))
+        wants = {
+            "records": self._wanted_records(min(_MOST_WANTS, share // _WANT_BYTES), eager=eager),
+            "audio": self._wanted_audio(unripe, share, eager=eager),
+        }
+        holds = self._index.shelf.holds(min(_MOST_HOLDS, share // _HOLD_BYTES))
+        return Word(ripe, holds, wants, self._lost(min(_MOST_LOST, share // _LOST_BYTES)), self._doubt.told())
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there is more to say than one mail had room for."""
+        return self._doubt.due
+
+    def forget(self) -> None:
+        """Whatever is missing may be asked for again at once."""
+        self._records.clear()
+        self._audio.clear()
+
+    def settle(self, word: Word) -> None:
+        """The mail that said it left. Call inside a transaction."""
+        for key, version in word.acks:
+            self._index.drop_ack(key, version)
+        for key, version, _ in word.holds:
+            self._index.shelf.told(key, version)
+        for sha256 in word.lost:
+            self._index.offers.drop(sha256)
+
+    def _acks(self, most: int) -> tuple[list[tuple[str, str]], list[Entry]]:
+        """The versions to acknowledge, a record with its recording once that is durable here; and who waits for one."""
+        ripe, unripe = [], []
+        for key, version in self._index.acks():
+            entry = self._index.get(key)
+            if entry is not None and not self._applier.holds_audio(entry):
+                unripe.append(entry)
+                continue
+            ripe.append((key, version))
+            if len(ripe) >= most:
+                break  # the others are looked at when these have left
+        return ripe, unripe
+
+    def _lost(self, most: int) -> list[str]:
+        """The recordings that the peer waits for and that are not here either."""
+        return [sha256 for sha256 in self._index.offers.recordings() if self._applier.find(sha256) is None][:most]
+
+    def _wanted_audio(self, unripe: list[Entry], share: int, *, eager: bool) -> list[dict[str, Any]]:
+        """Ranges of recordings that are missing: of records to be acknowledged, and of files to be written.
+
+        A recording is asked for only when nothing of it came for a moment: its pieces may be on their way.
+        """
+        missing: dict[str, tuple[Span, ...]] = {}
+        for entry in (*unripe, *map(self._index.get, self._index.todo())):
+            audio = audio_of(entry.record.document) if entry and entry.record.lives else None
+            if audio is not None and audio["sha256"] not in missing and not self._applier.find(audio["sha256"]):
+                gaps = without([(0, audio["size"])], self._index.parts.of(audio["sha256"]))
+                missing[audio["sha256"]] = tuple(gaps)
+        self._audio = {sha256: asked for sha256, asked in self._audio.items() if sha256 in missing}
+        most_gaps = min(_MOST_GAPS, share // 10 // _GAP_BYTES)
+        most = min(_MOST_WANTS, share // (_WANT_BYTES + most_gaps * _GAP_BYTES))
+        due = self._due(self._audio, missing, most, eager=eager, at_once=False)
+        return [{"sha256": one, "missing": [list(gap) for gap in missing[one][:most_gaps]]} for one in due]
+
+    def _wanted_records(self, most: int, *, eager: bool) -> list[str]:
+        """Records to be sent whole: at once, then now and again, as the peer may not have them any more."""
+        missing: dict[str, tuple[Span, ...]] = dict.fromkeys(self._index.wants(), ())
+        self._records = {key: asked for key, asked in self._records.items() if key in missing}
+        return self._due(self._records, missing, most, eager=eager, at_once=True)
+
+    def _due(
+        self, asked: dict[str, _Asked], missing: dict[str, tuple[Span, ...]], most: int, *, eager: bool, at_once: bool
+    ) -> list[str]:
+        now = self._clock.steady()
+        due: list[str] = []
+        for name, gaps in missing.items():
+            known = asked.get(name)
+            if known is None or known.gaps != gaps:
+                known = asked[name] = _Asked(gaps, now, 0, 0.0 if at_once else _ASK_AFTER)
+            if len(due) < most and (eager or now - known.at >= known.wait):
+                times = known.times + 1
+                asked[name] = _Asked(gaps, now, times, backoff(_ASK_AFTER, times, _ASK_AT_LEAST))
+                due.append(name)
+        return due

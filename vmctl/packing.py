@@ -1,0 +1,170 @@
+"""Fills one mail: records and recordings up to the bound, longer recordings in pieces.
+
+The bound is the least of `mail.max`, the SIZE that the peer's server names, and what a server on the way let pass.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from vmctl.audio import WAV
+from vmctl.entry import Entry, audio_of
+from vmctl.mail import AUDIO_FRAME, BASE64_GROWTH, FRAME, MAX_AUDIO, Audio, estimate
+from vmctl.model import field_as_json
+from vmctl.refusals import Piece, Version
+
+if TYPE_CHECKING:
+    from vmctl.apply import Applier
+    from vmctl.config import Config
+    from vmctl.index import Index
+    from vmctl.refusals import Group
+    from vmctl.store.format import Format
+
+log = logging.getLogger("vmctl.packing")
+
+MOST_RECORDS = 500
+SMALLEST_BOUND = 64_000  # bytes: the least that `mail.max` may be
+_SHORTEST_PIECE = 4096
+
+
+@dataclass(slots=True)
+class Load:
+    """What one mail carries, while it is filled. `long` are recordings that are to follow in pieces: digest and size."""
+
+    size: int = FRAME
+    records: list[dict[str, Any]] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    audio: list[Audio] = field(default_factory=list)
+    pieces: list[Piece] = field(default_factory=list)
+    long: list[tuple[str, int]] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.records or self.audio)
+
+    @property
+    def things(self) -> Group:
+        """What it brings."""
+        return (*(Version(key, version) for key, version in sorted(self.versions.items())), *self.pieces)
+
+
+class TooLarge(Exception):
+    """A record that fits no mail; `size` is what it would need, in bytes."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.size = size
+
+
+class Packer:
+    """Fills the mails of one server."""
+
+    def __init__(self, config: Config, store: Format, index: Index, applier: Applier) -> None:
+        self._store = store
+        self._index = index
+        self._applier = applier
+        self.bound = config.mail.max
+
+    @property
+    def piece(self) -> int:
+        """Bytes of a piece that fits a mail with nothing else in it."""
+        overhead = FRAME + 2 * AUDIO_FRAME + 8192
+        return max(_SHORTEST_PIECE, int((self.bound - overhead) / BASE64_GROWTH))
+
+    def narrow(self, size: int, limit: int | None) -> bool:
+        """A mail of `size` bytes was too large for a server that takes `limit`, or does not say; tells whether less goes."""
+        bound = max(SMALLEST_BOUND, limit or min(self.bound, size) // 2)
+        if bound >= self.bound:
+            return False
+        log.warning("a mail of %d bytes was too large: from now on none is larger than %d", size, bound)
+        self.bound = bound
+        return True
+
+    def add(self, load: Load, entry: Entry, *, again: bool = False) -> bool:
+        """Add a record and its recording; False when the mail is full. Raises TooLarge.
+
+        `again`: it left before, so the peer will name the pieces of a long recording that it lacks.
+        """
+        value = record_for(entry)
+        size = estimate([value]) - FRAME
+        if FRAME + size > self.bound:
+            raise TooLarge(FRAME + size)
+        audio = self._audio_for(entry)
+        long = audio is not None and audio["size"] > self.piece
+        if audio is not None and not long:
+            size += estimate([], [audio["size"]]) - FRAME
+        if load and load.size + size > self.bound:
+            return False
+        if audio is not None:
+            if long and not again:
+                load.long.append((audio["sha256"], audio["size"]))
+            elif not long and (sound := self._sound(audio["sha256"], 0, audio["size"])) is not None:
+                load.audio.append(sound)
+        load.records.append(value)
+        load.versions[entry.record.key] = entry.record.version
+        load.size += size
+        return True
+
+    def add_piece(self, load: Load, piece: Piece) -> bool:
+        """Add a piece of a recording, if it is here; False when the mail is full."""
+        size = estimate([], [piece.stop - piece.start]) - FRAME
+        if load and (load.size + size > self.bound or len(load.audio) >= MAX_AUDIO):
+            return False
+        sound = self._sound(*piece)
+        if sound is not None:
+            load.audio.append(sound)
+            load.size += size
+            load.pieces.append(piece)
+        return True
+
+    def _audio_for(self, entry: Entry) -> dict[str, Any] | None:
+        """The recording that has to travel with a record, if the peer is not known to hold it.
+
+        It holds it when it acknowledged a version with it, of this record or of one that lived.
+        """
+        audio = audio_of(entry.record.document) if entry.record.lives else None
+        if audio is None:
+            return None
+        bases = [other.base for other in self._index.with_audio(audio["sha256"]) if other.base and other.base.lives]
+        held = [audio_of(base.document) for base in (entry.base, *bases) if base is not None]
+        return None if any(one is not None and one["sha256"] == audio["sha256"] for one in held) else audio
+
+    def _sound(self, sha256: str, start: int, stop: int) -> Audio | None:
+        """The bytes of a recording as an attachment; None where it is not here."""
+        path = self._applier.find(sha256)
+        if path is None:
+            return None
+        entry = next(iter(self._index.with_audio(sha256)), None)
+        document = entry.record.document if entry else {}
+        audio = audio_of(document) or {"size": stop, "format": WAV}
+        try:
+            with (self._store.root / path).open("rb") as file:
+                file.seek(start)
+                data = file.read(stop - start)
+        except OSError as error:  # gone or unreadable since it was found: the scan will say so
+            log.warning("cannot read the recording %s: %s", path, error.strerror or error)
+            return None
+        if start == 0 and stop == audio["size"] and hashlib.sha256(data).hexdigest() != sha256:
+            self._index.drop_file(path)  # it rotted under an unchanged look: the next full scan finds it damaged
+            return None
+        name = entry.record.key.replace("/", "-") if entry else sha256[:16]
+        return Audio(
+            sha256=sha256, size=audio["size"], offset=start, data=data, format=audio["format"],
+            filename=f"{name}.{audio['format']}", seconds=document.get("seconds"),
+        )  # fmt: skip
+
+
+def record_for(entry: Entry) -> dict[str, Any]:
+    """A record for the wire: the fields set since the version that the peer acknowledged, or all of them.
+
+    A field that was set to the value that it had travels too: its stamp is another.
+    """
+    record, base = entry.record, entry.base
+    value = record.as_json() | {"key": record.key, "version": record.version, "base": None}
+    if base is not None:
+        changed = {name: now for name, now in record.fields.items() if base.fields.get(name) != now}
+        value["fields"] = {name: field_as_json(now) for name, now in sorted(changed.items())}
+        value["base"] = {"vector": base.vector, "version": base.version}
+    return value

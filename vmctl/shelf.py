@@ -1,0 +1,106 @@
+"""What is not sent by itself any more: the peer's server refused it for good, or the peer holds it back.
+
+A row is a record at a version, or a piece of its recording. It stays over restarts, until the record changes, the peer
+acknowledges it, or a person retries it. A row that a person gave up keeps the record from being offered, and no more.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from vmctl.refusals import Piece, Thing, Version
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TABLES: Final = """
+CREATE TABLE IF NOT EXISTS parked (
+    packet TEXT PRIMARY KEY, key TEXT NOT NULL, version TEXT NOT NULL, facts TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS parked_record ON parked (key, version);
+CREATE TABLE IF NOT EXISTS holds (key TEXT PRIMARY KEY, version TEXT NOT NULL, reason TEXT NOT NULL) WITHOUT ROWID;
+"""
+_IS_PARKED = "EXISTS (SELECT 1 FROM parked WHERE parked.key = records.key AND parked.version = records.version)"
+_STALE = (
+    "NOT EXISTS (SELECT 1 FROM records WHERE records.key = parked.key AND records.version = parked.version"
+    " AND (records.base IS NOT '=' OR json_extract(parked.facts, '$.acked')))"
+)
+
+
+class Parked(NamedTuple):
+    """One row. `packet` is the id of the mail, `reply` what the peer or its server said, `since` in microseconds.
+
+    `acked`: the peer had acknowledged the record already when the piece of its recording was refused.
+    """
+
+    packet: str
+    key: str
+    version: str
+    reply: str
+    since: int
+    tries: int = 1
+    piece: tuple[str, int, int] | None = None
+    acked: bool = False
+    given_up: bool = False
+
+    @property
+    def thing(self) -> Thing:
+        """What it is that is not sent."""
+        return Piece(*self.piece) if self.piece else Version(self.key, self.version)
+
+
+class Shelf:
+    """The rows in the index of one server; `run` executes SQL in the index's transaction."""
+
+    def __init__(self, run: Callable[..., Any]) -> None:
+        self._run = run
+
+    def put(self, parked: Parked) -> None:
+        """Set a thing aside, or change what is known of it."""
+        packet, key, version, *facts = parked
+        text = json.dumps(dict(zip(Parked._fields[3:], facts, strict=True)))
+        self._run("INSERT OR REPLACE INTO parked VALUES (?, ?, ?, ?)", (packet, key, version, text))
+
+    def all(self) -> list[Parked]:
+        """Every row, the oldest first."""
+        rows = self._run("SELECT packet, key, version, facts FROM parked")
+        found = [Parked(row[0], row[1], row[2], **json.loads(row[3])) for row in rows]
+        return sorted(found, key=lambda parked: (parked.since, parked.packet))
+
+    def drop(self, packet: str) -> None:
+        """Take a thing up again: it is sent like any other."""
+        self._run("DELETE FROM parked WHERE packet = ?", (packet,))
+
+    def clear(self) -> None:
+        """The peer is another: what the former one refused is offered again, save what a person gave up."""
+        self._run("DELETE FROM parked WHERE NOT json_extract(facts, '$.given_up')")
+
+    def stale(self) -> list[Parked]:
+        """The rows that are of no use any more: the record changed, or the peer has it."""
+        rows = self._run(f"SELECT packet, key, version, facts FROM parked WHERE {_STALE}")  # noqa: S608
+        return [Parked(row[0], row[1], row[2], **json.loads(row[3])) for row in rows]
+
+    def has(self, key: str, version: str) -> bool:
+        """Whether a version of a record, or a piece of its recording, is set aside."""
+        return self._run("SELECT 1 FROM parked WHERE key = ? AND version = ?", (key, version)).fetchone() is not None
+
+    def owed(self) -> tuple[int, int | None]:
+        """How many records the peer lacks that will be sent by themselves, and the oldest change number of these."""
+        where = f"base IS NOT '=' AND NOT {_IS_PARKED}"
+        row = self._run(f"SELECT count(*), min(number) FROM records WHERE {where}").fetchone()  # noqa: S608
+        return int(row[0]), row[1]
+
+    # What this server holds back of what the peer sent
+
+    def hold(self, key: str, version: str, reason: str) -> None:
+        """Remember to tell the peer that a version cannot be taken, or not whole."""
+        self._run("INSERT OR REPLACE INTO holds VALUES (?, ?, ?)", (key, version, reason))
+
+    def holds(self, limit: int) -> list[tuple[str, str, str]]:
+        """What the peer is to be told of: key, version and reason."""
+        rows = self._run("SELECT key, version, reason FROM holds ORDER BY key LIMIT ?", (limit,))
+        return [(row[0], row[1], row[2]) for row in rows]
+
+    def told(self, key: str, version: str) -> None:
+        """The peer was told."""
+        self._run("DELETE FROM holds WHERE key = ? AND version = ?", (key, version))
