@@ -1,6 +1,7 @@
 """What is checked after every act and when everything has come to rest."""
 
 from vmctl.model import parse_key
+from vmctl.parked import listing
 
 from .files import has_file, is_torn, read_store
 from .learning import learn
@@ -96,6 +97,8 @@ def come_to_rest(world):
             accept = turn < 8 or turn % 8 == 0
             ends.append(world.turn(name, full=turn in (0, 8), accept=accept, always=turn < 3, anew=turn in (0, 4, 9)))
             check_step(world)
+            if turn % 8 == 3:  # noqa: PLR2004 - now and then
+                world.product(name, lambda: retry_parked(world.machines[name]))  # noqa: B023 - called at once
         world.now += int((SETTLE + 1.6) * 1_000_000)
         quiet = quiet + 1 if world.counts["mails"] == said and turn > 3 else 0
         if quiet >= 3:
@@ -106,6 +109,16 @@ def come_to_rest(world):
         f"it took {world.counts['mails'] - mails} mails until nothing was left to say",
     )
     check_quiet(world)
+
+
+def retry_parked(machine):
+    """A person has what was refused for good tried again."""
+    if machine.post is None:
+        return
+    replica = machine.post.replica
+    with replica.locked():
+        for one in listing(replica.index, replica.spool):
+            replica.lot.retry(one["id"])
 
 
 def _mend_torn_files(world, name):
