@@ -236,7 +236,7 @@ def net(tmp_path):
         made.do("sync")
         yield made
     finally:
-        for place in (store, made.root / "bound"):
+        for place in (store / ".vmctl/spool", store, made.root / "bound"):
             while os.path.ismount(place):
                 unmount(place)
 
@@ -305,11 +305,12 @@ def test_a_read_only_disk_without_a_daemon(net):
     net.do("verify")
 
 
-@pytest.mark.parametrize("fault", ["full", "read-only"])
+@pytest.mark.parametrize("fault", ["full", "read-only", "no spool"])
 def test_a_serving_daemon_says_so_and_goes_on_by_itself(net, fault):
     """The peer's mail is put off, `status` names the trouble and since when, and with a well disk all of it arrives."""
     store = net.path("primary", "")
-    reply = {"full": "452 4.3.1", "read-only": "451 4.3.0"}[fault]
+    reply = {"full": "452 4.3.1"}.get(fault, "451 4.3.0")
+    place = store / ".vmctl/spool" if fault == "no spool" else store  # without it all goes on, but for taking mails
     with net.daemon("primary"), net.daemon("secondary"):
         until(lambda: all(" serves " in net.log(server) for server in SERVERS), what="both daemons")
         until(lambda: "normal" == net.service()["state"], what="normal operation")
@@ -318,12 +319,12 @@ def test_a_serving_daemon_says_so_and_goes_on_by_itself(net, fault):
         if fault == "full":
             fill(store)
         else:
-            read_only_over(store, net.root / "bound")
+            read_only_over(place, net.root / "bound")
         try:
             ident = net.leave("secondary", "2001", wav(net.root / "new.wav", frames=9000, level=3))
             until(lambda: reply in net.log("secondary"), what=reply)
             said = until(lambda: (said := trouble(net)) and said["since"] and said, what="the trouble in the status")
-            assert {"full": "DiskFull", "read-only": "StoreUnusable"}[fault] == said["error"]
+            assert {"full": "DiskFull"}.get(fault, "StoreUnusable") == said["error"]
             assert said["hint"]
             assert None is trouble(net, "secondary")
             check_reading(net, as_it_is=False)
@@ -331,7 +332,7 @@ def test_a_serving_daemon_says_so_and_goes_on_by_itself(net, fault):
             if fault == "full":
                 (store / ".ballast").unlink()
             else:
-                unmount(store)
+                unmount(place)
         arrived = net.path("primary", f"mailboxes/2001/messages/{ident}.wav")
         until(arrived.exists, what="the message at the primary")
         assert digest_of(arrived) == digest_of(net.root / "new.wav")
