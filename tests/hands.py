@@ -125,6 +125,10 @@ class NativeHand:
         """What people write into it."""
         return yaml.safe_dump(fields).encode()
 
+    def comment(self):
+        """What people write beside it, and no reader takes for a value."""
+        return b"# ask Ada\n"
+
     def broken_texts(self):
         """What a mailbox's file may hold and be none."""
         return (b"name: [", b"\x00", b"\xff\xfe", b"- a list\n", b"name: 1\nname: 2\n", b"pin: 1\n", b"a: &a [*a]\n")

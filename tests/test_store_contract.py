@@ -679,6 +679,19 @@ def test_an_edit_at_the_very_rename_is_merged(pair, monkeypatch):
     assert [expected, expected] == [replica.store.document("mailbox/2001") for replica in pair.servers.values()]
 
 
+def test_a_file_of_equal_values_is_left_as_it_is(pair):
+    """The peer came to the same values by itself: what a person wrote stays, byte for byte and in its place."""
+    path = pair.hand.mailbox_file("2001")
+    path.write_bytes(pair.hand.mailbox_text(name="Eve", service="voicemail") + pair.hand.comment())
+    before = (path.read_bytes(), path.stat().st_ino)
+    pair.scan()
+    version = pair.a.index.get("mailbox/2001").record.version
+    pair.desk("secondary").set_mailbox("2001", {"name": "Eve"})
+    pair.in_step()
+    assert version != pair.a.index.get("mailbox/2001").record.version
+    assert before == (path.read_bytes(), path.stat().st_ino)
+
+
 def test_a_deletion_keeps_what_can_be_restored(pair, recording):
     """The peer's deletion empties the store of the message; restored, it is what it was, byte for byte, on both."""
     ident = busy(pair, recording)
