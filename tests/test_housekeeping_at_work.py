@@ -142,7 +142,7 @@ def test_by_the_daemons(tmp_path: Path, later: Callable[[float], None]) -> None:
 
 def test_with_a_sync_beside_the_daemon_of_the_peer(tmp_path: Path, later: Callable[[float], None]) -> None:
     """The round ends in step, with the deletion at the server whose daemon runs."""
-    net = Net.make(tmp_path / "net", housekeeping__new=24)
+    net = Net.make(tmp_path / "net", housekeeping__new=24, failover__after="60s")  # nobody takes over meanwhile
     net.do("mailbox", "create", "2001", "--name", "Ada", "--server", "primary")
     ident = net.leave("primary", "2001", wav(tmp_path / "a.wav"))
     net.do("sync")
