@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("speaks_first", SERVERS)
 @pytest.mark.parametrize("restored", SERVERS)
-def test_6_restored_from_yesterdays_snapshot_with_new_changes_before_the_first_contact(
+def test_scenario_6_restored_from_yesterdays_snapshot_with_new_changes_before_the_first_contact(
     wire: Wire, recording: Any, tmp_path: Path, restored: str, speaks_first: str
 ) -> None:
     """As many new changes as were lost, and more: no number looks wrong, and yet nothing of either side is lost or back."""
@@ -52,7 +52,7 @@ def test_6_restored_from_yesterdays_snapshot_with_new_changes_before_the_first_c
 
 
 @pytest.mark.parametrize("folder", ["mailboxes", "mailboxes/2001", "mailboxes/2001/messages"])
-def test_8_a_store_that_was_emptied_under_an_intact_index_deletes_nothing(
+def test_scenario_8_a_store_that_was_emptied_under_an_intact_index_deletes_nothing(
     wire: Wire, recording: Any, folder: str
 ) -> None:
     """`rm -rf` of the mailboxes, the identity still there: it waits for a word, and the files can be had back."""
@@ -70,7 +70,7 @@ def test_8_a_store_that_was_emptied_under_an_intact_index_deletes_nothing(
 
 
 @pytest.mark.parametrize("left", ["nothing", "an empty mount point", "another store"])
-def test_8_a_store_that_was_unmounted_under_a_running_daemon(tmp_path: Path, left: str) -> None:
+def test_scenario_8_a_store_that_was_unmounted_under_a_running_daemon(tmp_path: Path, left: str) -> None:
     """Whatever is at its path: nothing is deleted, taken or made there, and all goes on by itself when it is back."""
     net = Net.make(tmp_path / "net")
     net.do("mailbox", "create", "2001", "--name", "Ada", "--server", "primary")

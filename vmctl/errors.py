@@ -155,7 +155,7 @@ class StoreForeign(StoreError):
     """The store belongs to another server or another network."""
 
     exit_code = 21
-    hint = "correct 'store' in vmctl.yaml; nothing was changed"
+    hint = "correct 'store' in vmctl.yaml, or make a copy a store of this server with 'vmctl join'; nothing was changed"
 
 
 class StoreNewer(StoreError):

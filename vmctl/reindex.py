@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmctl import durable, identity
 from vmctl.model import MESSAGE
+from vmctl.rejoin import ORDERED
 from vmctl.replica import Replica, store_lock
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def rebuild(config: Config, name: str, clock: Clock, wait: Callable[[float], obj
     identity.read(root, config.network, name)
     with store_lock(root):
         aside = set_aside(root / identity.DIRECTORY, clock.wall())
-    with Replica.open(config, name, clock) as replica:
+    with Replica.open(config, name, clock, why=ORDERED) as replica:
         replica.take()  # what came in before is older than what is on disk
         replica.scan_settled(wait, full=True)
         index = replica.index

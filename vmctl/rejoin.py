@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vmctl.rejoin")
 
+ORDERED = "vmctl reindex"
+
 
 def remembers(index: Index, whose: identity.Identity) -> bool:
     """Whether an index is the memory of the store's present life. Raises IndexDamaged for that of another server."""
@@ -32,7 +34,7 @@ def remembers(index: Index, whose: identity.Identity) -> bool:
 
 
 def start_over(
-    index: Index, journal: Journal, root: Path, network: str, server: str, wall: int, why: str, above: int = 0
+    index: Index, journal: Journal, root: Path, network: str, server: str, wall: int, why: str = "", above: int = 0
 ) -> None:
     """A new incarnation: what was changed since is issued again under it. `wall` is the time in microseconds.
 
@@ -40,6 +42,7 @@ def start_over(
     it was given after the state that this server was rolled back to, and before anything that was changed since.
     """
     former = index.meta("incarnation")
+    why = why or ("the index is not that of this life of the store" if former else "the index is new")
     whose = identity.renew(root, network, server)
     with index.transaction():
         confirmed = int(index.meta("confirmed", "0"))
@@ -66,7 +69,7 @@ def _tell(journal: Journal, server: str, wall: int, former: str, now: str, why: 
         began = False
     if former:
         log.warning("%s starts over as %s: %s", server, now, why)
-    elif not began:
+    elif not began and why != ORDERED:
         log.warning(
             "%s had no index and builds a new one from its files, as %s: the other server tells the rest", server, now
         )

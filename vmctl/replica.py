@@ -66,7 +66,9 @@ class Preview:
 class Replica:
     """One server that is here. Not shared between threads, but for `receive`."""
 
-    def __init__(self, config: Config, server: Server, index: Index, clock: Clock, *, remembers: bool) -> None:
+    def __init__(
+        self, config: Config, server: Server, index: Index, clock: Clock, *, remembers: bool, why: str = ""
+    ) -> None:
         assert server.store is not None, "a replica needs a store on this host"  # noqa: S101
         self.config = config
         self.server = server
@@ -82,7 +84,7 @@ class Replica:
         self.scanner = Scanner(self.store, index, clock, config.scan.settle)
         if not remembers:
             with index.transaction():  # together: a new life that did not know the deleted would bring them back
-                self._start_over("the index is not that of this life of the store")
+                self._start_over(why)
                 self.scanner.recall()
         self.applier = Applier(self.store, index, self.pool, self.scanner, clock)
         doubt = Doubt(index, self.contact, self.journal, clock, server.name, config.mail.max // _SHARE_OF_DIGESTS)
@@ -92,11 +94,11 @@ class Replica:
         self.inbox = Inbox(index, self.pool, self.applier, self.contact, self.outbox, self.lot, doubt, clock)
 
     @classmethod
-    def open(cls, config: Config, name: str, clock: Clock) -> Replica:
+    def open(cls, config: Config, name: str, clock: Clock, *, why: str = "") -> Replica:
         """Open the store of a server that is here.
 
         A store whose index is gone, or is not the one of its identity, starts over under a new incarnation: it keeps
-        all files, and everything is offered and asked for again. Raises StoreMissing, StoreForeign, StoreNewer, ...
+        all files, and everything is offered and asked for again; `why` is for its journal. Raises StoreMissing, StoreForeign, StoreNewer, ...
         """
         server = config.servers[name]
         assert server.store is not None, "a replica needs a store on this host"  # noqa: S101
@@ -105,7 +107,7 @@ class Replica:
             whose = identity.read(server.store, config.network, name)  # another process may have begun a new one
             index = Index.open(server.store / identity.DIRECTORY / "index.db", create=True)
             try:
-                replica = cls(config, server, index, clock, remembers=rejoin.remembers(index, whose))
+                replica = cls(config, server, index, clock, remembers=rejoin.remembers(index, whose), why=why)
                 replica.applier.recover()
             except BaseException:
                 index.close()
@@ -231,7 +233,7 @@ class Replica:
         if news is not None:
             self.tell(news, skew=skew)
 
-    def _start_over(self, why: str, above: int = 0) -> None:
+    def _start_over(self, why: str = "", above: int = 0) -> None:
         rejoin.start_over(
             self.index,
             self.journal,

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from vmctl.join import Plan
     from vmctl.reindex import Rebuilt
 
+_ONE = {"mailboxes": "mailbox", "messages": "message", "callflows": "callflow", "prompts": "prompt"}
+
 
 def join(
     context: typer.Context,
@@ -42,7 +44,7 @@ def join(
 
 def _steps(plan: Plan, *, done: bool) -> list[str]:
     was, would = ("is", "was") if done else ("would be", "would be")
-    found = ", ".join(f"{count} {name}" for name, count in plan.found.items() if count and name != "odd")
+    found = ", ".join(_count(name, count) for name, count in plan.found.items() if count and name != "odd")
     lines = [f"{plan.root} {was} a store of {plan.server}, network {plan.network}"]
     if plan.aside is not None:
         lines.append(f"  the .vmctl of {plan.former} {would} set aside as {plan.aside.name}, and is not used")
@@ -54,6 +56,12 @@ def _steps(plan: Plan, *, done: bool) -> list[str]:
         lines.append(f"  {plan.found['odd']} names in it belong to nothing: 'vmctl status' will list them")
     lines.append("next: vmctl serve, or vmctl sync" if done else "nothing was changed")
     return lines
+
+
+def _count(name: str, count: int) -> str:
+    if name == "settings":
+        return name
+    return f"{count} {_ONE[name] if count == 1 else name}"
 
 
 def reindex(context: typer.Context) -> None:
