@@ -396,7 +396,8 @@ def test_a_missing_index_is_built_and_said(net: Net) -> None:
 def test_a_daemon_goes_on_with_the_new_index(net: Net, tmp_path: Path) -> None:
     """Reindexed under a running daemon: it opens the store again, and the next message travels."""
     with net.daemon("primary"), net.daemon("secondary"):
-        until(lambda: net.status()["in_step"], what="in step")
+        for name in SERVERS:
+            until(lambda name=name: " serves " in net.log(name), what="the daemon")
         done = net.run("reindex", "--server", "primary")
         assert 0 == done.returncode, done.stderr
         assert "its daemon goes on" in done.stderr
