@@ -247,6 +247,14 @@ class Post:
             and facts.get("digest") == index.digest
         )
 
+    @property
+    def stuck(self) -> bool:
+        """Whether what the two still lack of each other is parked, and nothing more comes by itself."""
+        facts = self.replica.contact.facts()
+        count, _ = self.replica.index.shelf.owed()
+        owed = count + facts.get("pending", 0) - facts.get("parked", 0)
+        return owed == 0 and self.replica.index.pending_count() + facts.get("pending", 0) > 0
+
     def note_step(self) -> bool:
         """Keep the time if both are in step now, once a heartbeat; tells whether they are."""
         if not self.in_step:

@@ -200,6 +200,8 @@ class Round:
                     continue
                 self._outcome.in_step = True
                 return
+            if answered and post.stuck:
+                raise self._not_in_step([post])
             if answered or self._clock.steady() - asked > _ASK_AGAIN:
                 nonce, answered, asked = secrets.token_hex(8), False, self._clock.steady()
                 self._send(post, nonce)
@@ -265,11 +267,18 @@ class Round:
             raise self._not_in_step(posts)
 
     def _not_in_step(self, posts: list[Post]) -> NotInStep:
-        parts = []
+        parts, hint = [], None
+        what = f"not in step after {duration(self._timeout)}"
         for post in posts:
             index = post.replica.index
-            parts.append(f"{post.server.name}: {index.pending_count()} pending, {index.count('todo')} not yet written")
-        return NotInStep(f"not in step after {duration(self._timeout)}", why="; ".join(parts))
+            pending = index.pending_count()
+            words = f"{post.server.name}: {pending} pending, {index.count('todo')} not yet written"
+            if parked := pending - index.shelf.owed()[0]:
+                words += f", {parked} parked"
+                what = "not in step: what the other server does not take is parked"
+                hint = "'vmctl parked list' shows what was refused for good, and why; all else has been sent"
+            parts.append(words)
+        return NotInStep(what, why="; ".join(parts), hint=hint)
 
 
 @contextlib.contextmanager
