@@ -6,13 +6,19 @@ BIN := $(VENV)/bin
 # Without compiled modules every command would compile its own again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test soak lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vmctl demo
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 -q
+
+# make soak SEEDS=10000 [FROM=0] [JOBS=2] [SECONDS=7200]: schedules of the simulation, from where the last run stopped.
+soak: $(VENV)/.installed-dev
+	cd tests && PYTHONPATH=.. ../$(BIN)/python -m simulation soak --state ../.soak \
+	  $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FROM),--from $(FROM)) $(if $(JOBS),--jobs $(JOBS)) \
+	  $(if $(SECONDS),--seconds $(SECONDS))
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

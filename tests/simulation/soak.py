@@ -1,0 +1,89 @@
+"""Many schedules, one seed after the other, from where the last run stopped; tells what was run, injected and found."""
+
+import json
+import multiprocessing
+import queue
+import time
+from collections import Counter
+
+from .schedule import remove_directory, run, schedule_of
+from .shrink import way_of
+from .world import clean
+
+_BATCH = 20
+
+
+def soak(state, seeds, first=None, jobs=2, seconds=float("inf"), *, show=print):
+    """Run so many seeds for at most so long; gives the exit code: 1 where a schedule failed.
+
+    `state` is a directory: `next` holds the first seed that was not run, `<seed>.json` a schedule that failed.
+    """
+    state.mkdir(exist_ok=True)
+    start = first if first is not None else _next(state)
+    began, counts, failures, done = time.monotonic(), Counter(), {}, 0
+    todo = iter(range(start, start + seeds, _BATCH))
+    last = start + seeds
+    work, results = multiprocessing.Queue(), multiprocessing.Queue()
+    workers = [multiprocessing.Process(target=_work, args=(work, results), daemon=True) for _ in range(jobs)]
+    for worker in workers:
+        worker.start()
+    running, highest = 0, start
+    try:
+        while True:
+            while running < jobs + 1 and time.monotonic() - began < seconds and (batch := next(todo, None)) is not None:
+                work.put((batch, min(batch + _BATCH, last)))
+                running += 1
+            if not running:
+                break
+            try:
+                stop, count, found, bad = results.get(timeout=1)
+            except queue.Empty:
+                if not all(worker.is_alive() for worker in workers):
+                    raise RuntimeError("a worker died") from None
+                continue
+            running, done, highest = running - 1, done + count, max(highest, stop)
+            counts.update(found)
+            for seed, (failure, schedule) in bad.items():
+                failures[seed] = failure
+                (state / f"{seed}.json").write_text(schedule)
+                show(f"seed {seed}: {failure.strip().splitlines()[-1][:300]}")
+    finally:
+        for _ in workers:
+            work.put(None)
+        for worker in workers:
+            worker.join(10)
+    if first is None:
+        (state / "next").write_text(str(highest))
+    _report(start, highest, done, time.monotonic() - began, counts, failures, show)
+    return 1 if failures else 0
+
+
+def _next(state):
+    path = state / "next"
+    return int(path.read_text()) if path.exists() else 0
+
+
+def _work(work, results):
+    while (batch := work.get()) is not None:
+        counts, bad = Counter(), {}
+        for seed in range(*batch):
+            schedule = schedule_of(seed)
+            outcome = run(schedule)
+            counts.update(outcome.counts)
+            if outcome.failure:
+                bad[seed] = (outcome.failure, schedule.as_json())
+        results.put((batch[1], batch[1] - batch[0], counts, bad))
+    remove_directory()
+    clean()
+
+
+def _report(start, stop, done, took, counts, failures, show):
+    show(f"{done} schedules, seeds {start} to {stop - 1}, in {took:.0f} s: {done / max(took, 0.001):.1f} a second")
+    show(f"{counts.pop('mails', 0)} mails; {len(failures)} schedules failed")
+    for kind in ("fault", "act"):
+        found = {name.removeprefix(f"{kind}: "): n for name, n in counts.items() if name.startswith(f"{kind}: ")}
+        show(f"{sum(found.values())} {kind}s: " + ", ".join(f"{name} {n}" for name, n in sorted(found.items())))
+    if failures:
+        show("ways: " + json.dumps(Counter(way_of(failure) for failure in failures.values())))
+        show("failed: " + " ".join(map(str, sorted(failures))))
+        show("replay one:  cd tests && python -m simulation replay SEED     (shrink SEED makes it small)")
