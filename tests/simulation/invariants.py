@@ -173,7 +173,7 @@ def _final(world, key, document):
         value = document.get(field, ABSENT)
         if must:
             require(value in allowed, f"{key}: {field} is {value}, it must be one of {allowed}: {_history(world, key)}")
-        if value in values and not world.forgetful:
+        if value in values and not may and not world.forgetful:
             gone = ledger.deleted(key, NAMES)
             seen = {number for act in must if act.value(field) == value for number in act.seen}
             equal = {ledger.acts[number].value(field) for number in seen if ledger.acts[number].sets(field)}
