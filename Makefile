@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Without compiled modules every command would compile its own again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test soak lint docs clean
+.PHONY: demo test soak crash lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vmctl demo
@@ -19,6 +19,10 @@ soak: $(VENV)/.installed-dev
 	cd tests && PYTHONPATH=.. ../$(BIN)/python -m simulation soak --state ../.soak \
 	  $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FROM),--from $(FROM)) $(if $(JOBS),--jobs $(JOBS)) \
 	  $(if $(SECONDS),--seconds $(SECONDS))
+
+# Every durable step of every story, also where it waits for the disk, and each start after it killed, too.
+crash: $(VENV)/.installed-dev
+	PYTHONPATH=tests $(BIN)/python -m crash_points --everywhere $(STORIES)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

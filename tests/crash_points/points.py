@@ -10,6 +10,7 @@ import signal
 import sqlite3
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
 
 from vmctl import durable, index
 
@@ -89,24 +90,22 @@ class _Counted:
     def __getattr__(self, name):
         return getattr(sqlite3, name)
 
-    def connect(self, path, **how):
-        connection = sqlite3.connect(path, factory=_Connection, **how)
-        connection.commits = lambda: self._points.step(COMMIT, path)
-        return connection
+    def connect(self, where, factory=sqlite3.Connection, **how):
+        points = self._points
+        path = unquote(urlsplit(str(where)).path)
 
+        class Connection(factory):
+            def execute(self, query, *values):
+                word = query.split(None, 1)[0].upper()
+                if word == "COMMIT" or (word in _CHANGES and not self.in_transaction and not _only_asks(query)):
+                    points.step(COMMIT, path)
+                return super().execute(query, *values)
 
-class _Connection(sqlite3.Connection):
-    commits = None
+            def executescript(self, script):
+                points.step(COMMIT, path)
+                return super().executescript(script)
 
-    def execute(self, query, *values):
-        word = query.split(None, 1)[0].upper()
-        if word == "COMMIT" or (word in _CHANGES and not self.in_transaction and not _only_asks(query)):
-            self.commits()
-        return super().execute(query, *values)
-
-    def executescript(self, script):
-        self.commits()
-        return super().executescript(script)
+        return sqlite3.connect(where, factory=Connection, **how)
 
 
 def _only_asks(query):

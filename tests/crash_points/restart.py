@@ -4,6 +4,7 @@ from wire import Wire
 
 from vmctl import config, durable
 from vmctl.audio import digest_of
+from vmctl.errors import VmctlError
 from vmctl.model import GREETING, MESSAGE, PROMPT, parse_key
 from vmctl.post import DAEMON, Post
 
@@ -41,14 +42,11 @@ def restart(directory, promises):
     for name in again.servers:
         again.scan(name)
         problems += broken(again, name, [promise for promise in promises if promise[3] == name], "alone")
-    for _ in range(2):
-        again.exchange()
-        for name in again.servers:
-            again.scan(name)
     again.exchange()
     again.clock.advance(_LONG)
     for name in again.servers:
         again.scan(name)  # a full one, as it is due
+    again.exchange()
     problems += again.faults()
     problems += gone_for_good(again, promises)
     for name, replica in again.servers.items():
@@ -78,7 +76,10 @@ def broken(wire, name, promises, when):
     """The promises that a server does not keep."""
     found = []
     for key, field, value, _ in promises:
-        now = None if value is None else _now(wire, name, key, field)
+        try:
+            now = None if value is None else _now(wire, name, key, field)
+        except VmctlError as error:
+            now = error.what
         if value is not None and not _kept(key, now, value):
             found.append(f"{name}, {when}: {key}{f' {field}' if field else ''} should be {value!r} and is {now!r}")
     return found
@@ -97,7 +98,7 @@ def gone_for_good(wire, promises):
 
 
 def _kept(key, now, value):
-    return now >= value if key.startswith("journal/") else now == value
+    return isinstance(now, int) and now >= value if key.startswith("journal/") else now == value
 
 
 def _now(wire, name, key, field):
@@ -136,7 +137,6 @@ def _audio(store, key, kind):
 
 def litter(directory):
     """What a crash left half-written, or put aside, and no start has cleared away."""
-    found = [path for path in directory.rglob(f"{durable.TEMP_PREFIX}*")]
-    found += [path for path in directory.glob("*/.vmctl/replaced/*")]
-    found += [path for path in directory.glob("*/.vmctl/spool/*")]
-    return [f"left over: {path.relative_to(directory)}" for path in sorted(found)]
+    patterns = (f"**/{durable.TEMP_PREFIX}*", "*/.vmctl/replaced/*", "*/.vmctl/spool/*")
+    found = sorted(path for pattern in patterns for path in directory.glob(pattern))
+    return [f"left over: {path.relative_to(directory)}" for path in found]

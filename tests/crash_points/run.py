@@ -29,6 +29,7 @@ class Report:
     story: str
     steps: list[Step] = field(default_factory=list)
     killed: int = 0
+    starts_killed: int = 0
     failures: list[dict] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -36,45 +37,50 @@ class Report:
         return json.dumps(asdict(self))
 
 
-def crash(story, *, everywhere=False, seed=0, only=()):
-    """Kill a process at each point of a story, or `only` at some; with `everywhere` also while it waits for the disk.
+def crash(story, *, everywhere=False, most=None, seed=0, only=(), until_found=False):
+    """Kill a process at each point of a story, or `only` at some; with `everywhere` also where it waits for the disk.
 
-    Waiting changes nothing that outlives a killed process: it is the state of the next step. At one point in three the
-    start after the crash is killed, too, at a step that `seed` gives.
+    `most` of them at most, which `seed` chooses; with `until_found` not after the first failure.
+    Waiting changes nothing that outlives a killed process: the point is that of the next step. At one point in three,
+    `everywhere` at each, the start after the crash is killed, too, at a step that `seed` chooses.
     """
     began = time.monotonic()
     report = Report(story.name)
-    report.steps, problems = _life(story, 0, 0, report)
-    if not problems:
+    report.steps = _life(story, 0, 0, report)
+    if not report.failures:
         points = [step.number for step in report.steps if everywhere or step.name != SYNC] + [len(report.steps) + 1]
+        if most is not None and len(points) > most:
+            points = sorted(random.Random(f"{seed} {story.name}").sample(points, most))
         for point in only or points:
+            if until_found and report.failures:
+                break
             chance = random.Random(f"{seed} {story.name} {point}")
-            again = chance.randint(1, _STEPS_OF_A_START) if chance.random() < 1 / 3 else 0
-            _life(story, point, again, report)
+            start = chance.randint(1, _STEPS_OF_A_START) if everywhere or chance.random() < 1 / 3 else 0
+            _life(story, point, start, report)
             report.killed += 1
     report.seconds = round(time.monotonic() - began, 1)
     return report
 
 
 def _life(story, kill_at, kill_start_at, report):
-    """One life, killed at a step (0: not at all), and the starts after it; its steps, and what did not hold."""
+    """One life, killed at a step (0: not at all), and the starts after it; its steps. Failures go into the report."""
     directory = Path(tempfile.mkdtemp(prefix="crash-", dir=_FAST if os.access(_FAST, os.W_OK) else None))
     said = _in_process(lambda pipe: _live(story, directory, pipe, kill_at))
     promises = _newest(line for line in said if isinstance(line, list))
     rest = next((line for line in said if isinstance(line, dict)), {})
     problems = rest.get("problems", [])
     if not problems and kill_start_at:
-        _in_process(lambda pipe: _start(story, directory, promises, pipe, kill_start_at))
+        words = _in_process(lambda pipe: _start(story, directory, promises, pipe, kill_start_at))
+        report.starts_killed += not words
     if not problems:
         problems = _problems(lambda pipe: _start(story, directory, promises, pipe, 0))
     if not problems:
         problems = _problems(lambda pipe: _start_once_more(directory, pipe))
     if problems:
-        killed = {"point": kill_at, "start killed at": kill_start_at}
-        report.failures.append(killed | {"kept": str(directory), "problems": problems})
+        report.failures.append({"point": kill_at, "start": kill_start_at, "kept": str(directory), "problems": problems})
     else:
         shutil.rmtree(directory)
-    return [Step(*step) for step in rest.get("steps", [])], problems
+    return [Step(*step) for step in rest.get("steps", [])]
 
 
 def _live(story, directory, pipe, kill_at):
@@ -117,12 +123,12 @@ def _in_process(act):
             os.close(hear)
             logging.disable()
             act(speak)
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - whatever it is, it goes into the report
             _say(speak, {"problems": [traceback.format_exc()]})
         finally:
             os._exit(0)
     os.close(speak)
-    with open(hear) as said:
+    with os.fdopen(hear) as said:
         lines = [json.loads(line) for line in said]
     os.waitpid(process, 0)
     return lines

@@ -23,7 +23,7 @@ from vmctl.replica import Replica
 from vmctl.undo import Undo
 
 
-class Scenario(NamedTuple):
+class Plot(NamedTuple):
     """A story by its name; `also` looks at the directory after the start and says what does not hold."""
 
     name: str
@@ -39,7 +39,7 @@ def story(tell=None, **how):
     """Enter a generator function as a story."""
     if tell is None:
         return functools.partial(story, **how)
-    STORIES[tell.__name__] = Scenario(tell.__name__, tell, **how)
+    STORIES[tell.__name__] = Plot(tell.__name__, tell, **how)
     return tell
 
 
@@ -250,16 +250,17 @@ def changes_are_sent(it):
 def mails_are_received(it):
     """What was answered with 250 holds at the receiver, whatever becomes of the sender."""
     furnished(it)
-    lost = [it.leave(), it.leave()]
+    contents = [[it.leave(), it.leave()]]
     it.send("primary")
-    it.leave()
+    contents.append([it.leave()])
     it.send("primary")
     mails, it.under_way = it.under_way, []
     yield
-    for _, raw in mails:
+    for (_, raw), idents in zip(mails, contents, strict=True):
         it.b.receive(raw)
-        for ident in lost:
+        for ident in idents:
             it.holds(message_key("2001", ident), None, True, "secondary")
+    it.b.take()
 
 
 @story

@@ -1,0 +1,64 @@
+"""Deliberate faults of the order in which things become durable: a crash test that finds none of them proves nothing."""
+
+from vmctl import apply, durable, leaving
+from vmctl.replica import Replica
+from vmctl.spool import Spool
+
+
+def gone_before_it_is_taken():
+    """A mail leaves the spool when it is read, not when what it brought is durable."""
+    read = Spool.read
+
+    def and_gone(spool, path):
+        raw = read(spool, path)
+        durable.remove(path)
+        return raw
+
+    Spool.read = and_gone
+
+
+def written_in_place():
+    """A file is written under its own name, so that half of it may stand there."""
+
+    def write(path, data, *, mode=0o600):
+        durable.discard(path)
+        durable.write_at(path, 0, data, mode=mode)
+
+    durable.write = write
+
+
+def replaced_without_a_look():
+    """What a person saved at the last moment is overwritten."""
+
+    def exchange(path, data, aside, *, mode=0o600):
+        durable.write(path, data, mode=mode)
+        return False
+
+    durable.exchange = exchange
+
+
+def tombstones_read_later():
+    """A new life of a store is durable before it knows what was deleted in the former one."""
+    start_over = Replica._start_over
+
+    def committed_first(replica, *why):
+        start_over(replica, *why)
+        replica.index._db.execute("COMMIT")
+        replica.index._db.execute("BEGIN IMMEDIATE")
+
+    Replica._start_over = committed_first
+
+
+def nothing_taken_back():
+    """What a killed `message leave` had written stays."""
+    apply.take_back = leaving.take_back = lambda *_: None
+
+
+# Each fault, and the story that shows it.
+FAULTS = {
+    gone_before_it_is_taken: "mails_are_received",
+    written_in_place: "an_application_drops_messages_in",
+    replaced_without_a_look: "a_person_saves_at_the_last_moment",
+    tombstones_read_later: "an_index_is_lost",
+    nothing_taken_back: "a_message_is_left",
+}
