@@ -5,6 +5,7 @@ import random
 import secrets
 import shutil
 import struct
+import time
 import wave
 
 from vmctl import config, network, proof
@@ -125,6 +126,7 @@ class Wire:
         probe.write_bytes(b"")
         before = after = probe.stat().st_mtime_ns
         while after == before:
+            time.sleep(0.0005)  # to leave the processor to others
             probe.write_bytes(b"")
             after = probe.stat().st_mtime_ns
 

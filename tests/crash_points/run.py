@@ -14,6 +14,8 @@ import traceback
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import cryptography.hazmat.primitives.serialization  # noqa: F401 - it is imported late, in each life anew
+
 from crash_points.points import SYNC, Points, Step, die
 from crash_points.restart import restart, start_once_more
 from crash_points.story import Story
