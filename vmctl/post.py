@@ -253,7 +253,7 @@ class Post:
         facts = self.replica.contact.facts()
         count, _ = self.replica.index.shelf.owed()
         owed = count + facts.get("pending", 0) - facts.get("parked", 0)
-        return owed == 0 and self.replica.index.pending_count() + facts.get("pending", 0) > 0
+        return bool(owed == 0 and self.replica.index.pending_count() + facts.get("pending", 0) > 0)
 
     def note_step(self) -> bool:
         """Keep the time if both are in step now, once a heartbeat; tells whether they are."""
