@@ -200,6 +200,7 @@ def test_no_bound_is_above_a_birth_that_the_peer_does_not_know(index):
             index.put(replace(entry, record=marked), wall)
         assert entry.record.born.number > settle(index) >= 100
         assert 201 == index.oldest_pending(), "and its age is that of its first change"
+        assert (1, 201) == index.shelf.owed(), "also for the gate, which waits for all that was pending at its mark"
     put(index, index.get(KEY).record)
     assert index.last_number == settle(index)
 

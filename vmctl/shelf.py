@@ -85,9 +85,12 @@ class Shelf:
         return self._run("SELECT 1 FROM parked WHERE key = ? AND version = ?", (key, version)).fetchone() is not None
 
     def owed(self) -> tuple[int, int | None]:
-        """How many records the peer lacks that will be sent by themselves, and the oldest change number of these."""
-        where = f"base IS NOT '=' AND NOT {_IS_PARKED}"
-        row = self._run(f"SELECT count(*), min(number) FROM records WHERE {where}").fetchone()  # noqa: S608
+        """How many records the peer lacks that will be sent by themselves, and the number of the oldest change in these.
+
+        A record that was changed again before it was acknowledged is as old as the first of these changes.
+        """
+        query = f"SELECT count(*), min(first) FROM unacked JOIN records USING (key) WHERE NOT {_IS_PARKED}"  # noqa: S608
+        row = self._run(query).fetchone()
         return int(row[0]), row[1]
 
     # What this server holds back of what the peer sent
