@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sqlite3
-import time
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from vmctl import history, ranges, shelf, tombstones
+from vmctl import database, history, ranges, shelf, tombstones
 from vmctl.clock import tick
 from vmctl.entry import Entry, Look, audio_of
-from vmctl.errors import DiskFull, IndexDamaged, StoreBusy, StoreNewer, StoreUnusable, VmctlError
+from vmctl.errors import DiskFull, IndexDamaged, StoreUnusable
 from vmctl.model import CALLFLOW, GREETING, MAILBOX, MESSAGE, PROMPT, SETTINGS, Record, canonical, parse_key
 
 if TYPE_CHECKING:
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
 FORMAT: Final = 2
 NO_FILE: Final = "vmctl:"  # so begin the names of faults that no file has
 _SAME = "="
-_OPENING, _OPEN_AGAIN = 10.0, 0.02  # seconds
 # The order of shipping: what a server needs to answer calls at all comes before what callers left.
 _RANK = {SETTINGS: 0, CALLFLOW: 0, MAILBOX: 0, PROMPT: 1, GREETING: 1, MESSAGE: 3}
 _OTHER_RANK = 2
@@ -69,39 +66,10 @@ _AGING = f"CREATE INDEX IF NOT EXISTS aging ON records ({_STATUS}, {_SINCE}) WHE
 _TABLES = _SCHEMA + _AGING + history.TABLE + tombstones.TABLE + ranges.TABLES + shelf.TABLES
 
 
-class _Cursor(sqlite3.Cursor):
-    """A cursor whose rows come out with our errors: damage may show at any of them."""
-
-    def __next__(self) -> Any:
-        try:
-            return super().__next__()
-        except sqlite3.DatabaseError as error:
-            raise _ours(error) from error
-
-    def fetchone(self) -> Any:
-        try:
-            return super().fetchone()
-        except sqlite3.DatabaseError as error:
-            raise _ours(error) from error
-
-    def fetchall(self) -> list[Any]:
-        try:
-            return super().fetchall()
-        except sqlite3.DatabaseError as error:
-            raise _ours(error) from error
-
-
-class _Connection(sqlite3.Connection):
-    """A connection whose cursors are such."""
-
-    def cursor(self, *_: Any) -> Any:
-        return super().cursor(_Cursor)
-
-
 class Index:
     """The open index of one store. Not shared between threads; processes share the file."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+    def __init__(self, connection: database.Connection, path: Path) -> None:
         self._db = connection
         self._path = path
         self.as_it_is = False
@@ -127,25 +95,7 @@ class Index:
         """Open the index, or make an empty one. Raises StoreUnusable, IndexDamaged or StoreNewer."""
         if not create and not path.exists():
             raise StoreUnusable(f"there is no index at {path}", hint="run 'vmctl sync': it builds the index anew")
-        try:
-            where = f"{path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
-            db = sqlite3.connect(
-                where, uri=True, isolation_level=None, timeout=30, check_same_thread=False, factory=_Connection
-            )
-            try:
-                _set_journal(db)
-                version = db.execute("PRAGMA user_version").fetchone()[0]
-                if version > FORMAT and db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
-                    raise StoreNewer(f"{path} has format {version}, this vmctl knows {FORMAT}")  # noqa: TRY301
-                if version != FORMAT:
-                    path.chmod(0o600)
-                    _make(db)
-            except BaseException:
-                db.close()
-                raise
-        except sqlite3.DatabaseError as error:
-            raise _ours(error) from error
-        return cls(db, path)
+        return cls(database.connect(path, _TABLES, FORMAT, create=create), path)
 
     @classmethod
     def to_read(cls, path: Path) -> Self:
@@ -157,7 +107,7 @@ class Index:
         try:
             return cls.open(path)
         except (DiskFull, StoreUnusable):
-            db = _as_it_is(path)
+            db = database.as_it_is(path, FORMAT)
             if db is None:
                 raise
             index = cls(db, path)
@@ -198,11 +148,11 @@ class Index:
         finally:
             self._depth = 0
 
-    def _run(self, query: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+    def _run(self, query: str, values: tuple[Any, ...] = ()) -> database.Rows:
         try:
             return self._db.execute(query, values)
-        except sqlite3.DatabaseError as error:
-            raise _ours(error) from error
+        except database.Fault as error:
+            raise database.ours(error) from error
 
     @property
     def in_transaction(self) -> bool:
@@ -524,43 +474,6 @@ class Index:
         self._run("DELETE FROM wants WHERE key = ?", (key,))
 
 
-def _set_journal(db: sqlite3.Connection) -> None:
-    """Set WAL. SQLite does not wait for the others here: they may be making the same file at this moment."""
-    deadline = time.monotonic() + _OPENING
-    while True:
-        try:
-            db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=OFF;")
-            return
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > deadline:
-                raise
-        time.sleep(_OPEN_AGAIN)
-
-
-def _as_it_is(path: Path) -> sqlite3.Connection | None:
-    """The file alone, without lock or log; None where that cannot be read either, or is of another format."""
-    with contextlib.suppress(sqlite3.DatabaseError):
-        db = sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True, isolation_level=None)
-        with contextlib.suppress(sqlite3.DatabaseError):
-            if db.execute("PRAGMA user_version").fetchone()[0] == FORMAT:
-                return db
-        db.close()
-    return None
-
-
-def _make(db: sqlite3.Connection) -> None:
-    """Make the tables, unless another process did so while this one waited for its turn."""
-    db.execute("BEGIN IMMEDIATE")
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version not in range(1, FORMAT + 1) and db.execute("SELECT 1 FROM sqlite_master").fetchone():
-        raise IndexDamaged("the index .vmctl/index.db is damaged", why="it is a database of another program")
-    if version < FORMAT:
-        for statement in filter(None, map(str.strip, _TABLES.split(";"))):
-            db.execute(statement)
-        db.execute(f"PRAGMA user_version={FORMAT}")
-    db.execute("COMMIT")
-
-
 def _dump(record: Record) -> str:
     return json.dumps(
         record.as_json(), separators=(",", ":"), allow_nan=False
@@ -590,14 +503,3 @@ def _record(key: str, text: str) -> Record:
         return Record.from_json(key, json.loads(text))
     except ValueError as error:
         raise IndexDamaged(f"the index holds an unreadable record {key}", why=str(error)) from error
-
-
-def _ours(error: sqlite3.DatabaseError) -> VmctlError:
-    text = str(error)
-    if not isinstance(error, sqlite3.OperationalError) or "malformed JSON" in text:
-        return IndexDamaged("the index .vmctl/index.db is damaged", why=text)
-    if "full" in text or getattr(error, "sqlite_errorname", "") == "SQLITE_IOERR_SHMSIZE":  # no room for its -shm
-        return DiskFull("no room on the disk for the index", why=text)
-    if "locked" in text:
-        return StoreBusy("another process keeps the index locked", why=text)
-    return StoreUnusable("the index cannot be used", why=text)
