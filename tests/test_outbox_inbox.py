@@ -1,6 +1,7 @@
 """The mails: self-sufficient, bounded, in the right order, sent until they are acknowledged; recordings in pieces."""
 
 import dataclasses
+import hashlib
 import random
 
 import pytest
@@ -222,3 +223,84 @@ def test_a_mail_survives_a_crash_before_it_is_taken(wire, box):
     assert 1 == len(wire.a.take().taken)
     assert 5 == wire.a.store.document("mailbox/2001")["quota"]
     assert [] == wire.a.spool.waiting()
+
+
+def test_what_stays_unanswered_leaves_after_longer_and_longer(wire, box):
+    """Each time the wait is doubled, up to an hour, less a part that is left to chance; an hour is the most."""
+    wire.desk().set_mailbox(box, {"quota": 5})
+    waits = []
+    for _ in range(12):
+        wire.send("primary")
+        wire.lose()
+        waits.append(wire.a.outbox.next_resend())
+        wire.clock.advance(waits[-1] - 0.01)
+        assert [] == wire.send("primary")
+        wire.clock.advance(0.02)
+    first = wire.config.sync.resend
+    for times, wait in enumerate(waits):
+        whole = min(3600.0, first * 2**times)
+        assert 0.75 * whole <= wait <= whole
+    wire.in_step()
+
+
+def test_a_peer_that_is_heard_again_gets_at_once_what_left_in_vain(wire, box):
+    """A relay took the mails of hours while the peer was away: its first sign brings them again without the long wait."""
+    wire.desk().set_mailbox(box, {"quota": 5})
+    for _ in range(8):
+        wire.send("primary", always=True)
+        wire.lose()
+        wire.clock.advance(3600)
+    wire.send("primary", always=True)
+    wire.lose()
+    assert [] == wire.send("primary")
+    (challenge,) = wire.send("primary", always=True)
+    assert [] == read(wire, challenge).records
+    wire.deliver()
+    wire.send("secondary", always=True)
+    wire.deliver()
+    assert ["mailbox/2001"] == [record["key"] for mail in mails(wire) for record in mail.records]
+
+
+def test_a_peer_with_a_new_index_is_offered_everything_at_once(wire, box):
+    """What left to the former one a moment ago does not wait for `sync.resend`."""
+    wire.desk().set_mailbox(box, {"quota": 5})
+    wire.send("primary")
+    wire.lose()
+    wire.b.close()
+    for path in (wire.root("secondary") / ".vmctl").glob("index.db*"):
+        path.unlink()
+    wire.open("secondary")
+    wire.send("secondary", always=True)
+    wire.deliver()
+    assert "mailbox/2001" in [record["key"] for mail in mails(wire) for record in mail.records]
+
+
+def test_the_recording_that_lost_is_asked_for_and_acknowledged_with_its_conflict(narrow, recording, monkeypatch):
+    """A conflict has no file; its recording is asked for all the same, and it is not acknowledged before that is here."""
+    narrow.desk().create_mailbox("2001", {})
+    narrow.in_step()
+    lost = recording(frames=60_000)
+    narrow.desk("primary").set_greeting("2001", "busy", lost)
+    narrow.clock.advance(1)
+    narrow.desk("secondary").set_greeting("2001", "busy", recording())
+    with monkeypatch.context() as patch:
+        patch.setattr(type(narrow.b.inbox), "_sound", lambda *_: None)  # as if every mail with one had been lost
+        for _ in range(2):
+            narrow.send("primary")
+            narrow.deliver()
+            narrow.send("secondary")
+            narrow.deliver()
+    (conflict,) = narrow.b.index.entries("kind = 'conflict'")
+    sha256 = conflict.record.document["audio"]["sha256"]
+    assert hashlib.sha256(lost.read_bytes()).hexdigest() == sha256
+    said = []
+    for _ in range(3):
+        said += mails(narrow, "secondary", always=True)
+        narrow.under_way = []
+        narrow.clock.advance(2.5)
+    assert conflict.record.key not in [ack[0] for mail in said for ack in mail.status["acks"]]
+    assert sha256 in [want["sha256"] for mail in said for want in mail.status["wants"]["audio"]]
+    narrow.in_step()
+    for replica in narrow.servers.values():
+        found = replica.store.root / replica.applier.find(sha256)
+        assert lost.read_bytes() == found.read_bytes()

@@ -16,13 +16,14 @@ from vmctl.audio import digest_of
 from vmctl.entry import Entry, audio_of
 from vmctl.errors import RecordError, StoreUnusable
 from vmctl.leaving import take_back
-from vmctl.model import KINDS, MESSAGE, canonical, parse_key
+from vmctl.model import CONFLICT, KINDS, MESSAGE, canonical, parse_key
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from vmctl.clock import Clock
     from vmctl.index import Index
+    from vmctl.model import Record
     from vmctl.scan import Scanner
     from vmctl.store.format import Format
     from vmctl.store.pool import Pool
@@ -103,9 +104,9 @@ class Applier:
         if self._pool.holds(sha256):
             return f".vmctl/audio/{sha256}"
         for entry in self._index.with_audio(sha256):
-            audio = audio_of(entry.record.document)
-            if audio and audio["format"] in self._store.formats and entry.record.kind in KINDS:
-                path = self._store.audio_path(entry.record.key, audio["format"])
+            audio, key = audio_of(entry.record.document), _place_of(entry.record)
+            if audio and audio["format"] in self._store.formats and key is not None:
+                path = self._store.audio_path(key, audio["format"])
                 if self._lies_at(path, sha256, audio["size"]):
                     return path
         return None
@@ -358,3 +359,12 @@ class Applier:
 
 def _settled_name(aside: Path) -> str:
     return f".vmctl/replaced/{aside.name}"
+
+
+def _place_of(record: Record) -> str | None:
+    """The key of the record in whose place a recording may lie: what lost lies there until what won has come."""
+    key = str(record.document.get("record")) if record.kind == CONFLICT else record.key
+    try:
+        return key if parse_key(key).kind in KINDS else None
+    except ValueError:
+        return None

@@ -125,12 +125,14 @@ class Asker:
         return [sha256 for sha256 in self._index.offers.recordings() if self._applier.find(sha256) is None][:most]
 
     def _wanted_audio(self, unripe: list[Entry], share: int, *, eager: bool) -> list[dict[str, Any]]:
-        """Ranges of recordings that are missing: of records to be acknowledged, and of files to be written.
+        """Ranges of recordings that are missing: of records to be acknowledged, of files to be written, of conflicts.
 
+        A conflict has no file, and both servers may have made it themselves, with the recording at one of them.
         A recording is asked for only when nothing of it came for a moment: its pieces may be on their way.
         """
         missing: dict[str, tuple[Span, ...]] = {}
-        for entry in (*unripe, *map(self._index.get, self._index.todo())):
+        lost = self._index.entries("mailbox IS NULL AND kind = 'conflict' AND lives AND audio IS NOT NULL")
+        for entry in (*unripe, *map(self._index.get, self._index.todo()), *lost):
             audio = audio_of(entry.record.document) if entry and entry.record.lives else None
             if audio is not None and audio["sha256"] not in missing and not self._applier.find(audio["sha256"]):
                 gaps = without([(0, audio["size"])], self._index.parts.of(audio["sha256"]))

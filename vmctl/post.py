@@ -250,10 +250,10 @@ class Post:
     @property
     def stuck(self) -> bool:
         """Whether what the two still lack of each other is parked, and nothing more comes by itself."""
-        facts = self.replica.contact.facts()
-        count, _ = self.replica.index.shelf.owed()
-        owed = count + facts.get("pending", 0) - facts.get("parked", 0)
-        return bool(owed == 0 and self.replica.index.pending_count() + facts.get("pending", 0) > 0)
+        facts, index = self.replica.contact.facts(), self.replica.index
+        theirs = int(facts.get("pending", 0))
+        owed = index.shelf.owed()[0] + theirs - int(facts.get("parked", 0))
+        return owed == 0 and index.pending_count() + theirs > 0
 
     def note_step(self) -> bool:
         """Keep the time if both are in step now, once a heartbeat; tells whether they are."""
