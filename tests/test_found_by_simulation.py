@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from simulation.acts import tone
+from simulation.acts import lose_index, tone
 from simulation.invariants import come_to_rest
 from simulation.schedule import Profile
 from simulation.world import NAMES, SETTLE, World
@@ -64,16 +64,22 @@ class Unlucky:
 
 
 @pytest.fixture
-def world(tmp_path):
-    """Two servers that run, with mailbox 2001 on both."""
+def strangers(tmp_path):
+    """Two servers that run and have not heard of each other."""
     made = Told(tmp_path / "net", "told", Profile((), power=0.0))
     with made.running():
         for name in NAMES:
             assert made.start(name)
             made.look(name)
-        made.desk(A).create_mailbox("2001", {"name": "Ada"})
-        made.exchange()
         yield made
+
+
+@pytest.fixture
+def world(strangers):
+    """Two servers that run, with mailbox 2001 on both."""
+    strangers.desk(A).create_mailbox("2001", {"name": "Ada"})
+    strangers.exchange()
+    return strangers
 
 
 def test_a_message_that_came_after_rm_of_its_mailbox_stays(world):
@@ -134,3 +140,31 @@ def test_a_mailbox_whose_last_edit_changed_no_value_can_be_deleted(world):
     assert not world.at(A, "mailboxes/2001").exists()
     come_to_rest(world)
     assert not world.at(B, "mailboxes/2001").exists()
+
+
+def test_a_message_whose_folder_goes_before_its_first_scan_is_missed(world):
+    """The peer's message is written, and its folder removed before any scan has seen it: that is its deletion."""
+    ident = world.message("2001", B)
+    world.exchange()
+    for path in sorted(world.at(A, "mailboxes/2001/messages").iterdir()):
+        world.disk.take_away(path)
+    with world.disk.by_hand():
+        world.disk.rmdir(world.at(A, "mailboxes/2001/messages"))
+    world.look(A, accept=True)
+    come_to_rest(world)
+    assert not world.at(B, f"mailboxes/2001/messages/{ident}.json").exists()
+
+
+def test_mails_of_the_lives_before_do_not_part_two_that_lost_their_indexes(strangers):
+    """Both indexes are lost, and a mail of the life before comes to each after one of the present: they agree again."""
+    strangers.desk(A).create_mailbox("2001", {"name": "Ada"})
+    for name in NAMES:
+        for parcel in strangers.machines[name].post.parcels(always=True):
+            strangers.network.put(strangers.other(name), parcel.raw, ({}, True, ""), 20_000_000)
+    for name in NAMES:
+        lose_index(strangers, name)
+    for name in NAMES:
+        assert "ok" == strangers.turn(name, always=True)
+    strangers.now += 20_000_000
+    assert 2 == strangers.network.deliver_due()
+    come_to_rest(strangers)

@@ -157,6 +157,7 @@ class Applier:
         if not self._place(entry, audio, target):
             return False
         if kind == MESSAGE:
+            self._index.expect_folder(self._store.folder(str(parse_key(record.key).mailbox)))  # should all of it go
             data = self._store.text(record)
             durable.write(self._store.root / path, data)
             self._shown(entry, path, hashlib.sha256(data).hexdigest())

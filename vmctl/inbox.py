@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("vmctl.inbox")
 
 _PAST_INCARNATIONS = 100
+_FORGOTTEN = "forgotten"  # the nonce of a checkpoint that nobody gave
 _LONGEST_REASON = 200
 
 
@@ -98,7 +99,7 @@ class Inbox:
             self._sound(audio)
         with self._index.transaction():
             current = self._peer_incarnation(mail)
-            if current and self._was_rolled_back(mail):
+            if (current or _is_refuted(mail)) and self._was_rolled_back(mail):
                 taken.rolled_back, taken.above = True, self._forgotten_number(mail)
                 return taken
             forgetful = current and self._has_forgotten(mail)
@@ -157,7 +158,7 @@ class Inbox:
         """
         theirs, newest = mail.checkpoint or {}, self._index.note("peer_checkpoint") or {}
         if isinstance(theirs.get("number"), int) and theirs["number"] > newest.get("number", 0):
-            self._index.set_note("peer_checkpoint", theirs | {"nonce": "forgotten", "above": 0})
+            self._index.set_note("peer_checkpoint", theirs | {"nonce": _FORGOTTEN, "above": 0})
 
     @staticmethod
     def _forgotten_number(mail: SyncMail) -> int:
@@ -305,3 +306,12 @@ class Inbox:
             self._index.parts.drop(audio.sha256)
         if not self._pool.finish(audio.sha256):
             log.error("a recording in pieces had other bytes than its digest: it is asked for again")
+
+
+def _is_refuted(mail: SyncMail) -> bool:
+    """Whether the peer takes this server for one of its past lives.
+
+    It counts also in a mail of what looks like a past life of the peer. When both have lost their indexes, mails of the
+    lives before can make each take the other's present one for past.
+    """
+    return (mail.echo_checkpoint or {}).get("nonce") == _FORGOTTEN

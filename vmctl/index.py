@@ -402,6 +402,10 @@ class Index:
         """Remember how a message folder looked, and when."""
         self._run("INSERT OR REPLACE INTO folders VALUES (?,?,?,?,?)", (path, mtime, ctime, inode, looked))
 
+    def expect_folder(self, path: str) -> None:
+        """Have a message folder listed by the next scan, there or not, unless it is known."""
+        self._run("INSERT OR IGNORE INTO folders VALUES (?,0,0,0,0)", (path,))
+
     def drop_folder(self, path: str) -> None:
         """Forget a message folder."""
         self._run("DELETE FROM folders WHERE path = ?", (path,))

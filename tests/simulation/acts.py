@@ -672,6 +672,43 @@ def remove_callflow(world, name):
     return f"rm of {path.name} at {name}"
 
 
+@act("hand", 0.6)
+def away_for_a_moment(world, name):
+    """An editor renames a file away, a scan looks, and the file is there again."""
+    found = _mailbox_file(world, name)
+    if found is None or world.machines[name].unmounted:
+        return "away for a moment: nothing is there"
+    key, path = found
+    aside = path.with_name(".away")
+    with world.disk.by_hand():
+        world.disk.rename(path, aside)
+        world.disk.sync_folder(path.parent)
+    end = world.turn(name, send=False)
+    if aside.exists() and not path.exists():
+        with world.disk.by_hand():
+            world.disk.rename(aside, path)
+            world.disk.sync_folder(path.parent)
+    return f"{key} is away for a moment at {name}: {end}"
+
+
+@act("unreadable", 2)
+def unreadable(world, name):
+    """A folder of the store cannot be read for a while."""
+    side = world.machines[name].side
+    folders = sorted((side.root / "mailboxes").glob("*/messages")) + sorted((side.root / "mailboxes").glob("*"))
+    if not folders or world.machines[name].unmounted:
+        return "unreadable: no folder is there"
+    folder, what = str(world.chance.choice(folders)), world.chance.choice((("list",), ("stat",), ("list", "stat")))
+    side.unreadable[folder] = what
+    world.count("folder unreadable")
+    ends = []
+    for _ in range(3):
+        ends.append(world.turn(name, send=False, full=True))
+        world.now += int((SETTLE + 0.1) * 1_000_000)
+    side.unreadable.clear()
+    return f"a folder of {name} cannot be read: {ends}"
+
+
 @act("hand", 0.3)
 def remove_many(world, name):
     """Somebody removes all that is in a mailbox."""
