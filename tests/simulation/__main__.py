@@ -1,4 +1,4 @@
-"""`python -m simulation`: soak, replay a seed or a schedule's file, shrink a seed. Run it from `tests`.
+"""`python -m simulation`: soak, replay a seed or a schedule's file, shrink it, plant bugs. Run it from `tests`.
 
 The order of sets of texts must not differ between two runs, so it starts itself again with PYTHONHASHSEED=0.
 """
@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from . import soak
+from . import plants, soak
 from .schedule import Schedule, remove_directory, run, schedule_of
 from .shrink import shrink, way_of
 from .world import clean
@@ -29,10 +29,14 @@ def main():
     for name, words in (("replay", "run one again and tell its story"), ("shrink", "make it small and tell its story")):
         order = orders.add_parser(name, help=words)
         order.add_argument("what", help="a seed, or the file of a schedule")
+    planting = orders.add_parser("plant", help="put bugs into the product, and tell which seed finds each")
+    planting.add_argument("names", nargs="*", help="all of them, if none is named")
     given = parser.parse_args()
     try:
         if given.order == "soak":
             return soak.soak(given.state, given.seeds, given.first, given.jobs, given.seconds)
+        if given.order == "plant":
+            return max(_plant(name) for name in given.names or plants.PLANTS)
         schedule = _schedule(given.what)
         return _shrink(schedule, given.what) if given.order == "shrink" else _tell(schedule)
     finally:
@@ -49,6 +53,18 @@ def _tell(schedule):
     print("\n".join(outcome.story))
     print(f"trace {outcome.digest}")
     return 1 if outcome.failure else 0
+
+
+def _plant(name):
+    bug = plants.PLANTS[name]
+    found = plants.hunt(name)
+    if found is None or found.kind != "violation":
+        print(f"{name}: {'nothing' if found is None else found.kind} in {bug.seeds} seeds: {bug.words}")
+        return 1
+    holds = run(found.schedule).failure is None
+    print(f"{name}: a promise breaks at seed {found.schedule.seed.split()[-1]}: {bug.words}")
+    print(f"  it {way_of(found.failure)}; {'without it the same seed holds' if holds else 'without it, too'}")
+    return 0 if holds else 1
 
 
 def _shrink(schedule, what):

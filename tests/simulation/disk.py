@@ -76,6 +76,7 @@ class Side:
         self.dead = False
         self.fault = None  # the errno that every fitting step gets
         self.fault_steps = None  # for so many steps; None: until it is mended
+        self.unreadable = {}  # folder -> what of it fails: `list`, `stat`
         self.then = {}  # at a step somebody else does something
         self.hit = 0
 
@@ -344,10 +345,15 @@ class Disk:
         """`os.lstat` in simulated numbers."""
         real = os.lstat(path)
         node = self._nodes.get(real.st_ino)
+        if node is not None and "stat" in node.side.unreadable.get(os.path.dirname(path), ()):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
         return real if node is None else Status(real, node)
 
     def listed(self, folder):
         """Names and stats of a folder."""
+        node = self._at(folder)
+        if node is not None and "list" in node.side.unreadable.get(str(folder), ()):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         with os.scandir(folder) as entries:
             found = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries if native._ours(entry.name)]
         return [

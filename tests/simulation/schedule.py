@@ -14,7 +14,7 @@ from .invariants import check_step, come_to_rest
 from .ledger import Violation
 from .world import NAMES, ROOM, World
 
-KINDS = ("records", "crash", "disk", "net", "clock", "hand", "damage", "memory", "mount")
+KINDS = ("records", "crash", "disk", "net", "clock", "hand", "damage", "memory", "mount", "unreadable")
 CALM = {"direct": 1.0}
 
 
@@ -27,6 +27,7 @@ class Profile:
     power: float = 0.5  # the chance that a crash is a power cut
     narrow: bool = False
     acts: int = 25
+    more: dict = field(default_factory=dict)  # acts that are to come more often: how many times
 
     def at_rest(self):
         """The same without chance faults."""
@@ -36,7 +37,7 @@ class Profile:
 def profile_of(chance):
     """A random corner: each kind of trouble is on or off."""
     kinds = tuple(
-        kind for kind in KINDS if chance.random() < {"memory": 0.25, "mount": 0.2, "damage": 0.3}.get(kind, 0.55)
+        kind for kind in KINDS if chance.random() < {"memory": 0.25, "mount": 0.2, "unreadable": 0.2, "damage": 0.3}.get(kind, 0.55)
     )
     fates = {"direct": 4.0}
     if chance.random() < 0.75:
@@ -75,7 +76,7 @@ def schedule_of(seed, profile=None):
     chance = random.Random(f"{seed} schedule")
     profile = profile or profile_of(chance)
     deeds = [deed for deed in ACTS.values() if deed.kind in {"use", "path", *profile.kinds}]
-    weights = [deed.weight * chance.choice((0.3, 1, 1, 2)) for deed in deeds]
+    weights = [deed.weight * chance.choice((0.3, 1, 1, 2)) * profile.more.get(deed.name, 1) for deed in deeds]
     first = [("make_mailbox", "primary"), ("leave", "primary"), ("turn", "primary"), ("mail", "secondary")]
     names = [(deed.name, chance.choice(NAMES)) for deed in chance.choices(deeds, weights, k=profile.acts)]
     steps = tuple((name, server, chance.getrandbits(48)) for name, server in [*first, *names])

@@ -1,0 +1,262 @@
+"""Deliberate bugs, each planted by replacing one function of the product: the simulation has to find every one of them.
+
+A plant tells which corner suits it, as a profile: a bug of the disk shows where power is cut, one of the mail where mail
+is lost. It must be found by a promise that breaks, or by what a person would see, not by an accident of the plant.
+"""
+
+import contextlib
+from dataclasses import dataclass, replace
+from unittest import mock
+
+from vmctl import apply, desk, durable, edits, identity, inbox, merge, model, outbox, scan, spool
+from vmctl.absence import Absences
+from vmctl.answers import Answers
+from vmctl.errors import StoreUnusable
+from vmctl.index import Index
+from vmctl.replica import Replica
+from vmctl.store.native import NativeStore
+
+from .schedule import Profile, run, schedule_of
+
+LOSSY = {"direct": 2.0, "lost": 1.0, "relay": 2.0, "doubled": 1.0, "unanswered": 1.0, "broken": 1.0}
+CALM = {"direct": 1.0}
+PLANTS = {}
+
+
+@dataclass(frozen=True)
+class Plant:
+    """One bug: what it is, where it goes, and where to look for it."""
+
+    name: str
+    words: str
+    places: tuple  # (owner, name, what stands there instead)
+    profile: Profile
+    seeds: int
+
+
+def plant(owner, name, kinds, *, fates=None, power=0.5, acts=30, seeds=150, also=(), **how):
+    """Register a bug: the decorated function stands in the place of `owner.name`."""
+
+    def register(bug):
+        profile = Profile(tuple(kinds.split()), dict(fates or CALM), power=power, acts=acts, **how)
+        wrapped = property(bug) if isinstance(getattr(owner, name), property) else bug
+        places = tuple((room, attribute, wrapped) for room, attribute in ((owner, name), *also))
+        PLANTS[bug.__name__] = Plant(bug.__name__, bug.__doc__, places, profile, seeds)
+        return bug
+
+    return register
+
+
+# The disk
+
+
+@plant(durable, "_new_file", "crash", power=1.0)
+def renamed_without_fsync(path, data, mode):
+    """A new file is renamed into its place before its bytes are durable."""
+    temp = durable.temp_beside(path)
+    fd = durable._open(temp, durable.os.O_WRONLY | durable.os.O_CREAT | durable.os.O_EXCL, mode)
+    durable._write(fd, data)
+    durable.os.close(fd)
+    return temp
+
+
+@plant(durable, "fsync_directory", "crash", power=1.0)
+def folder_not_synced(path):
+    """The names in a folder are not made durable."""
+
+
+@plant(spool.Spool, "put", "crash net", power=1.0, fates={"direct": 2.0, "unanswered": 1.0})
+def answered_before_fsync(self, raw, packet, wall):
+    """250 is said while the mail is only in the page cache."""
+    durable.make_directory(self._folder)
+    path = self._folder / f"{wall:016d}-{packet}.eml"
+    fd = durable._open(path, durable.os.O_WRONLY | durable.os.O_CREAT, 0o600)
+    durable._write(fd, raw)
+    durable.os.close(fd)
+    return path
+
+
+@plant(durable, "keep", "hand crash", power=1.0)
+def scanned_before_durable(paths):
+    """What an application or a person wrote counts as accepted before it is durable."""
+
+
+@plant(Replica, "_take_one", "crash", power=0.0)
+def spool_removed_early(self, path):
+    """A mail leaves the spool before what it brought is committed."""
+    mail = self._parse(self.spool.read(path))
+    self.spool.done(path)
+    return self._merged(mail)
+
+
+# Records and merge
+
+
+@plant(merge, "_later", "records net", fates=LOSSY)
+def stamp_ignored(one, other):
+    """Of two values a server keeps its own."""
+    return one or other
+
+
+@plant(model.Record, "lives", "records net", fates=LOSSY)
+def delete_wins_by_time(self):
+    """Whether a record lives is decided by what was last, not by what its deleter had seen."""
+    return max(self.kept.values(), default=0) > max(self.deleted.values(), default=0)
+
+
+@plant(desk, "deleted", "records net", fates=LOSSY, also=((edits, "deleted"),))
+def deletes_more_than_was_seen(record, tick):
+    """A deletion removes also what its author had not seen."""
+    far = dict.fromkeys({*record.vector, *record.kept, "primary", "secondary"}, 2**52)
+    seen = model.join(record.deleted, far)
+    return replace(record, vector=model.join(record.vector, {tick.by: tick.number}), deleted=seen)
+
+
+@plant(inbox, "conflicts", "records net", more={"set_mailbox": 5.0})
+def conflicts_not_listed(_mine, _other):
+    """What lost against a concurrent edit is thrown away."""
+    return []
+
+
+@plant(Index, "put", "net crash", fates=LOSSY)
+def tombstone_dropped(self, entry, wall):
+    """What is deleted and has no file any more is forgotten at once."""
+    _put(self, entry, wall)
+    if not entry.record.lives and entry.shown is None and entry.record.kind == "message":
+        self._run("DELETE FROM records WHERE key = ?", (entry.record.key,))
+
+
+_put = Index.put
+
+
+@plant(inbox, "holds", "records memory", fates=LOSSY, seeds=300)
+def base_taken_as_held(_mine, _vector, _version):
+    """A delta is taken although the version that it builds upon is not here."""
+    return True
+
+
+@plant(Answers, "_acks", "use records net", fates={"direct": 1.0, "relay": 3.0})
+def ack_covers_a_later_version(self, acks):
+    """An acknowledgement is taken for the version that is here now, whatever it names."""
+    acked = []
+    for key, _ in acks or []:
+        entry = self._index.get(str(key))
+        if entry is not None:
+            self._index.put(replace(entry, base=entry.record), self._clock.wall())
+            self._outbox.acknowledged(str(key))
+            acked.append(str(key))
+    return acked
+
+
+@plant(outbox.Outbox, "left", "records net", fates=LOSSY)
+def sent_is_held(self, parcel):
+    """What left counts as held by the peer."""
+    _left(self, parcel)
+    with self._index.transaction():
+        for key in parcel.versions:
+            entry = self._index.get(key)
+            if entry is not None:
+                self._index.put(replace(entry, base=entry.record), self._clock.wall())
+
+
+_left = outbox.Outbox.left
+
+
+@plant(Index, "add_want", "records net memory", fates=LOSSY)
+def wants_forgotten(self, key):
+    """A record whose base is missing is not asked for."""
+
+
+# Files that people and applications have their hands on
+
+
+@plant(Absences, "look", "hand", acts=40)
+def absent_at_the_first_look(self, *values, **words):
+    """A file that is away for a moment counts as deleted."""
+    self._settle = 0.0
+    return _look(self, *values, **words)
+
+
+_look = Absences.look
+
+
+@plant(scan.Scanner, "_settled", "hand", more={"half_an_edit": 20.0})
+def settle_ignored(self, _look):
+    """A file is read while somebody writes it."""
+    return True
+
+
+@plant(NativeStore, "look", "unreadable", more={"unreadable": 5.0})
+def unreadable_is_absent(self, path):
+    """A file that cannot be looked at counts as one that is not there."""
+    try:
+        return _look_at(self, path)
+    except StoreUnusable:
+        return None
+
+
+_look_at = NativeStore.look
+
+
+@plant(apply.Applier, "_as_last_seen", "hand records")
+def person_overwritten(self, _key):
+    """The peer's edit is written over what a person has just saved."""
+    return True
+
+
+@plant(scan.Scanner, "_sound", "damage")
+def recording_unchecked(self, key, document, there, known):
+    """The bytes of a recording are not compared with the digest that its message names."""
+    if (document.get("audio") or {}).get("sha256") is None:
+        return _sound(self, key, document, there, known)
+    return document["audio"]
+
+
+_sound = scan.Scanner._sound
+
+
+# Memory
+
+
+@plant(inbox.Inbox, "_was_rolled_back", "memory records net", seeds=300)
+def rollback_not_noticed(self, mail):
+    """A server that was put back from a backup goes on as if nothing had happened."""
+    return False
+
+
+@plant(identity, "renew", "memory records", seeds=300)
+def incarnation_not_renewed(root, network, server):
+    """A server that lost its memory keeps the name of its former life."""
+    return identity.read(root, network, server)
+
+
+@plant(identity, "read", "mount", seeds=200)
+def missing_store_is_used(root, network, server):
+    """A folder without its identity counts as an empty store."""
+    path = root / ".vmctl/identity.json"
+    if path.exists():
+        return _read(root, network, server)
+    durable.make_directory(root / ".vmctl")
+    return identity.create(root, network, server)
+
+
+_read = identity.read
+
+@contextlib.contextmanager
+def planted(name):
+    """The bug of this name stands in the product."""
+    with contextlib.ExitStack() as stack:
+        for owner, attribute, bug in PLANTS[name].places:
+            stack.enter_context(mock.patch.object(owner, attribute, bug))
+        yield
+
+
+def hunt(name):
+    """Run seeds until one breaks, and give what came of it; None where the bug hides."""
+    bug = PLANTS[name]
+    with planted(name):
+        for seed in range(bug.seeds):
+            outcome = run(schedule_of(f"{name} {seed}", bug.profile))
+            if outcome.failure:
+                return outcome
+    return None
