@@ -772,7 +772,7 @@ def lose_index(world, name):
 def _forget(world, name):
     """What only a server's index held may be gone."""
     machine = world.machines[name]
-    world.forgetful = True
+    world.forgot.add(name)
     ledger = world.ledger
     if machine.post is not None:
         lagging = set(machine.index.todo())
@@ -852,7 +852,7 @@ def put_back(world, name):
     if world.chance.random() < 0.5:  # rsync keeps only the mtimes, a snapshot of the disk all
         looks = {path: (mtime, None, None) for path, (mtime, _, _) in looks.items()}
     world.disk.adopt(machine.side, looks=looks)
-    world.forgetful = True
+    world.forgot.add(name)
     world.ledger.memory[name], lost = memory.copy(), world.ledger.memory[name]
     for key in world.ledger.keys():
         known = lost.known.get(key, set()) | {

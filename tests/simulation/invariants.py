@@ -40,7 +40,7 @@ def _presence(world, name, lives):
     for key in ledger.keys():
         if key in world.removed[name]:
             continue
-        if key not in lives and world.forgetful and has_file(world, name, key):
+        if key not in lives and world.forgot and has_file(world, name, key):
             continue  # to be found by a scan, when it has stood still
         if ledger.must_live(key, [name]):
             require(lives.get(key), f"{name}: {key} is missing: {_history(world, key)}")
@@ -170,10 +170,12 @@ def _final(world, key, document):
         must, may = ledger.values(key, field, NAMES)
         values = [act.value(field) for act in must]
         allowed = [*values, *(act.value(field) for act in may)]
+        if world.forgot == set(NAMES):  # nobody knows any more when what was set: a late mail may win over a file
+            allowed += [act.value(field) for act in ledger.acts.values() if act.key == key and act.sets(field)]
         value = document.get(field, ABSENT)
         if must:
             require(value in allowed, f"{key}: {field} is {value}, it must be one of {allowed}: {_history(world, key)}")
-        if value in values and not may and not world.forgetful:
+        if value in values and not may and not world.forgot:
             gone = ledger.deleted(key, NAMES)
             seen = {number for act in must if act.value(field) == value for number in act.seen}
             equal = {ledger.acts[number].value(field) for number in seen if ledger.acts[number].sets(field)}

@@ -123,7 +123,7 @@ class World:
         self.dropped = {name: {} for name in NAMES}  # messages that an application put there
         self.damaged = {}  # key -> servers where its recording was destroyed by hand
         self.rolled = {}  # name -> the incarnation that a rolled-back server has not left yet
-        self.forgetful = False  # some server lost its memory: what only that memory held may be gone
+        self.forgot = set()  # the servers that lost their memory: what only that memory held may be gone
         self.backups = {}
         self.unique = 0
         self.config = template(profile.narrow, self.directory)
