@@ -2,6 +2,7 @@
 
 from wire import Wire
 
+from crash_points.story import try_parked_again
 from vmctl import config, durable
 from vmctl.audio import digest_of
 from vmctl.errors import VmctlError
@@ -14,14 +15,15 @@ _A_MOMENT, _LONG = 30.0, 7200.0
 class Restarted(Wire):
     """Both servers, opened by a new process."""
 
-    def __init__(self, directory, *, roles=True):
+    def __init__(self, directory, ahead, *, roles=True):
         self._posts = []
         self._roles = roles
+        self._ahead = ahead + _A_MOMENT  # the clocks go on while a server is down
         super().__init__(directory)
 
     def open(self, name):
         """Open a server's store as its daemon does: first the spool, then the roles."""
-        self.clock.advance(_A_MOMENT)  # the clocks go on while a server is down
+        self.clock.advance(max(0.0, self._ahead - self.clock.ahead))
         post = Post(self.config, name, self.clock, role=DAEMON, wake=lambda: None).__enter__()
         self._posts.append(post)
         self.servers[name] = post.replica
@@ -35,13 +37,17 @@ class Restarted(Wire):
             post.__exit__()
 
 
-def restart(directory, promises):
-    """Start both servers, let them talk until they are in step; what does not hold, in words."""
-    again = Restarted(directory)
+def restart(directory, promises, ahead):
+    """Start both servers, let them talk until they are in step; what does not hold, in words.
+
+    Their clocks are `ahead` of the real one by so many seconds.
+    """
+    again = Restarted(directory, ahead)
     problems = []
     for name in again.servers:
         again.scan(name)
         problems += broken(again, name, [promise for promise in promises if promise[3] == name], "alone")
+    try_parked_again(again)
     again.exchange()
     again.clock.advance(_LONG)
     for name in again.servers:
@@ -58,10 +64,10 @@ def restart(directory, promises):
     return problems
 
 
-def start_once_more(directory, points):
+def start_once_more(directory, points, ahead):
     """A second start changes nothing: the steps that it did all the same, in words."""
     points.armed = True
-    again = Restarted(directory, roles=False)
+    again = Restarted(directory, ahead + _LONG, roles=False)
     before = [(replica.index.digest, replica.index.last_number) for replica in again.servers.values()]
     for name in again.servers:
         again.scan(name, full=True)
@@ -91,7 +97,10 @@ def gone_for_good(wire, promises):
     for key in (
         key for key, field, value, _ in promises if field is None and value is False and parse_key(key).kind == MESSAGE
     ):
-        audio = wire.a.index.get(key).record.document["audio"]
+        entry = wire.a.index.get(key)
+        if entry is None or entry.record.is_purged:
+            continue
+        audio = entry.record.document["audio"]
         if not any(replica.applier.find(audio["sha256"]) for replica in wire.servers.values()):
             found.append(f"{key} cannot be restored: its recording is gone")
     return found

@@ -13,6 +13,7 @@ import time
 import traceback
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import cryptography.hazmat.primitives.serialization  # noqa: F401 - it is imported late, in each life anew
 
@@ -37,6 +38,14 @@ class Report:
 
     def as_json(self):
         return json.dumps(asdict(self))
+
+
+class _Left(NamedTuple):
+    """What a killed process leaves: its directory, what it had promised, and how far its clocks were ahead (seconds)."""
+
+    directory: Path
+    promises: list[list]
+    ahead: float
 
 
 def crash(story, *, everywhere=False, most=None, seed=0, only=(), until_found=False):
@@ -68,16 +77,17 @@ def _life(story, kill_at, kill_start_at, report):
     """One life, killed at a step (0: not at all), and the starts after it; its steps. Failures go into the report."""
     directory = Path(tempfile.mkdtemp(prefix="crash-", dir=_FAST if os.access(_FAST, os.W_OK) else None))
     said = _in_process(lambda pipe: _live(story, directory, pipe, kill_at))
-    promises = _newest(line for line in said if isinstance(line, list))
+    promised = [line for line in said if isinstance(line, list)]
+    left = _Left(directory, _newest(promised), max((ahead for *_, ahead in promised), default=0.0))
     rest = next((line for line in said if isinstance(line, dict)), {})
     problems = rest.get("problems", [])
     if not problems and kill_start_at:
-        words = _in_process(lambda pipe: _start(story, directory, promises, pipe, kill_start_at))
+        words = _in_process(lambda pipe: _start(story, left, pipe, kill_start_at))
         report.starts_killed += not words
     if not problems:
-        problems = _problems(lambda pipe: _start(story, directory, promises, pipe, 0))
+        problems = _problems(lambda pipe: _start(story, left, pipe, 0))
     if not problems:
-        problems = _problems(lambda pipe: _start_once_more(directory, pipe))
+        problems = _problems(lambda pipe: _start_once_more(left, pipe))
     if problems:
         report.failures.append({"point": kill_at, "start": kill_start_at, "kept": str(directory), "problems": problems})
     else:
@@ -98,18 +108,20 @@ def _live(story, directory, pipe, kill_at):
     _say(pipe, {"steps": points.steps})
 
 
-def _start(story, directory, promises, pipe, kill_at):
-    points = Points(directory, kill_at)
+def _start(story, left, pipe, kill_at):
+    points = Points(left.directory, kill_at)
     points.install()
     points.armed = kill_at > 0
-    problems = restart(directory / "net", promises)
-    _say(pipe, {"problems": problems + (story.also(directory) if story.also else [])})
+    if story.first:
+        story.first(left.directory)
+    problems = restart(left.directory / "net", left.promises, left.ahead)
+    _say(pipe, {"problems": problems + (story.also(left.directory) if story.also else [])})
 
 
-def _start_once_more(directory, pipe):
-    points = Points(directory)
+def _start_once_more(left, pipe):
+    points = Points(left.directory)
     points.install()
-    _say(pipe, {"problems": start_once_more(directory / "net", points)})
+    _say(pipe, {"problems": start_once_more(left.directory / "net", points, left.ahead)})
 
 
 def _problems(act):
@@ -142,4 +154,4 @@ def _say(pipe, value):
 
 def _newest(promises):
     """Of what was promised of one field, the newest word counts."""
-    return list({(key, field): [key, field, value, at] for key, field, value, at in promises}.values())
+    return list({(key, field): [key, field, value, at] for key, field, value, at, _ in promises}.values())

@@ -7,6 +7,7 @@ from wire import Wire, tone
 
 from vmctl.audio import digest_of
 from vmctl.model import greeting_key, message_key
+from vmctl.parked import OUT, listing
 
 NARROW = {"mail.max": "64kB", "limits.document": "4kB"}
 
@@ -14,7 +15,8 @@ NARROW = {"mail.max": "64kB", "limits.document": "4kB"}
 class Story(Wire):
     """Both servers in one process. Each promise leaves the process at once, through a pipe, so that it outlives it.
 
-    A promise is a key, a field of its document (None: the record itself), a value, and the server that gave it.
+    A promise is a key, a field of its document (None: the record itself), a value, the server that gave it, and how far
+    the clocks had been moved on by then.
     """
 
     def __init__(self, directory, pipe, settings=None):
@@ -24,7 +26,7 @@ class Story(Wire):
 
     def holds(self, key, field=None, value=True, at="primary"):
         """It was accepted: from now on this must hold, at that server after its next start, later on both."""
-        os.write(self._pipe, json.dumps([key, field, value, at]).encode() + b"\n")
+        os.write(self._pipe, json.dumps([key, field, value, at, self.clock.ahead]).encode() + b"\n")
 
     def begins(self, *keys, field=None):
         """Something is under way with these records: until the next promise they may be as before or as after."""
@@ -75,13 +77,28 @@ class Story(Wire):
         self.holds(key, "name", person, name)
 
     def greet(self, extension, greeting, name="primary"):
-        """Put a greeting into a mailbox."""
+        """Put a greeting into a mailbox; the digest of its recording."""
         key, source = greeting_key(extension, greeting), self.recording()
+        digest = digest_of(source)[0]
         self.begins(key, field="sha256")
         self.desk(name).set_greeting(extension, greeting, source)
-        self.holds(key, "sha256", digest_of(source)[0], name)
+        self.holds(key, "sha256", digest, name)
+        return digest
 
     def ship(self, name="primary", **how):
         """What a server has to say arrives in the spool of the other one."""
         self.send(name, **how)
         self.deliver(take=False)
+
+
+def try_parked_again(wire):
+    """A person has everything tried again that was refused for good; tells how much that was."""
+    parked = [
+        (replica, one["id"])
+        for replica in wire.servers.values()
+        for one in listing(replica.index, replica.spool)
+        if one["direction"] == OUT
+    ]
+    for replica, ident in parked:
+        replica.lot.retry(ident)
+    return len(parked)
