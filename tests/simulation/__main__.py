@@ -17,7 +17,9 @@ from .world import clean
 def main():
     """The command line."""
     if os.environ.get("PYTHONHASHSEED") != "0":
-        os.execve(sys.executable, [sys.executable, "-m", "simulation", *sys.argv[1:]], os.environ | {"PYTHONHASHSEED": "0"})
+        os.execve(
+            sys.executable, [sys.executable, "-m", "simulation", *sys.argv[1:]], os.environ | {"PYTHONHASHSEED": "0"}
+        )
     parser = argparse.ArgumentParser(prog="python -m simulation", description=__doc__)
     orders = parser.add_subparsers(required=True, dest="order")
     soaking = orders.add_parser("soak", help="run many seeds, from where the last run stopped")

@@ -4,7 +4,6 @@ An act takes the world and the name of a server, and gives a few words for the s
 `kind` is what a profile enables or leaves out as a whole.
 """
 
-import contextlib
 import errno
 import functools
 import hashlib
@@ -13,16 +12,12 @@ import json
 import os
 import random
 import shutil
-import struct
 import wave
-from pathlib import Path
 
 from vmctl.clock import rfc3339
-from vmctl.errors import VmctlError
 from vmctl.model import ABSENT as GONE
 from vmctl.model import parse_key
 
-from .disk import Crash
 from .files import has_file, is_torn, read_document, yaml_text
 from .ledger import ABSENT, Violation
 from .world import NAMES, SETTLE
@@ -137,7 +132,9 @@ def _taken_before(world, name, keys):
         hand = world.hand[name].get(key)
         if hand is not None and not is_torn(hand):
             del world.hand[name][key]
-            world.ledger.note(name, key, "edit", keeps=True, writes=hand["writes"], seen=hand["seen"], maybe=hand.get("loose", False))
+            world.ledger.note(
+                name, key, "edit", keeps=True, writes=hand["writes"], seen=hand["seen"], maybe=hand.get("loose", False)
+            )
 
 
 def simple(world, name, what, **how):
@@ -548,7 +545,15 @@ def _edited(world, name, key, path, document, change, how, sync):
     if new:
         writes = dict.fromkeys(world.ledger.fields(key, name), ABSENT) | writes
     synced = sync and (pending is None or pending["sync"])
-    world.hand[name][key] = {"seen": seen, "writes": writes, "path": path, "sync": synced, "power": False, "text": text, "old": old}
+    world.hand[name][key] = {
+        "seen": seen,
+        "writes": writes,
+        "path": path,
+        "sync": synced,
+        "power": False,
+        "text": text,
+        "old": old,
+    }
     world.hand[name][key]["loose"] = bool(pending and pending.get("loose"))
 
 

@@ -548,7 +548,7 @@ class Disk:
                 self.sync_folder(path.parent)
 
     def sync_folder(self, folder):
-        """fsync of a folder by hand."""
+        """Fsync of a folder by hand."""
         with self.by_hand():
             fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             try:

@@ -97,7 +97,7 @@ def come_to_rest(world):
             accept = turn < 8 or turn % 8 == 0
             ends.append(world.turn(name, full=turn in (0, 8), accept=accept, always=turn < 3, anew=turn in (0, 4, 9)))
             check_step(world)
-            if turn % 8 == 3:  # noqa: PLR2004 - now and then
+            if turn % 8 == 3:
                 world.product(name, lambda: retry_parked(world.machines[name]))  # noqa: B023 - called at once
         world.now += int((SETTLE + 1.6) * 1_000_000)
         quiet = quiet + 1 if world.counts["mails"] == said and turn > 3 else 0

@@ -242,6 +242,7 @@ def missing_store_is_used(root, network, server):
 
 _read = identity.read
 
+
 @contextlib.contextmanager
 def planted(name):
     """The bug of this name stands in the product."""

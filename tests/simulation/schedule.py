@@ -37,7 +37,9 @@ class Profile:
 def profile_of(chance):
     """A random corner: each kind of trouble is on or off."""
     kinds = tuple(
-        kind for kind in KINDS if chance.random() < {"memory": 0.25, "mount": 0.2, "unreadable": 0.2, "damage": 0.3}.get(kind, 0.55)
+        kind
+        for kind in KINDS
+        if chance.random() < {"memory": 0.25, "mount": 0.2, "unreadable": 0.2, "damage": 0.3}.get(kind, 0.55)
     )
     fates = {"direct": 4.0}
     if chance.random() < 0.75:
