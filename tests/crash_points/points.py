@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from vmctl import durable, index
+from vmctl import database, durable
 
 SYNC, COMMIT = "fsync", "commit"
 _CHANGES = {"INSERT", "UPDATE", "DELETE", "REPLACE", "CREATE", "DROP", "ALTER", "PRAGMA"}
@@ -49,7 +49,7 @@ class Points:
             write(fd, data[half:])
 
         durable._write = in_two
-        index.sqlite3 = _Counted(self)
+        database.sqlite3 = _Counted(self)
 
     def _stand_before(self, name):
         real = getattr(durable, f"_{name}")
