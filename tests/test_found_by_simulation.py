@@ -168,3 +168,14 @@ def test_mails_of_the_lives_before_do_not_part_two_that_lost_their_indexes(stran
     strangers.now += 20_000_000
     assert 2 == strangers.network.deliver_due()
     come_to_rest(strangers)
+
+
+def test_a_file_that_cannot_be_looked_at_after_it_was_written_is_named(world):
+    """The disk fails between the writing of a file and the look at it: the work is done again when it is well."""
+    ident = world.message("2001", B)
+    assert "ok" == world.turn(B, scan=False)
+    world.machines[A].side.unreadable[str(world.at(A, "mailboxes/2001/messages"))] = ("stat",)
+    assert "StoreUnusable" == world.turn(A)
+    world.machines[A].side.unreadable.clear()
+    come_to_rest(world)
+    assert world.at(A, f"mailboxes/2001/messages/{ident}.json").exists()

@@ -140,8 +140,11 @@ class NativeStore:
         return found
 
     def look_now(self, path: Path) -> Look:
-        """How a file looks that was written a moment ago."""
-        return look_of(_lstat(path))
+        """How a file looks that was written a moment ago. Raises StoreUnusable: somebody may have removed it."""
+        try:
+            return look_of(_lstat(path))
+        except OSError as error:
+            raise StoreUnusable(f"cannot look at {path}", why=error.strerror or str(error)) from error
 
     def read(self, path: str) -> bytes:
         """The bytes of a document. Raises BrokenFile where it is too large or no plain file."""
