@@ -5,7 +5,7 @@ from vmctl.parked import listing
 
 from .files import has_file, is_torn, read_store
 from .learning import learn
-from .ledger import ABSENT, require
+from .ledger import ABSENT, plain, require
 from .world import NAMES, SETTLE
 
 MOST_ROUNDS = 80
@@ -172,10 +172,10 @@ def _final(world, key, document):
         allowed = [*values, *(act.value(field) for act in may)]
         if world.forgot == set(NAMES):  # nobody knows any more when what was set: a late mail may win over a file
             allowed += [act.value(field) for act in ledger.acts.values() if act.key == key and act.sets(field)]
-        value = document.get(field, ABSENT)
+        value = plain(document.get(field, ABSENT))
         if must:
             require(value in allowed, f"{key}: {field} is {value}, it must be one of {allowed}: {_history(world, key)}")
-        if value in values and not may and not world.forgot:
+        if value in values and not may and not world.forgot and key not in world.settled:
             gone = ledger.deleted(key, NAMES)
             seen = {number for act in must if act.value(field) == value for number in act.seen}
             equal = {ledger.acts[number].value(field) for number in seen if ledger.acts[number].sets(field)}

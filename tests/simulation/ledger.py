@@ -7,6 +7,7 @@ ledger follows the acts from server to server with the mails that carry them. It
 What a crash left open, or what no server need hold any more, is a `maybe`: it may count or not.
 """
 
+import json
 from dataclasses import dataclass, field
 
 ABSENT = "(absent)"
@@ -20,6 +21,11 @@ def require(condition, words):
     """Raises Violation."""
     if not condition:
         raise Violation(words)
+
+
+def plain(value):
+    """A value that can be in a set: mappings and lists as their text."""
+    return json.dumps(value, sort_keys=True) if isinstance(value, (dict, list)) else value
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ class Ledger:
     def note(self, name, key, what, *, seen=None, maybe=False, **how):
         """An act was done at a server, having seen `seen`, or all that is known there."""
         seen = frozenset(self.know(name, key)) if seen is None else frozenset(seen)
-        how["writes"] = tuple(sorted(how.get("writes", {}).items(), key=lambda item: item[0]))
+        how["writes"] = tuple(sorted(((field, plain(value)) for field, value in how.get("writes", {}).items()), key=lambda item: item[0]))
         perhaps = frozenset(self.perhaps(name, key) | self._maybe(key)) - seen
         act = Act(len(self.acts) + 1, key, name, what, seen, perhaps=perhaps, **how)
         self.acts[act.number] = act

@@ -14,7 +14,10 @@ from .invariants import check_step, come_to_rest
 from .ledger import Violation
 from .world import NAMES, ROOM, World
 
-KINDS = ("records", "crash", "disk", "net", "clock", "hand", "damage", "memory", "mount", "unreadable")
+KINDS = ("records", "crash", "disk", "net", "clock", "hand", "damage", "memory", "mount", "unreadable", "undo", "boxes", "age", "overwrite")
+RARE = {
+    "memory": 0.25, "mount": 0.2, "unreadable": 0.2, "damage": 0.3, "age": 0.25, "overwrite": 0.15, "undo": 0.3, "boxes": 0.3,
+}  # fmt: skip
 CALM = {"direct": 1.0}
 
 
@@ -36,11 +39,7 @@ class Profile:
 
 def profile_of(chance):
     """A random corner: each kind of trouble is on or off."""
-    kinds = tuple(
-        kind
-        for kind in KINDS
-        if chance.random() < {"memory": 0.25, "mount": 0.2, "unreadable": 0.2, "damage": 0.3}.get(kind, 0.55)
-    )
+    kinds = tuple(kind for kind in KINDS if chance.random() < RARE.get(kind, 0.55))
     fates = {"direct": 4.0}
     if chance.random() < 0.75:
         for fate in ("unanswered", "broken", "relay", "relay", "lost", "doubled", "altered", "cut", "refused", "busy"):

@@ -124,6 +124,8 @@ class World:
         self.damaged = {}  # key -> servers where its recording was destroyed by hand
         self.rolled = {}  # name -> the incarnation that a rolled-back server has not left yet
         self.forgot = set()  # the servers that lost their memory: what only that memory held may be gone
+        self.settled = set()  # records of which a person is done with a conflict
+        self.purged = set()  # what cannot be restored any more
         self.backups = {}
         self.unique = 0
         self.config = template(profile.narrow, self.directory)
@@ -355,6 +357,28 @@ class World:
                 }
             except sqlite3.DatabaseError:
                 return {}
+
+    def documents(self, name, keys):
+        """The values of living records in a server's index, as the ledger has them, read from the file."""
+        path = self.machines[name].root / ".vmctl/index.db"
+        found = {}
+        if not path.exists():
+            return found
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            for key in keys:
+                row = db.execute("SELECT state FROM records WHERE key = ? AND lives", (key,)).fetchone()
+                if row is not None:
+                    fields = json.loads(row[0])["fields"]
+                    values = {field: value["is"] for field, value in fields.items() if "is" in value}
+                    audio = values.get("audio")
+                    found[key] = values | ({"audio": audio["sha256"]} if isinstance(audio, dict) else {})
+        return found
+
+    def aged(self, name):
+        """Housekeeping was cut off: what it had deleted by then."""
+        for key in self.ledger.keys("message/"):
+            if self.ledger.must_live(key, [name]) and key not in self.documents(name, [key]):
+                self.ledger.note(name, key, "aged", deletes=True, maybe=True)
 
     def shown(self, name, key):
         """The acts that a record's file shows at a server."""
