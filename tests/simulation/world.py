@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from vmctl import config as config_room
 from vmctl import desk as desk_room
 from vmctl import index as index_room
-from vmctl import network, pin
+from vmctl import database, network, pin
 from vmctl.clock import Clock
 from vmctl.desk import Desk
 from vmctl.errors import MailRefused, PeerUnreachable, RecordError, StoreError, SyncError, VmctlError
@@ -171,7 +171,7 @@ class World:
             if machine.side.step("commit"):
                 raise Crash
         except OSError as error:
-            raise index_room._ours(sqlite3.OperationalError("database or disk is full")) from error
+            raise database.ours(sqlite3.OperationalError("database or disk is full")) from error
 
     def reseed(self, seed):
         """Everything that is drawn from now on comes from this seed: one act does not change the chances of the next."""
