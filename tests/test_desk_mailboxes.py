@@ -195,3 +195,17 @@ def test_what_cannot_be_renumbered(wire, box, old, new, error):
     with pytest.raises(error):
         desk(wire).renumber(old, new)
     assert ["2001", "2002"] == wire.a.store.names("mailbox")
+
+
+def test_what_was_renumbered_is_not_brought_back_under_the_old_number(wire, recording):
+    """An id belongs to one message: restoring the former mailbox, or a message in it, names the new place instead."""
+    wire.desk().create_mailbox("2001", {"name": "Ada"})
+    ident = wire.desk().leave("2001", recording())
+    desk = MailboxDesk(wire.a)
+    desk.renumber("2001", "3001")
+    with pytest.raises(AlreadyExists, match="3001"):
+        desk.restore_mailbox("2001")
+    with pytest.raises(AlreadyExists, match="3001"):
+        desk.restore_message("2001", ident)
+    wire.in_step()
+    assert [[ident], []] == [wire.messages(box, "secondary") for box in ("3001", "2001")]

@@ -286,6 +286,35 @@ def test_scenario_13_one_piece_is_always_rejected_as_spam(tmp_path, no_fsync, re
         wire.close()
 
 
+def test_scenario_13_every_piece_is_rejected(tmp_path, no_fsync, recording):
+    """Each piece is parked, none is offered without end, and what is not part of it arrives."""
+    wire = Wire(tmp_path / "net", {"mail.max": "200kB", "limits.document": "4kB"})
+
+    class Filter(Relay):
+        async def handle_DATA(self, server, session, envelope):  # noqa: N802
+            if b".from-" not in envelope.original_content:
+                return await super().handle_DATA(server, session, envelope)
+            return "554 5.7.1 Message rejected as spam"
+
+    try:
+        wire.desk().create_mailbox("2001", {})
+        wire.desk().leave("2001", recording(frames=300_000))
+        short = wire.desk().leave("2001", recording())
+        with sink(Filter(wire.b.receive, MEGABYTE)) as courier, courier:
+            for _ in range(12):
+                carry(wire, courier, always=True)
+                wire.b.take()
+                wire.send("secondary", always=True)
+                wire.deliver()
+                wire.clock.advance(3)
+        parked = [one["bytes"] for one in listing(wire.a.index, wire.a.spool) if one["bytes"]]
+        assert len(parked) > 1
+        assert len(parked) == len({tuple(piece) for piece in parked})
+        assert [short] == wire.messages("2001", "secondary")
+    finally:
+        wire.close()
+
+
 def test_scenario_13_what_a_gateway_altered_is_refused(wire, box, recording):
     """Altered text, JSON or audio is caught by the signature or a digest; folded headers and added parts are not."""
     wire.desk().leave(box, recording())

@@ -243,7 +243,7 @@ def test_a_record_that_fits_no_mail_is_a_fault_and_keeps_nothing_back(wire, box)
 
     exchange(wire, refuse)
     (fault,) = wire.a.index.faults()
-    assert "callflow/huge" == fault["path"]
+    assert "vmctl:callflow/huge" == fault["path"]
     assert ["callflow/huge"] == [one["record"] for one in parked(wire)]
     assert "Bob" == wire.b.store.document("mailbox/2001")["name"]
     wire.crash("primary")

@@ -164,6 +164,7 @@ class Desk:
             if entry.record.lives:
                 raise AlreadyExists(f"message {ident} in mailbox {extension} is not deleted", hint="nothing to do")
             refuse_purged(entry.record, f"message {ident} in mailbox {extension}")
+            self._refuse_moved(key)
             with self._index.transaction():
                 self._put(replace(entry, record=restored(entry.record, self._tick())))
                 box = self._index.get(mailbox_key(extension))
@@ -171,6 +172,16 @@ class Desk:
                     self._put(replace(box, record=restored(box.record, self._tick())))
             self._replica.applier.apply(mailbox_key(extension))
             return self._replica.applier.apply(key)
+
+    def _refuse_moved(self, key: str) -> None:
+        """An id belongs to one message: one that lives in another mailbox, as after a renumber, is not brought back here."""
+        name = parse_key(key).name
+        for other in self._index.keys("kind = 'message' AND lives AND name = ? AND key <> ?", (name, key)):
+            box = parse_key(other).mailbox
+            raise AlreadyExists(
+                f"message {name} is in mailbox {box} now",
+                hint=f"it was moved there: 'vmctl message list {box}' shows it",
+            )
 
     # Greetings, prompts, callflows, settings
 

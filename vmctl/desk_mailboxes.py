@@ -13,6 +13,7 @@ from vmctl.model import (
     CALLFLOW,
     GREETING,
     MAILBOX,
+    MESSAGE,
     Record,
     Tick,
     deleted,
@@ -65,6 +66,9 @@ class MailboxDesk(Desk):
             refuse_purged(entry.record, f"mailbox {extension}")
             acts = _acts(entry.record)
             inside = [one for one in self._index.in_mailbox(extension) if _went_with(one.record, acts)]
+            for one in inside:
+                if parse_key(one.record.key).kind == MESSAGE:
+                    self._refuse_moved(one.record.key)
             with self._index.transaction():
                 tick = self._tick()
                 for each in [entry, *inside]:

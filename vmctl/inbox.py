@@ -273,8 +273,10 @@ class Inbox:
         boxes |= {str(key.mailbox) for key in keys if key.kind in {MESSAGE, GREETING}}
         for extension in sorted(boxes):
             entry = self._index.get(mailbox_key(extension))
+            if entry is None or entry.record.lives:
+                continue
             inside = (inner.record for inner in self._index.in_mailbox(extension))
-            if entry is None or (conflict := left_in_deleted(entry.record, inside)) is None:
+            if (conflict := left_in_deleted(entry.record, inside)) is None:
                 continue
             self._put(replace(entry, record=restored(entry.record, self._tick())), taken)
             self._list(conflict, taken)

@@ -118,10 +118,12 @@ def left_in_deleted(mailbox: Record, inside: Iterable[Record]) -> Record | None:
 
     It is listed as what lost against the last of these. None where the mailbox lives, or nothing in it does.
     """
+    if mailbox.lives:  # before anything in it is looked at: it may hold thousands
+        return None
     left = max(
         (inner for inner in inside if inner.lives), key=lambda inner: (_last_kept(inner), inner.key), default=None
     )
-    if mailbox.lives or left is None:
+    if left is None:
         return None
     return _lost_deletion(mailbox, left.key, _last_kept(left))
 

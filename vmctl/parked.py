@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vmctl.clock import rfc3339
 from vmctl.errors import NotFound, StoreError
+from vmctl.index import NO_FILE
 from vmctl.model import canonical
 from vmctl.refusals import Piece, Version
 from vmctl.shelf import Parked
@@ -85,17 +86,19 @@ class Lot:
         why = f"it needs a mail of up to {size} bytes, the largest that can leave has {bound}"
         mend = "raise 'mail.max' in vmctl.yaml on both servers, or what a mail server between them takes, or make it shorter"
         with self._index.transaction():
-            self._index.set_fault(key, why, mend, now)
+            self._index.set_fault(NO_FILE + key, why, mend, now)
             self._put(Parked(_mark(key, entry.record.version), key, entry.record.version, why, now, tries=0))
 
     def _put(self, parked: Parked) -> None:
-        if not self._shelf.has(parked.key, parked.version):
+        if parked.thing not in {
+            one.thing for one in self._shelf.all()
+        }:  # another piece of its recording is another thing
             self._shelf.put(parked._replace(reply=parked.reply[:_LONGEST_REPLY]))
             log.error("%s is not sent any more: %s; see 'vmctl parked list'", parked.key, parked.reply)
 
     def _forget(self, parked: Parked) -> None:
         self._shelf.drop(parked.packet)
-        self._index.drop_fault(parked.key)
+        self._index.drop_fault(NO_FILE + parked.key)
         self._spool.unpark(parked.packet)
 
     # What a person orders

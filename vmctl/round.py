@@ -142,9 +142,11 @@ class Round:
             moved = [bool(post.tick(automatic=False)) for post in posts]
             in_step = one.note_step() and other.note_step()
             if not any(moved) and ((turn >= greeted - 1 and not any(said)) or (turn >= greeted and in_step)):
-                if not (in_step and self._kept_house(posts)):
+                if in_step and not self._kept_house(posts):
                     break
-                greeted = turn + 1 + _GREETINGS
+                if not in_step and (turn > _MOST_TURNS // 2 or all(post.stuck for post in posts)):
+                    break
+                greeted = turn + 1 + _GREETINGS  # what each knows of the other may be of before the last mail
             if any(moved):
                 for post, to in ((one, other), (other, one)):
                     self._ship(post, to, always=True)

@@ -80,10 +80,6 @@ class Shelf:
         rows = self._run(f"SELECT packet, key, version, facts FROM parked WHERE {_STALE}")  # noqa: S608
         return [Parked(row[0], row[1], row[2], **json.loads(row[3])) for row in rows]
 
-    def has(self, key: str, version: str) -> bool:
-        """Whether a version of a record, or a piece of its recording, is set aside."""
-        return self._run("SELECT 1 FROM parked WHERE key = ? AND version = ?", (key, version)).fetchone() is not None
-
     def owed(self) -> tuple[int, int | None]:
         """How many records the peer lacks that will be sent by themselves, and the number of the oldest change in these.
 

@@ -942,7 +942,9 @@ def restore_version(world, name):
     key = world.chance.choice(keys)
     version = world.chance.choice(index.history.of(key)).number
     note = by_outcome(world, name, "set back", world.documents(name, [key]))
-    return ordered(world, name, f"{key} back to {version}", [key], lambda d: Undo(d._replica, d).restore(key, version), note)
+    return ordered(
+        world, name, f"{key} back to {version}", [key], lambda d: Undo(d._replica, d).restore(key, version), note
+    )
 
 
 @act("undo", 2)
@@ -1006,7 +1008,9 @@ def set_timers(world, name):
     key = f"mailbox/{box}"
     value = {kind: world.chance.choice((0, 24, 240)) for kind in ("new", "old", "saved")} | {"deleted": 720}
     note = simple(world, name, "set timers", keeps=True, writes={"timers": value})
-    return ordered(world, name, f"timers of {key} {value}", [key], lambda d: d.set_mailbox(box, {"timers": value}), note)
+    return ordered(
+        world, name, f"timers of {key} {value}", [key], lambda d: d.set_mailbox(box, {"timers": value}), note
+    )
 
 
 @act("age", 3)

@@ -92,7 +92,9 @@ class Ledger:
     def note(self, name, key, what, *, seen=None, maybe=False, **how):
         """An act was done at a server, having seen `seen`, or all that is known there."""
         seen = frozenset(self.know(name, key)) if seen is None else frozenset(seen)
-        how["writes"] = tuple(sorted(((field, plain(value)) for field, value in how.get("writes", {}).items()), key=lambda item: item[0]))
+        how["writes"] = tuple(
+            sorted(((field, plain(value)) for field, value in how.get("writes", {}).items()), key=lambda item: item[0])
+        )
         perhaps = frozenset(self.perhaps(name, key) | self._maybe(key)) - seen
         act = Act(len(self.acts) + 1, key, name, what, seen, perhaps=perhaps, **how)
         self.acts[act.number] = act

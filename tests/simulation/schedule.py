@@ -14,7 +14,22 @@ from .invariants import check_step, come_to_rest
 from .ledger import Violation
 from .world import NAMES, ROOM, World
 
-KINDS = ("records", "crash", "disk", "net", "clock", "hand", "damage", "memory", "mount", "unreadable", "undo", "boxes", "age", "overwrite")
+KINDS = (
+    "records",
+    "crash",
+    "disk",
+    "net",
+    "clock",
+    "hand",
+    "damage",
+    "memory",
+    "mount",
+    "unreadable",
+    "undo",
+    "boxes",
+    "age",
+    "overwrite",
+)
 RARE = {
     "memory": 0.25, "mount": 0.2, "unreadable": 0.2, "damage": 0.3, "age": 0.25, "overwrite": 0.15, "undo": 0.3, "boxes": 0.3,
 }  # fmt: skip

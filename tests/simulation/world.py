@@ -18,9 +18,9 @@ from unittest import mock
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from vmctl import config as config_room
+from vmctl import database, network, pin
 from vmctl import desk as desk_room
 from vmctl import index as index_room
-from vmctl import database, network, pin
 from vmctl.clock import Clock
 from vmctl.desk import Desk
 from vmctl.errors import MailRefused, PeerUnreachable, RecordError, StoreError, SyncError, VmctlError
