@@ -916,6 +916,10 @@ def mount(world, name):
 
 def by_outcome(world, name, what, before):
     """Tells the ledger what an order did, by the documents before and after."""
+    for key, hand in world.hand[name].items():  # taken in first
+        if key in before and not is_torn(hand):
+            values = before[key] | hand["writes"]
+            before[key] = {field: value for field, value in values.items() if value != ABSENT}
 
     def note(*, maybe, keys):
         for key in keys if maybe is not None else ():
@@ -961,8 +965,9 @@ def take_conflict(world, name):
     world.settled.add(key)
     if world.chance.random() < 0.3:
         return f"conflict of {key} dropped: {world.product(name, lambda: Undo(machine.post.replica, world.desk(name)).drop(ident))}"
-    note = by_outcome(world, name, "take what lost", world.documents(name, [key]))
-    return ordered(world, name, f"take what lost of {key}", [key], lambda d: Undo(d._replica, d).take(ident), note)
+    keys = [other for other in world.ledger.keys() if other == key or f"/{parse_key(key).name}/" in other]
+    note = by_outcome(world, name, "take what lost", world.documents(name, keys))
+    return ordered(world, name, f"take what lost of {key}", keys, lambda d: Undo(d._replica, d).take(ident), note)
 
 
 @act("boxes", 1)
