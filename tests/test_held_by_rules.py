@@ -229,7 +229,7 @@ def test_a_document_that_fits_no_mail_keeps_nothing_else_back(tight: Wire, recor
     tight.exchange()
     assert [sorted(left.values())] * 2 == [sorted(tight.messages("2001", name)) for name in SERVERS]
     assert ["callflow/large"] == [key for key, *_ in tight.a.index.pending()]
-    fault = next(fault for fault in tight.a.index.faults() if fault["path"] == "callflow/large")
+    fault = next(fault for fault in tight.a.index.faults() if fault["path"] == "vmctl:callflow/large")
     assert "mail.max" in fault["mend"]
     tight.desk().set_callflow("large", "greet: hello\n")
     tight.in_step()
