@@ -275,16 +275,17 @@ def test_a_message_left_meanwhile_brings_its_mailbox_back_and_is_listed(wire, bo
     assert expected == at_both(wire, lambda name: listed(wire, name))
 
 
-def test_both_servers_bring_a_mailbox_back_as_one_conflict(wire, box, recording):
-    """Their mails cross: each takes the deletion back itself, and still one conflict is listed, on both."""
+def test_a_mailbox_is_brought_back_by_whoever_knows_that_all_of_its_deletion_is_here(wire, box, recording):
+    """Their mails cross: the deleter knows at once, the other server only when nothing of the deleter is under way."""
     wire.desk().delete_mailbox(box)
     wire.desk("secondary").leave(box, recording())
     for name in SERVERS:
         wire.send(name)
     wire.deliver()
-    assert [1, 1] == [len(listed(wire, name)) for name in SERVERS]
+    assert [1, 0] == [len(listed(wire, name)) for name in SERVERS]
     wire.in_step()
     assert 1 == len(at_both(wire, lambda name: listed(wire, name)))
+    assert ["2001"] == at_both(wire, lambda name: wire.servers[name].store.names("mailbox"))
 
 
 def test_a_greeting_set_meanwhile_brings_its_mailbox_back(wire, box, recording):

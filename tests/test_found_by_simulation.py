@@ -8,7 +8,8 @@ from simulation.invariants import come_to_rest
 from simulation.schedule import Profile
 from simulation.world import NAMES, SETTLE, World
 
-from vmctl.model import ABSENT
+from vmctl import outbox
+from vmctl.model import ABSENT, message_key
 
 A, B = NAMES
 
@@ -179,3 +180,50 @@ def test_a_file_that_cannot_be_looked_at_after_it_was_written_is_named(world):
     world.machines[A].side.unreadable.clear()
     come_to_rest(world)
     assert world.at(A, f"mailboxes/2001/messages/{ident}.json").exists()
+
+
+def test_a_mailbox_stays_deleted_while_the_deletions_of_its_messages_are_still_on_their_way(world, monkeypatch):
+    """What went with a mailbox comes in many mails, the mailbox's own deletion first: none of it brings it back."""
+    idents = [world.message("2001") for _ in range(3)]
+    world.exchange()
+    monkeypatch.setattr(outbox, "MOST_RECORDS", 1)
+    world.desk(A).delete_mailbox("2001")
+    for parcel in world.machines[A].post.parcels(always=True):
+        world.machines[A].post.deliver(parcel)
+        world.take(world.machines[B])
+        assert not world.at(B, "mailboxes/2001/mailbox.yaml").exists()
+    come_to_rest(world)
+    for name in NAMES:
+        assert not world.at(name, "mailboxes/2001").exists()
+        assert [] == world.machines[name].index.keys("kind = 'conflict'")
+        assert {False} == {world.machines[name].index.get(message_key("2001", one)).record.lives for one in idents}
+
+
+def test_what_was_left_in_a_mailbox_that_a_dead_server_deleted_brings_it_back(world):
+    """The server that deleted it has started over since: the other one does not wait for its word for ever."""
+    world.desk(A).delete_mailbox("2001")
+    for parcel in world.machines[A].post.parcels(always=True):
+        world.machines[A].post.deliver(parcel)
+    ident = world.message("2001", B)
+    lose_index(world, A)
+    world.take(world.machines[B])
+    come_to_rest(world)
+    assert [True, True] == [world.at(name, f"mailboxes/2001/messages/{ident}.json").exists() for name in NAMES]
+    assert [True, True] == [world.at(name, "mailboxes/2001/mailbox.yaml").exists() for name in NAMES]
+
+
+def test_what_a_person_saves_over_a_change_that_no_file_showed_yet_is_listed(world):
+    """A command is killed between its commit and its file, a person edits the old file: what lost is in the conflicts."""
+    machine = world.machines[A]
+    path = world.at(A, "mailboxes/2001/mailbox.yaml")
+    text = path.read_bytes()
+    machine.side.crash_at = machine.side.steps + 3
+    assert "crash" == world.product(A, lambda: world.desk(A).set_mailbox("2001", {"name": "Bob"}))
+    assert text == path.read_bytes()
+    world.now += 1_000_000
+    world.disk.put(path, text.replace(b"Ada", b"Cleo"))
+    world.look(A)
+    come_to_rest(world)
+    for name in NAMES:
+        listed = [entry.record.document for entry in world.machines[name].index.entries("kind = 'conflict'")]
+        assert [("Cleo", "Bob")] == [(one["won"]["is"], one["lost"]["is"]) for one in listed]

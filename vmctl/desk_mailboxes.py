@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from vmctl.desk import Desk, refuse_purged
 from vmctl.entry import Entry
 from vmctl.errors import AlreadyExists, BadValue, NotFound, StoreBusy
+from vmctl.merge import deletions
 from vmctl.model import (
     CALLFLOW,
     GREETING,
@@ -64,7 +65,7 @@ class MailboxDesk(Desk):
                     hint=f"single messages come back with 'vmctl message restore {extension} ID'",
                 )
             refuse_purged(entry.record, f"mailbox {extension}")
-            acts = _acts(entry.record)
+            acts = deletions(entry.record)
             inside = [one for one in self._index.in_mailbox(extension) if _went_with(one.record, acts)]
             for one in inside:
                 if parse_key(one.record.key).kind == MESSAGE:
@@ -141,14 +142,9 @@ class MailboxDesk(Desk):
         return found
 
 
-def _acts(dead: Record) -> set[tuple[str, int]]:
-    """The changes that deleted a record: they are above what its deleters had seen."""
-    return {(by, number) for by, number in dead.vector.items() if number > dead.deleted.get(by, 0)}
-
-
-def _went_with(record: Record, acts: set[tuple[str, int]]) -> bool:
+def _went_with(record: Record, acts: set[Tick]) -> bool:
     """Whether a record is dead by one of these changes, and can be restored."""
-    return not record.lives and not record.is_purged and not acts.isdisjoint(_acts(record))
+    return not record.lives and not record.is_purged and not acts.isdisjoint(deletions(record))
 
 
 def _key_in(key: str, extension: str) -> str:

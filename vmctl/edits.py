@@ -12,7 +12,19 @@ from typing import TYPE_CHECKING, Any
 from vmctl.delta import changed_fields
 from vmctl.entry import Entry
 from vmctl.merge import conflicts, left_in_deleted, merge
-from vmctl.model import MESSAGE, Field, Record, Tick, canonical, created, deleted, edited, mailbox_key, restored
+from vmctl.model import (
+    MESSAGE,
+    Field,
+    Record,
+    Tick,
+    Vector,
+    canonical,
+    created,
+    deleted,
+    edited,
+    mailbox_key,
+    restored,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from vmctl.clock import Clock
@@ -53,7 +65,7 @@ class Edits:
                 self._put(replace(entry, shown=record if record.kind != MESSAGE else state or shown_before))
                 return
             changes = changed_fields(shown_before.document, document)
-            self._edit(entry, edited(shown_before, changes, self._tick(), min(at, wall)))
+            self._edit(entry, edited(shown_before, changes, self._tick(), min(at, wall)), shown_before.vector)
 
     def gone(self, keys: list[str]) -> None:
         """The files of records are gone for good: their deletion is one change of this server, as somebody's act was one."""
@@ -124,14 +136,15 @@ class Edits:
                 self._put(replace(entry, shown=state if record.kind == MESSAGE else record))
                 return
             # made here by hand while the peer's was on its way: both were made without knowing the other
-            self._edit(entry, state or created(record.key, document, self._tick(), at))
+            mine = state or created(record.key, document, self._tick(), at)
+            self._edit(entry, mine, state.vector if state else {})
         elif state is not None and not int(self._index.meta("full_scan", "0")):
             # a new index meets the file of a message that the peer or a tombstone knows as deleted: nobody put it there
             self._put(replace(entry, record=merge(record, state), shown=state))
         elif state is not None and not whole:
             # an application wrote its older copy back without the recording: an edit of what it held, no restore
             changes = changed_fields(state.document, document)
-            self._edit(entry, edited(state, changes, self._tick(), at) if changes else state)
+            self._edit(entry, edited(state, changes, self._tick(), at) if changes else state, state.vector)
         elif record.kind == MESSAGE:
             alive = restored(record, self._tick())
             changes = changed_fields(record.document, document)
@@ -142,9 +155,13 @@ class Edits:
             alive = created(record.key, document, self._tick(), at, before=record)
             self._put(replace(entry, record=alive, shown=alive))
 
-    def _edit(self, entry: Entry, mine: Record) -> None:
-        """The file shows `mine`, made without having seen what the index took in meanwhile."""
-        self._list_conflicts(entry.record, mine)
+    def _edit(self, entry: Entry, mine: Record, seen: Vector) -> None:
+        """The file shows `mine`, made of what was `seen`, and not of what the index took in meanwhile.
+
+        That may be a change of this very server, whose file was not written yet: so the vector of `mine`, in which its
+        own number stands for all that are below, does not tell what was seen.
+        """
+        self._list_conflicts(entry.record, replace(mine, vector=seen))
         self._put(replace(entry, record=merge(entry.record, mine), shown=_as_in_file(mine)))
 
     def _list_conflicts(self, record: Record, mine: Record) -> None:

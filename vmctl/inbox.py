@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from vmctl.answers import Answers
 from vmctl.entry import Entry
+from vmctl.identity import server_of
 from vmctl.mail_parts import one_line
-from vmctl.merge import conflicts, holds, left_in_deleted, merge, merge_fields
+from vmctl.merge import conflicts, deletions, holds, left_in_deleted, merge, merge_fields
 from vmctl.model import (
-    GREETING,
-    MAILBOX,
-    MESSAGE,
     Record,
     Tick,
     Vector,
@@ -105,7 +103,6 @@ class Inbox:
             forgetful = current and self._has_forgotten(mail)
             for value in mail.records if not forgetful else ():
                 self._record_or_hold(value, taken)
-            self._bring_mailboxes_back(taken)
             if current:
                 taken.fresh = self._heard(mail)
                 if mail.peer_incarnation == self._index.meta("incarnation") and not forgetful:
@@ -114,6 +111,24 @@ class Inbox:
                 if taken.fresh:
                     self._doubt.take(mail)
                 self._journal(mail)
+        return taken
+
+    def bring_mailboxes_back(self) -> Taken:
+        """What was put into a mailbox while it was being deleted on the other server brings the mailbox back.
+
+        Not before all is here that was deleted with it: that comes in many mails, in any order.
+        """
+        taken = Taken()
+        with self._index.transaction():
+            for extension in self._index.deleted_with_content():
+                entry = self._index.get(mailbox_key(extension))
+                if entry is None or not all(map(self._holds_up_to, deletions(entry.record))):
+                    continue
+                inside = (inner.record for inner in self._index.in_mailbox(extension))
+                if (conflict := left_in_deleted(entry.record, inside)) is not None:
+                    self._put(replace(entry, record=restored(entry.record, self._tick())), taken)
+                    self._list(conflict, taken)
+                    log.warning("mailbox %s is back: something was put into it while it was deleted", extension)
         return taken
 
     def _heard(self, mail: SyncMail) -> bool:
@@ -266,21 +281,15 @@ class Inbox:
             self._put(Entry(conflict), taken)
             taken.conflicts.append(conflict.key)
 
-    def _bring_mailboxes_back(self, taken: Taken) -> None:
-        """What was put into a mailbox while it was being deleted on the other server brings the mailbox back."""
-        keys = list(map(parse_key, taken.changed))
-        boxes = {key.name for key in keys if key.kind == MAILBOX}
-        boxes |= {str(key.mailbox) for key in keys if key.kind in {MESSAGE, GREETING}}
-        for extension in sorted(boxes):
-            entry = self._index.get(mailbox_key(extension))
-            if entry is None or entry.record.lives:
-                continue
-            inside = (inner.record for inner in self._index.in_mailbox(extension))
-            if (conflict := left_in_deleted(entry.record, inside)) is None:
-                continue
-            self._put(replace(entry, record=restored(entry.record, self._tick())), taken)
-            self._list(conflict, taken)
-            log.warning("mailbox %s is back: something was put into it while it was deleted", extension)
+    def _holds_up_to(self, change: Tick) -> bool:
+        """Whether everything is here that the server of a change had done by then.
+
+        What it did in a past life it offers anew in the present one, so all that it has offered has to be here.
+        """
+        mine, peer = self._index.meta("incarnation"), self._index.meta("peer_incarnation")
+        if server_of(change.by) == server_of(mine):
+            return True
+        return self._index.tombstones.bound(peer) >= (change.number if change.by == peer else 1)
 
     def _tick(self) -> Tick:
         return Tick(self._index.next_number(self._clock.wall()), self._index.meta("incarnation"))

@@ -47,7 +47,8 @@ CREATE INDEX IF NOT EXISTS pending ON records (rank, number) WHERE base IS NOT '
 CREATE INDEX IF NOT EXISTS todo ON records (rank, key) WHERE todo;
 CREATE INDEX IF NOT EXISTS by_audio ON records (audio) WHERE audio IS NOT NULL;
 CREATE INDEX IF NOT EXISTS by_name ON records (name) WHERE kind = 'message';
-CREATE INDEX IF NOT EXISTS by_mailbox ON records (mailbox, kind);
+DROP INDEX IF EXISTS by_mailbox;
+CREATE INDEX IF NOT EXISTS inside ON records (mailbox, kind, lives);
 CREATE TABLE IF NOT EXISTS files (
     path TEXT PRIMARY KEY, folder TEXT NOT NULL, size INTEGER NOT NULL, mtime INTEGER NOT NULL, ctime INTEGER NOT NULL,
     inode INTEGER NOT NULL, digest TEXT NOT NULL) WITHOUT ROWID;
@@ -265,6 +266,12 @@ class Index:
     def in_mailbox(self, extension: str) -> list[Entry]:
         """The entries of a mailbox's greetings and messages."""
         return list(self.entries("mailbox = ? AND kind IN ('greeting', 'message')", (extension,)))
+
+    def deleted_with_content(self) -> list[str]:
+        """The extensions of deleted mailboxes that something lives in."""
+        query = """SELECT substr(key, 9) FROM dead WHERE key > 'mailbox/' AND key < 'mailbox0' AND EXISTS (
+            SELECT 1 FROM records WHERE mailbox = substr(dead.key, 9) AND kind IN ('greeting', 'message') AND lives)"""
+        return [row[0] for row in self._run(query)]
 
     def with_audio(self, sha256: str) -> list[Entry]:
         """The entries that name a recording."""

@@ -94,7 +94,7 @@ def _of_index(root: Path, name: str) -> str | None:
         return None
     index = Index.open(path)
     try:
-        of = index.meta("incarnation").rpartition("-")[0]
+        of = identity.server_of(index.meta("incarnation"))
     finally:
         index.close()
     return of if of and of != name else None

@@ -113,6 +113,11 @@ def _digest(audio: Field) -> str:
     return sha256 if isinstance(sha256, str) and sha256.isascii() and sha256.isalnum() else ""
 
 
+def deletions(dead: Record) -> set[Tick]:
+    """The changes that deleted a record: they are above what its deleters had seen."""
+    return {Tick(number, by) for by, number in dead.vector.items() if number > dead.deleted.get(by, 0)}
+
+
 def left_in_deleted(mailbox: Record, inside: Iterable[Record]) -> Record | None:
     """The deletion of a mailbox that has to be taken back: somebody put a message or greeting into it meanwhile.
 

@@ -28,8 +28,8 @@ ORDERED = "vmctl reindex"
 def remembers(index: Index, whose: identity.Identity) -> bool:
     """Whether an index is the memory of the store's present life. Raises IndexDamaged for that of another server."""
     of = index.meta("incarnation")
-    if of and of.rpartition("-")[0] != whose.server:
-        raise IndexDamaged(f"the index in the store of {whose.server} is that of {of.rpartition('-')[0]}")
+    if of and identity.server_of(of) != whose.server:
+        raise IndexDamaged(f"the index in the store of {whose.server} is that of {identity.server_of(of)}")
     return of == whose.incarnation
 
 

@@ -197,6 +197,8 @@ class Replica:
             taken = [mail for path in self.spool.waiting() if (mail := self._take_one(path)) is not None]
             if any(mail.fresh for mail in taken):
                 self._watch_clock()
+            if (back := self.inbox.bring_mailboxes_back()).changed:
+                taken.append(back)
             return Intake(taken, self.applier.apply_all())
 
     def _take_one(self, path: Path) -> Taken | None:

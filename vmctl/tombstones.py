@@ -108,6 +108,10 @@ class Tombstones:
         if number > bounds.get(incarnation, 0):
             self._set_note(_BOUNDS, bounds | {incarnation: number})
 
+    def bound(self, incarnation: str) -> int:
+        """The number up to which every change of an incarnation is here, or was; 0 where none is known."""
+        return int((self._note(_BOUNDS) or {}).get(incarnation, 0))
+
     def was_dropped(self, record: Record, mine: str, last: int) -> bool:
         """Whether a living record that is unknown here was deleted here, and forgotten since.
 

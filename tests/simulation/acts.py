@@ -24,7 +24,7 @@ from vmctl.undo import Undo
 
 from .files import has_file, is_torn, read_document, yaml_text
 from .learning import learn
-from .ledger import ABSENT, Violation
+from .ledger import ABSENT, Violation, plain
 from .world import NAMES, SETTLE
 
 ACTS = {}
@@ -279,6 +279,7 @@ def delete_mailbox(world, name):
     keys = [f"mailbox/{box}", *inside]
     shown = {key: world.shown(name, key) for key in keys}  # where a file lags behind, only what it shows was seen
     known = {key: set(world.ledger.know(name, key)) for key in keys}
+    loose = {key for key in keys if world.hand[name].get(key, {}).get("loose")}
 
     def note(*, maybe, keys):
         if maybe is not None:
@@ -290,6 +291,7 @@ def delete_mailbox(world, name):
                     deletes=True,
                     maybe=maybe,
                     seen=shown[key] | (world.ledger.know(name, key) - known[key]),
+                    also=known[key] if key in loose else (),
                 )
 
     return ordered(world, name, f"delete mailbox/{box} with {len(inside)}", keys, lambda d: d.delete_mailbox(box), note)
@@ -544,8 +546,8 @@ def _edited(world, name, key, path, document, change, how, sync):
     text = yaml_text(key, document)
     pending = world.hand[name].get(key)
     old = pending["old"] if pending else path.read_bytes() if path.exists() else None
+    seen = pending["seen"] if pending else world.shown(name, key) | _evident(world, name, key, path)
     world.disk.put(path, text, how, sync=sync)
-    seen = pending["seen"] if pending else world.shown(name, key)
     writes = (pending["writes"] if pending else {}) | change
     if new:
         writes = dict.fromkeys(world.ledger.fields(key, name), ABSENT) | writes
@@ -562,6 +564,17 @@ def _edited(world, name, key, path, document, change, how, sync):
     world.hand[name][key]["loose"] = bool(pending and pending.get("loose"))
 
 
+def _evident(world, name, key, path):
+    """The acts whose values a file shows, whatever a crash left undone, and what those had seen."""
+    document = read_document(path) if path.exists() else None
+    there = [
+        act
+        for act in world.ledger.of(world.ledger.know(name, key))
+        if act.writes and document and all(plain(document.get(field, ABSENT)) == value for field, value in act.writes)
+    ]
+    return {number for act in there for number in {act.number, *act.seen}}
+
+
 @act("hand", 0.7)
 def half_an_edit(world, name):
     """A person's editor has written half of a file; a scan looks at it; then the editor writes the rest."""
@@ -570,7 +583,10 @@ def half_an_edit(world, name):
         return "half an edit: nothing is there"
     text = yaml_text(key, document)
     world.disk.put(path, text[: world.chance.randrange(len(text))] + b"\n", "inplace", sync=False)
+    pending = world.hand[name].pop(key, None)  # what was saved before is in the new text, too
     end = world.turn(name, send=False)
+    if pending is not None:
+        world.hand[name][key] = pending
     _edited(world, name, key, path, document, change, "inplace", sync=True)
     return f"half an edit of {key} at {name}: {change}, turn {end}"
 
@@ -659,7 +675,7 @@ def _remove(world, name, key, *, sync):
     if kind == "message":  # with the file goes the recording
         lost = world.damaged.setdefault(key, set())
         lost.add(name)
-        if not (world.machines[world.other(name)].root / f"mailboxes/{mailbox}/messages/{ident}.wav").exists():
+        if not _holds_recording(world, world.other(name), key):
             lost.add(world.other(name))
     world.hand[name].pop(key, None)
     if key in world.dropped[name]:
@@ -670,6 +686,14 @@ def _remove(world, name, key, *, sync):
             "paths": [path for path in paths if kind != "message" or path.suffix == ".json"],
             "power": False,
         }
+
+
+def _holds_recording(world, name, key):
+    """Whether a server has the recording of a message, be it under another extension or aside."""
+    root = world.machines[name].root
+    wanted = world.ledger.recordings([key])
+    places = [*(root / "mailboxes").glob("*/messages/*.wav"), *(root / ".vmctl/audio").glob("*")]
+    return any(sha(path.read_bytes()) in wanted for path in places)
 
 
 @act("hand", 0.4)

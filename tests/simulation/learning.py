@@ -9,7 +9,7 @@ from .ledger import ABSENT, require
 def learn(world, machine):
     """What people did to files is an act from the moment when a scan has taken it in."""
     name, ledger = machine.name, world.ledger
-    lives = {key: bool(alive) for key, alive in machine.index._db.execute("SELECT key, lives FROM records")}
+    lives = _lives(machine)
     for key, how in list(world.dropped[name].items()):
         if lives.get(key):
             ledger.note(name, key, "dropped in", keeps=True, writes=how["writes"], seen=())
@@ -17,7 +17,7 @@ def learn(world, machine):
         elif not (machine.root / machine.post.replica.store.path(key)).exists():
             require(how["power"] and not how["sync"], f"{name}: the file of {key} went before a scan saw it")
             del world.dropped[name][key]
-    _brought_back(world, name, lives)
+    brought_back(world, machine)
     for key, removed in list(world.removed[name].items()):
         if lives.get(key) is False:
             ledger.note(name, key, "rm", deletes=True, seen=removed["seen"])
@@ -35,9 +35,14 @@ def learn(world, machine):
             numbers -= births
 
 
-def _brought_back(world, name, lives):
+def _lives(machine):
+    """Which records an index has, and whether they live."""
+    return {key: bool(alive) for key, alive in machine.index._db.execute("SELECT key, lives FROM records")}
+
+
+def brought_back(world, machine):
     """A message or greeting that nobody had seen brings its deleted mailbox back, with it what the mailbox was."""
-    ledger = world.ledger
+    name, ledger, lives = machine.name, world.ledger, _lives(machine)
     for key in ledger.keys("mailbox/"):
         if not lives.get(key) or not ledger.must_be_gone(key, [name]):
             continue

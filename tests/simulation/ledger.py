@@ -89,13 +89,13 @@ class Ledger:
         """The acts on a record that its file at a server showed last."""
         return self.memory[name].shown.get(key, frozenset())
 
-    def note(self, name, key, what, *, seen=None, maybe=False, **how):
-        """An act was done at a server, having seen `seen`, or all that is known there."""
+    def note(self, name, key, what, *, seen=None, also=(), maybe=False, **how):
+        """An act was done at a server, having seen `seen`, or all that is known there, and perhaps `also`."""
         seen = frozenset(self.know(name, key)) if seen is None else frozenset(seen)
         how["writes"] = tuple(
             sorted(((field, plain(value)) for field, value in how.get("writes", {}).items()), key=lambda item: item[0])
         )
-        perhaps = frozenset(self.perhaps(name, key) | self._maybe(key)) - seen
+        perhaps = frozenset(self.perhaps(name, key) | self._maybe(key) | set(also)) - seen
         act = Act(len(self.acts) + 1, key, name, what, seen, perhaps=perhaps, **how)
         self.acts[act.number] = act
         if maybe:
@@ -137,6 +137,10 @@ class Ledger:
     def keys(self, prefix=""):
         """The records that anything was done to."""
         return sorted({act.key for act in self.acts.values() if act.key.startswith(prefix)})
+
+    def recordings(self, keys):
+        """The recordings (SHA-256) that some records were ever given."""
+        return {act.value("audio") for act in self.acts.values() if act.key in keys and act.sets("audio")}
 
     def of(self, numbers):
         """Acts by their numbers, in order."""

@@ -28,7 +28,7 @@ from vmctl.post import DAEMON, Post
 from vmctl.replica import Replica
 
 from .disk import Crash, Disk, Side
-from .learning import learn
+from .learning import brought_back, learn
 from .ledger import Ledger, Violation
 from .network import Network
 
@@ -301,6 +301,7 @@ class World:
         machine.post.take()
         self.refresh_rolled(machine)
         self.ledger.take_spool(machine.name, machine.index.meta("incarnation"))
+        brought_back(self, machine)
 
     def send(self, machine, *, always=False, anew=False, most=1000):
         """A server sends what is due, as its loop does; gives how many mails left."""
