@@ -138,7 +138,7 @@ class Edits:
             # made here by hand while the peer's was on its way: both were made without knowing the other
             mine = state or created(record.key, document, self._tick(), at)
             self._edit(entry, mine, state.vector if state else {})
-        elif state is not None and not int(self._index.meta("full_scan", "0")):
+        elif state is not None and self._index.is_new:
             # a new index meets the file of a message that the peer or a tombstone knows as deleted: nobody put it there
             self._put(replace(entry, record=merge(record, state), shown=state))
         elif state is not None and not whole:
@@ -152,8 +152,25 @@ class Edits:
                 replace(entry, record=edited(alive, changes, self._tick(), at) if changes else alive, shown=state)
             )
         else:
+            self._anew(entry, document, at)
+
+    def _anew(self, entry: Entry, document: dict[str, Any], at: int) -> None:
+        """A file that people edit is there, and its record was deleted: somebody has made it anew.
+
+        Not where a new index meets it, and it is older than the deletion: then it was always there. What it says still
+        counts, as the deletion may not have seen it.
+        """
+        record = entry.record
+        if not self._index.is_new or at >= record.changed_at:
             alive = created(record.key, document, self._tick(), at, before=record)
             self._put(replace(entry, record=alive, shown=alive))
+            return
+        shown = created(record.key, document, self._tick(), at)
+        said = replace(shown, kept={}, vector={})
+        if not _equal(record.document, document):
+            self._list_conflicts(record, said)
+            record = merge(record, replace(said, vector=shown.vector))
+        self._put(replace(entry, record=record, shown=shown))
 
     def _edit(self, entry: Entry, mine: Record, seen: Vector) -> None:
         """The file shows `mine`, made of what was `seen`, and not of what the index took in meanwhile.

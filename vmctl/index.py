@@ -91,6 +91,11 @@ class Index:
         except FileNotFoundError:
             return False
 
+    @property
+    def is_new(self) -> bool:
+        """Whether no scan has looked at all of the store yet: what is in it need not be new."""
+        return not int(self.meta("full_scan", "0"))
+
     @classmethod
     def open(cls, path: Path, *, create: bool = False) -> Self:
         """Open the index, or make an empty one. Raises StoreUnusable, IndexDamaged or StoreNewer."""

@@ -28,7 +28,7 @@ def set_back(store: Format, index: Index, walk: Walk, folders: Iterable[str]) ->
 
     `folders` are the message folders to look into. A new index knows of nothing that was there before.
     """
-    if not int(index.meta("full_scan", "0")):
+    if index.is_new:
         return {}
     known = index.hand_files()
     found = {

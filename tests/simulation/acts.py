@@ -31,6 +31,7 @@ ACTS = {}
 BOXES = ("200", "201", "202")
 GREETING_NAMES = ("busy", "name")
 FLOWS = ("day", "night")
+SERVICE = "voicemail"  # which the config names, and every new mailbox gets
 
 
 class Deed:
@@ -240,7 +241,7 @@ def make_mailbox(world, name):
     key = f"mailbox/{box}"
     document = {"name": f"n{world.number()}", "quota": 1000 + world.number()}
     known = dict.fromkeys(world.ledger.fields(key, name), ABSENT)
-    note = simple(world, name, "create", keeps=True, writes=known | document)
+    note = simple(world, name, "create", keeps=True, writes=known | document | {"service": SERVICE})
     return ordered(world, name, f"create {key}", [key], lambda desk: desk.create_mailbox(box, dict(document)), note)
 
 
@@ -258,9 +259,12 @@ def set_mailbox(world, name):
     ]
     if field == "email" and world.chance.random() < 0.3:
         value = ABSENT
-    writes = {} if value == ABSENT and field not in world.ledger.fields(key, name) else {field: value}
     change = {field: GONE if value == ABSENT else value}
-    note = simple(world, name, f"set {field}", keeps=True, writes=writes)
+
+    def note(*, maybe, keys):
+        writes = {} if value == ABSENT and field not in world.ledger.fields(key, name) else {field: value}
+        simple(world, name, f"set {field}", keeps=True, writes=writes)(maybe=maybe, keys=keys)
+
     return ordered(world, name, f"set {key} {field}={value}", [key], lambda desk: desk.set_mailbox(box, change), note)
 
 
@@ -302,7 +306,9 @@ def set_setting(world, name):
     """A setting is set."""
     field = world.chance.choice(("defaults.language", "voice.volume", "voice.speed"))
     value = f"v{world.number()}"
-    note = simple(world, name, f"set {field}", keeps=True, writes={field: value})
+    gone = world.ledger.must_be_gone("settings", [name])  # made anew: none of what was there before comes back
+    known = dict.fromkeys(world.ledger.fields("settings", name), ABSENT) if gone else {}
+    note = simple(world, name, f"set {field}", keeps=True, writes=known | {field: value})
     return ordered(world, name, f"set {field}={value}", ["settings"], lambda d: d.set_settings({field: value}), note)
 
 
@@ -722,6 +728,9 @@ def away_for_a_moment(world, name):
         with world.disk.by_hand():
             world.disk.rename(aside, path)
             world.disk.sync_folder(path.parent)
+        if not world.documents(name, [key]):  # deleted meanwhile, by the other server: it is made anew, with all it says
+            for field, value in (read_document(path) or {}).items():
+                world.ledger.note(name, key, "put back", writes={field: value}, maybe=True, keeps=True)
     return f"{key} is away for a moment at {name}: {end}"
 
 
@@ -952,6 +961,8 @@ def by_outcome(world, name, what, before):
                 continue
             values, former = now or {}, was or {}
             changed = {field for field in values.keys() | former.keys() if values.get(field) != former.get(field)}
+            if was is None:  # it is as it is now in every field, whatever was known of it
+                changed |= world.ledger.fields(key, name)
             writes = {field: values.get(field, ABSENT) for field in changed} if now is not None else {}
             world.ledger.note(name, key, what, keeps=now is not None, deletes=now is None, writes=writes, maybe=maybe)
 

@@ -25,11 +25,13 @@ def learn(world, machine):
             if key.startswith("mailbox/"):
                 _mailbox_gone(world, name, key, lives)
         elif any(path.exists() for path in removed["paths"]):
-            del world.removed[name][key]  # a power cut brought it back, or vmctl wrote it again
+            # a power cut brought it back; or it was deleted, and written again for what nobody had seen
+            ledger.note(name, key, "rm", deletes=True, seen=removed["seen"], maybe=True)
+            del world.removed[name][key]
     for key, hand in list(world.hand[name].items()):
         _learn_edit(world, machine, key, hand)
     for key, numbers in world.ledger.maybe.items():
-        if lives.get(key) and not any(act.keeps for act in ledger.of(ledger.know(name, key))):
+        if lives.get(key) and not any(act.keeps for act in ledger.of(ledger.know(name, key) | ledger.perhaps(name, key))):
             births = {number for number in numbers if ledger.acts[number].keeps and ledger.acts[number].server == name}
             ledger.know(name, key).update(births)
             numbers -= births

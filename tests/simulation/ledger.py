@@ -125,7 +125,8 @@ class Ledger:
         """A server took all that it had answered with 250.
 
         A mail for a former life of its memory may say what changed since a version that it does not hold any more:
-        that is left and asked for anew.
+        that is left and asked for anew. So may one for a server that was put back from a backup, and does not know yet:
+        its present life is None.
         """
         memory = self.memory[name]
         for brought, sure, to in memory.spooled:

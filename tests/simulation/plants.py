@@ -13,6 +13,7 @@ from vmctl.absence import Absences
 from vmctl.answers import Answers
 from vmctl.errors import StoreUnusable
 from vmctl.index import Index
+from vmctl.purge import Housekeeper
 from vmctl.replica import Replica
 from vmctl.store.native import NativeStore
 
@@ -165,6 +166,25 @@ _left = outbox.Outbox.left
 @plant(Index, "add_want", "records net memory", fates=LOSSY)
 def wants_forgotten(self, key):
     """A record whose base is missing is not asked for."""
+
+
+@plant(
+    inbox.Inbox, "_holds_up_to", "records net", fates=LOSSY | {"refused": 2.0}, seeds=300,
+    more={"delete_mailbox": 6.0, "make_mailbox": 3.0},
+)  # fmt: skip
+def mailbox_back_too_early(_self, _change):
+    """A deleted mailbox is brought back by what was deleted with it, and is still on its way."""
+    return True
+
+
+@plant(Housekeeper, "_purge", "age", seeds=300, more={"delete": 3.0, "keep_house": 3.0, "days_pass": 2.0})
+def purge_not_replicated(self, kept):
+    """What is purged at one server can be restored at the other for ever."""
+    with self._index.transaction():
+        for key in kept.purged:
+            entry = self._index.get(key)
+            gone = model.purged(entry.record, self._tick())
+            self._index.put(replace(entry, record=gone, base=gone), self._replica.clock.wall())
 
 
 # Files that people and applications have their hands on

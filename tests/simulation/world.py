@@ -300,7 +300,8 @@ class World:
         """A server takes in what its spool holds."""
         machine.post.take()
         self.refresh_rolled(machine)
-        self.ledger.take_spool(machine.name, machine.index.meta("incarnation"))
+        life = machine.index.meta("incarnation")
+        self.ledger.take_spool(machine.name, None if machine.name in self.rolled else life)
         brought_back(self, machine)
 
     def send(self, machine, *, always=False, anew=False, most=1000):
