@@ -45,14 +45,19 @@ class Contact:
         """The peer's newest challenge, to be echoed."""
         return (self._index.note("peer_challenge") or {}).get("nonce")
 
-    def take(self, mail: SyncMail) -> bool:
-        """Note what a mail says of the peer; tells whether it is fresh: it echoes a challenge that still counts."""
+    def asked(self, mail: SyncMail) -> bool:
+        """Note the challenge of a mail, to be echoed; tells whether it is the newest of its incarnation."""
         last = self._index.note("peer_challenge") or {}
         number = (mail.checkpoint or {}).get("number", 0)  # not the time: the peer's clock may be set back
-        newest = number >= last.get("number", 0) or mail.incarnation != last.get("incarnation")
-        if newest:
-            value = {"nonce": mail.challenge, "number": number, "incarnation": mail.incarnation}
-            self._index.set_note("peer_challenge", value)
+        if number < last.get("number", 0) and mail.incarnation == last.get("incarnation"):
+            return False
+        value = {"nonce": mail.challenge, "number": number, "incarnation": mail.incarnation}
+        self._index.set_note("peer_challenge", value)
+        return True
+
+    def take(self, mail: SyncMail) -> bool:
+        """Note what a mail says of the peer; tells whether it is fresh: it echoes a challenge that still counts."""
+        newest = self.asked(mail)
         issued = self._issued(mail.echo)
         if issued is None:
             return False
@@ -83,6 +88,11 @@ class Contact:
             if nonce == echo and of_boot == boot and 0 <= now - steady < self._after:
                 return float(steady)
         return None
+
+    def answers_since(self, mail: SyncMail, since: list[Any] | None) -> bool:
+        """Whether a mail echoes a challenge that was issued since a moment: its steady time, and of which boot."""
+        issued = self._issued(mail.echo)
+        return issued is not None and (since is None or since[1] != self._clock.boot() or issued > since[0])
 
     def silent_for(self) -> float | None:
         """Seconds since the challenge was issued that the peer echoed last; None if it was not heard in this start."""

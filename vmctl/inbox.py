@@ -148,32 +148,46 @@ class Inbox:
     # Who speaks
 
     def _peer_incarnation(self, mail: SyncMail) -> bool:
-        """Whether the mail is from the peer's present incarnation; a new one voids what was believed of the peer."""
-        name = mail.incarnation
-        current = self._index.meta("peer_incarnation")
-        if name == current:
-            return True
+        """Whether the mail is from the peer's present incarnation; a new one voids what was believed of the peer.
+
+        One that is not known is taken for new. It may be an old one, of which this server has lost the memory, in a mail
+        that was long under way: so it is proven only by an answer to what was asked since it is taken for the present one.
+        Until then such an answer from another life shows that the peer lives on as that.
+        """
+        name, current = mail.incarnation, self._index.meta("peer_incarnation")
         past = self._index.note("peer_past") or []
+        if name == current:
+            if self._contact.answers_since(mail, self._index.note("peer_since")):
+                self._index.set_meta("peer_proven", name)
+            return True
         if name in past:
-            self._refute(mail)
-            return False  # a delayed mail: its records still count, what it says of the peer does not
+            if current == self._index.meta("peer_proven"):
+                self._refute(mail)
+                return False
+            self._contact.asked(mail)  # it is answered, so that its sender can prove that it lives
+            if not self._contact.answers_since(mail, self._index.note("peer_since")):
+                return False  # a delayed mail: its records still count, what it says of the peer does not
         if current:
-            self._index.set_note("peer_past", [*past, current][-_PAST_INCARNATIONS:])
+            past = [*(one for one in past if one != name), current]
+            self._index.set_note("peer_past", past[-_PAST_INCARNATIONS:])
             self._index.forget_bases()
             self._index.set_note("peer_checkpoint", None)
             self._outbox.forget_sent()
             log.warning("the peer has a new incarnation: everything is offered to it again")
         self._index.set_meta("peer_incarnation", name)
+        self._index.set_note("peer_since", [self._clock.steady(), self._clock.boot()])
         return True
 
     def _refute(self, mail: SyncMail) -> None:
         """A mail of a past incarnation that is younger than all of the present one: the peer was rolled back to it.
 
-        It finds that out by the echo of a checkpoint that it never gave.
+        It finds that out by the echo of a checkpoint that it never gave, and issues again what it did above all that
+        is known here of that incarnation.
         """
         theirs, newest = mail.checkpoint or {}, self._index.note("peer_checkpoint") or {}
         if isinstance(theirs.get("number"), int) and theirs["number"] > newest.get("number", 0):
-            self._index.set_note("peer_checkpoint", theirs | {"nonce": _FORGOTTEN, "above": 0})
+            above = self._index.newest_by(mail.incarnation)
+            self._index.set_note("peer_checkpoint", theirs | {"nonce": _FORGOTTEN, "above": above})
 
     @staticmethod
     def _forgotten_number(mail: SyncMail) -> int:

@@ -305,6 +305,11 @@ class Index:
             FROM records WHERE key > 'mailbox/' AND key < 'mailbox0'"""  # noqa: S608
         return [(name, service, json.loads(timers)) for name, service, timers in self._run(query)]
 
+    def newest_by(self, incarnation: str) -> int:
+        """The number of the newest change of an incarnation in all records; 0 where there is none."""
+        path = f'$.vector."{incarnation}"'
+        return int(self._run("SELECT max(json_extract(state, ?)) FROM records", (path,)).fetchone()[0] or 0)
+
     def todo(self) -> list[str]:
         """The keys whose files are to be written, the most needed first."""
         return [row[0] for row in self._run("SELECT key FROM records WHERE todo ORDER BY rank, key")]

@@ -22,7 +22,7 @@ from vmctl.overwrite import remember, set_back
 from vmctl.purge import Housekeeper
 from vmctl.undo import Undo
 
-from .files import has_file, is_torn, read_document, yaml_text
+from .files import has_file, is_there, is_torn, read_document, yaml_text
 from .learning import learn
 from .ledger import ABSENT, Violation, plain
 from .world import NAMES, SETTLE
@@ -103,6 +103,7 @@ def ordered(world, name, words, keys, call, note, *, at=None):
         return f"{words}: {name} is down"
     before = world.versions(name, keys)
     doubtful = any(key in world.hand[name] or key in world.dropped[name] for key in keys)
+    saved = [key for key in keys if key in world.hand[name] and is_there(world.hand[name][key])]
     if world.chance.random() < 0.2:  # a process of its own beside the daemon
 
         def do():
@@ -119,11 +120,11 @@ def ordered(world, name, words, keys, call, note, *, at=None):
         how = world.dropped[name].pop(key)
         world.ledger.note(name, key, "dropped in", keeps=True, writes=how["writes"], seen=())
     if end == "ok":
-        _taken_before(world, name, keys)
+        _taken_before(world, name, saved)
         note(maybe=False, keys=keys)
     else:
         after = world.versions(name, keys)
-        _taken_before(world, name, [key for key in keys if before.get(key) != after.get(key)])
+        _taken_before(world, name, [key for key in saved if before.get(key) != after.get(key)])
         done = [key for key in keys if before.get(key) != after.get(key)]
         if done:
             note(maybe=doubtful, keys=done)
@@ -135,9 +136,8 @@ def ordered(world, name, words, keys, call, note, *, at=None):
 def _taken_before(world, name, keys):
     """A command first takes in what a person saved into the file."""
     for key in keys:
-        hand = world.hand[name].get(key)
-        if hand is not None and not is_torn(hand):
-            del world.hand[name][key]
+        hand = world.hand[name].pop(key, None)
+        if hand is not None:
             world.ledger.note(
                 name, key, "edit", keeps=True, writes=hand["writes"], seen=hand["seen"], maybe=hand.get("loose", False)
             )
@@ -728,7 +728,9 @@ def away_for_a_moment(world, name):
         with world.disk.by_hand():
             world.disk.rename(aside, path)
             world.disk.sync_folder(path.parent)
-        if not world.documents(name, [key]):  # deleted meanwhile, by the other server: it is made anew, with all it says
+        if not world.documents(
+            name, [key]
+        ):  # deleted meanwhile, by the other server: it is made anew, with all it says
             for field, value in (read_document(path) or {}).items():
                 world.ledger.note(name, key, "put back", writes={field: value}, maybe=True, keeps=True)
     return f"{key} is away for a moment at {name}: {end}"
@@ -950,7 +952,7 @@ def mount(world, name):
 def by_outcome(world, name, what, before):
     """Tells the ledger what an order did, by the documents before and after."""
     for key, hand in world.hand[name].items():  # taken in first
-        if key in before and not is_torn(hand):
+        if key in before and is_there(hand):
             values = before[key] | hand["writes"]
             before[key] = {field: value for field, value in values.items() if value != ABSENT}
 

@@ -21,10 +21,21 @@ def yaml_text(key, document):
     return yaml.safe_dump(document).encode()
 
 
+def is_there(hand):
+    """Whether what a person wrote is still to be found: no power cut took it before it was synced."""
+    if hand["sync"] or not hand["power"]:
+        return True
+    return hand["path"].exists() and hand["path"].read_bytes() == hand["text"]
+
+
 def is_torn(hand):
-    """Whether a power cut left neither what a person wrote, and did not sync, nor what was there before."""
+    """Whether a power cut left a part of what a person wrote, and did not sync: neither that nor what was there before."""
+    if hand["sync"] or not hand["power"]:
+        return False
     there = hand["path"].read_bytes() if hand["path"].exists() else None
-    return hand["power"] and not hand["sync"] and there not in (hand["text"], hand["old"])
+    if there in (hand["text"], hand["old"]):
+        return False
+    return there is None or hand["text"].startswith(there) or not there.strip(b"\0")
 
 
 def read_document(path):

@@ -95,7 +95,11 @@ def come_to_rest(world):
         ends, said = [], world.counts["mails"]
         for name in NAMES:
             accept = turn < 8 or turn % 8 == 0
-            ends.append(world.turn(name, full=turn in (0, 8), accept=accept, always=turn < 3 or turn % 8 == 5, anew=turn in (0, 4, 9)))
+            ends.append(
+                world.turn(
+                    name, full=turn in (0, 8), accept=accept, always=turn < 3 or turn % 8 == 5, anew=turn in (0, 4, 9)
+                )
+            )
             check_step(world)
             if turn % 8 == 3:
                 world.product(name, lambda: retry_parked(world.machines[name]))  # noqa: B023 - called at once

@@ -19,7 +19,8 @@ def learn(world, machine):
             del world.dropped[name][key]
     brought_back(world, machine)
     for key, removed in list(world.removed[name].items()):
-        if lives.get(key) is False:
+        entry = machine.index.get(key)
+        if entry is not None and (not entry.record.lives or entry.shown is None):  # what nobody had seen may keep it
             ledger.note(name, key, "rm", deletes=True, seen=removed["seen"])
             del world.removed[name][key]
             if key.startswith("mailbox/"):
@@ -31,7 +32,9 @@ def learn(world, machine):
     for key, hand in list(world.hand[name].items()):
         _learn_edit(world, machine, key, hand)
     for key, numbers in world.ledger.maybe.items():
-        if lives.get(key) and not any(act.keeps for act in ledger.of(ledger.know(name, key) | ledger.perhaps(name, key))):
+        if lives.get(key) and not any(
+            act.keeps for act in ledger.of(ledger.know(name, key) | ledger.perhaps(name, key))
+        ):
             births = {number for number in numbers if ledger.acts[number].keeps and ledger.acts[number].server == name}
             ledger.know(name, key).update(births)
             numbers -= births

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import queue
+import signal
 import time
 from collections import Counter
 
@@ -16,7 +17,8 @@ _BATCH = 20
 def soak(state, seeds, first=None, jobs=2, seconds=float("inf"), *, show=print):
     """Run so many seeds for at most so long; gives the exit code: 1 where a schedule failed.
 
-    `state` is a directory: `next` holds the first seed that was not run, `<seed>.json` a schedule that failed.
+    `state` is a directory: `next` holds the first seed that was not run, `<seed>.json` a schedule that failed. One that
+    is interrupted tells what it has found so far, and the next one goes on from there.
     """
     state.mkdir(exist_ok=True)
     start = first if first is not None else _next(state)
@@ -27,33 +29,42 @@ def soak(state, seeds, first=None, jobs=2, seconds=float("inf"), *, show=print):
     workers = [multiprocessing.Process(target=_work, args=(work, results), daemon=True) for _ in range(jobs)]
     for worker in workers:
         worker.start()
-    running, highest = 0, start
+    under_way, highest = set(), start
     try:
         while True:
-            while running < jobs + 1 and time.monotonic() - began < seconds and (batch := next(todo, None)) is not None:
+            while (
+                len(under_way) < jobs + 1
+                and time.monotonic() - began < seconds
+                and (batch := next(todo, None)) is not None
+            ):
                 work.put((batch, min(batch + _BATCH, last)))
-                running += 1
-            if not running:
+                under_way.add(batch)
+            if not under_way:
                 break
             try:
-                stop, count, found, bad = results.get(timeout=1)
+                begin, stop, found, bad = results.get(timeout=1)
             except queue.Empty:
                 if not all(worker.is_alive() for worker in workers):
                     raise RuntimeError("a worker died") from None
                 continue
-            running, done, highest = running - 1, done + count, max(highest, stop)
+            under_way.remove(begin)
+            done, highest = done + stop - begin, max(highest, stop)
             counts.update(found)
             for seed, (failure, schedule) in bad.items():
                 failures[seed] = failure
                 (state / f"{seed}.json").write_text(schedule)
                 show(f"seed {seed}: {failure.strip().splitlines()[-1][:300]}")
+    except KeyboardInterrupt:
+        show("interrupted")
+        for worker in workers:
+            worker.terminate()
     finally:
         for _ in workers:
             work.put(None)
         for worker in workers:
             worker.join(10)
     if first is None:
-        (state / "next").write_text(str(highest))
+        (state / "next").write_text(str(min(under_way, default=highest)))
     _report(start, highest, done, time.monotonic() - began, counts, failures, show)
     return 1 if failures else 0
 
@@ -64,6 +75,7 @@ def _next(state):
 
 
 def _work(work, results):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the one who waits for the results
     while (batch := work.get()) is not None:
         counts, bad = Counter(), {}
         for seed in range(*batch):
@@ -72,7 +84,7 @@ def _work(work, results):
             counts.update(outcome.counts)
             if outcome.failure:
                 bad[seed] = (outcome.failure, schedule.as_json())
-        results.put((batch[1], batch[1] - batch[0], counts, bad))
+        results.put((*batch, counts, bad))
     remove_directory()
     clean()
 
