@@ -29,7 +29,7 @@ FLOORS = (
     "merge delta fields callflow evidence journal entry config_values mail_json mail_words store.pool sender receiver tombstones clocks",
     "history housekeeping shelf",
     "roles index config_keys mail_content store.documents store.format",
-    "failover config_checks mail store.native edits doubt",
+    "failover config_checks mail store.native edits doubt graves",
     # the way of the data: scan, ship, take in, apply
     "config absence leaving proof setback",
     "scan",

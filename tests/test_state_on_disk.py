@@ -110,6 +110,15 @@ def test_a_mail_with_a_deletion(wire, steps, recording):
     assert block("A mail with a deletion comes") == steps
 
 
+def test_a_mail_with_a_deletion_of_a_callflow(wire, steps):
+    """What tells a new index of the deletion is there before the file goes."""
+    wire.desk().set_callflow("main", "greet: hello\n")
+    wire.in_step()
+    sent(wire, lambda desk: desk.delete_callflow("main"))
+    comes(wire, steps)
+    assert block("A mail with a deletion of a callflow comes") == steps
+
+
 def test_a_message_is_left(wire, steps, recording):
     """The document is the last file, and the command returns after the commit."""
     steps.clear()

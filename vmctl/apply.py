@@ -15,6 +15,7 @@ from vmctl import durable
 from vmctl.audio import digest_of
 from vmctl.entry import Entry, audio_of
 from vmctl.errors import RecordError, StoreUnusable
+from vmctl.graves import Graves
 from vmctl.leaving import take_back
 from vmctl.model import CONFLICT, KINDS, MESSAGE, canonical, parse_key
 
@@ -48,6 +49,7 @@ class Applier:
         self._pool = pool
         self._scanner = scanner
         self._clock = clock
+        self._graves = Graves(store)
         self._asides: list[Path] = []
 
     def apply_all(self) -> Applied:
@@ -63,7 +65,33 @@ class Applier:
                 for key in todo[start : start + _AT_ONCE]:
                     self._apply_one(key, done)
             self._drop_asides()
+        unburied = self._index.tombstones.unburied()
+        for start in range(0, len(unburied), _AT_ONCE):
+            with self._index.transaction():
+                for key in unburied[start : start + _AT_ONCE]:
+                    self._bury_one(key)
         return done
+
+    def _bury_one(self, key: str) -> None:
+        try:
+            self._bury(key)
+        except StoreUnusable as error:
+            path = self._graves.tomb(key).relative_to(self._store.root).as_posix()
+            self._index.set_fault(path, error.why or error.what, error.hint, self._clock.wall())
+
+    def _bury(self, key: str) -> None:
+        """Have the tomb of a record say what the index does, also of one that never had a file here.
+
+        Where the file of the record is not as it should be, yet, the tomb comes with that.
+        """
+        entry = self._index.get(key)
+        if entry is not None and entry.todo:
+            return
+        if entry is not None and not entry.record.lives and not entry.record.is_purged:
+            self._graves.dig(entry.record)
+        elif entry is None or entry.record.lives:
+            self._graves.fill(key)
+        self._index.tombstones.buried(key)
 
     def _apply_one(self, key: str, done: Applied) -> None:
         try:
@@ -87,6 +115,8 @@ class Applier:
                 return False  # a person is at it: when the file stands still it is merged first
         entry = self._index.get(key)
         if entry is None or not entry.todo:
+            if self._index.tombstones.is_unburied(key):
+                self._bury(key)
             return True
         if not entry.record.lives:
             self._remove(entry)
@@ -316,10 +346,8 @@ class Applier:
         # of a damaged message the shown document lacks the recording
         shown = audio_of(entry.shown.document if entry.shown else {}) or audio_of(entry.record.document)
         paths = [self._store.path(key, shown["format"] if shown else "wav")]
+        self._graves.dig(entry.record)
         if kind == MESSAGE:
-            tomb = self._store.state / "deleted" / paths[0]
-            durable.make_directory(tomb.parent)
-            durable.write(tomb, self._store.text(entry.record))
             durable.remove(self._store.root / paths[0])
         if shown is not None:
             paths.append(self._store.audio_path(key, shown["format"]))
@@ -329,13 +357,12 @@ class Applier:
         elif shown is not None:
             self._pool.take_in(last, digest_of(last)[0])
         elif self._store.is_edited(kind):
-            kept = self._store.state / "deleted" / paths[0]
-            durable.make_directory(kept.parent)
-            durable.move(last, kept)
+            durable.move(last, self._graves.document(key))
         with self._index.transaction():
             for path in paths:
                 self._index.drop_file(path)
             self._index.put(replace(entry, shown=None), self._clock.wall())
+            self._index.tombstones.buried(key)
         self._tidy(paths[0])
 
     def _shown(self, entry: Entry, path: str, digest: str) -> None:
@@ -343,9 +370,8 @@ class Applier:
             self._index.set_file(path, self._store.look_now(self._store.root / path), digest)
             self._index.put(replace(entry, shown=entry.record), self._clock.wall())
             self._index.drop_fault(path)
-        tomb = self._store.state / "deleted" / path
-        if tomb.exists():
-            durable.remove(tomb)
+        if self._index.tombstones.is_unburied(entry.record.key):
+            self._bury(entry.record.key)
 
     def _tidy(self, path: str) -> None:
         """Remove the folders that a deleted mailbox leaves empty."""

@@ -16,6 +16,7 @@ from vmctl import durable
 from vmctl.clocks import Reading, why_untrusted
 from vmctl.errors import JournalError
 from vmctl.fields import STATUSES
+from vmctl.graves import Graves
 from vmctl.housekeeping import AT_ONCE, Aged, Timers, due, latest, plan
 from vmctl.model import CONFLICT, KINDS, MAILBOX, SETTINGS, SETTINGS_KEY, Record, Tick, deleted, parse_key, purged
 
@@ -222,7 +223,8 @@ class Housekeeper:
         graves = self._index.tombstones
         for key, sha256 in graves.unswept(AT_ONCE):
             if key.partition("/")[0] in KINDS:
-                grave = self._replica.store.state / "deleted" / self._replica.store.path(key)
+                grave = Graves(self._replica.store).document(key)
+                Graves(self._replica.store).fill(key)
                 durable.remove(grave)
                 durable.remove_empty(grave.parent)
             if sha256 is not None:
