@@ -11,10 +11,11 @@ from vmctl.index import Index
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/store.md").read_text("utf-8")
-ACTS = ("write", "create", "exchange", "move", "copy", "write_at", "append", "remove", "keep")
+ACTS = ("write", "create", "exchange", "move", "copy", "write_at", "append", "remove", "keep", "place")
 PLACES = (
     (r"\.vmctl/spool/\d+-[0-9a-z]+\.eml", ".vmctl/spool/MAIL"),
     (r"\.vmctl/replaced/.+", ".vmctl/replaced/FILE"),
+    (r"\.vmctl/placing/.+", ".vmctl/placing/FILE"),
     (r"[0-9a-f]{64}", "SHA256"),
     (r"(?<=messages/)[\w-]+(?=\.)", "ID"),
     (r"/\S+/recording-\d+\.wav", "/the/recording"),
