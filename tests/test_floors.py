@@ -24,14 +24,14 @@ FLOORS = (
     "errors clock",
     "names durable database backoff ranges refusals",
     # values and what opens them, each knowing the ground only
-    "model view pin audio identity spool contact faults trouble schedule ways mail_parts yamltext keys watch",
+    "model view pin audio identity spool contact faults trouble schedule ways mail_parts yamltext keys watch deferrals",
     # what is computed from values, and where they are kept
     "merge delta fields callflow evidence journal entry config_values mail_json mail_words store.pool sender receiver tombstones clocks",
     "history housekeeping shelf",
     "roles index config_keys mail_content store.documents store.format",
-    "failover config_checks mail store.native edits doubt",
+    "failover config_checks mail store.native edits doubt graves",
     # the way of the data: scan, ship, take in, apply
-    "config absence leaving proof setback",
+    "config absence leaving placing proof setback",
     "scan",
     "apply parked",
     "asking packing writing",

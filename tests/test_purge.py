@@ -309,3 +309,98 @@ def test_a_crash_after_the_purge_leaves_no_files(wire, box, recording, monkeypat
     wire.crash("primary")
     wire.keep()
     assert (0, []) == (pool(wire), tombs(wire))
+
+
+# Recordings of which not all has come
+
+
+@pytest.fixture
+def slim(tmp_path, no_fsync):
+    """Two servers as above, whose mails are as small as the config allows."""
+    made = Wire(tmp_path / "slim", SETTINGS | {"mail.max": "64kB", "limits.document": "4kB"})
+    made.start_roles()
+    made.desk().create_mailbox("2001", {"name": "Ada"})
+    made.in_step()
+    yield made
+    made.close()
+
+
+def half_sent(wire, source):
+    """Leave a long message of which the record and one piece arrive, and no more; its id."""
+    ident = wire.desk().leave("2001", source)
+    for parcel in wire.a.outbox.parcels():
+        wire.a.outbox.left(parcel)
+        wire.b.receive(parcel.raw)
+        if parcel.load.pieces:
+            break
+    wire.b.take()
+    return ident
+
+
+def unfinished(wire, name="secondary"):
+    """The recordings of which a server has a part only: by their files, and by its index."""
+    replica = wire.servers[name]
+    files = [path.name.removesuffix(".part") for path in (replica.store.state / "audio").glob("*.part")]
+    return sorted(files), replica.index.parts.recordings()
+
+
+def quiet(wire, days):
+    """So many days pass in which mails say what was decided and bring no recording."""
+    wire.clock.advance(days * DAY)
+    for _ in range(4):
+        for name in wire.servers:
+            for parcel in wire.servers[name].outbox.parcels(always=True):
+                wire.servers[name].outbox.left(parcel)
+                if not parcel.load.audio:
+                    wire.under_way.append((wire.other(name), parcel.raw))
+        wire.deliver()
+    for name in wire.servers:
+        wire.keep(name)
+
+
+def test_parts_of_a_recording_that_nobody_wants_any_more_go(slim, recording):
+    """As long as the message can be restored its part stays; purged, it goes, with what is known of it on both sides."""
+    ident = half_sent(slim, recording(frames=90_000))
+    files, known = unfinished(slim)
+    assert 1 == len(files)
+    assert (files, files) == (known, slim.a.index.offers.recordings())
+    slim.desk().delete_message("2001", ident)
+    quiet(slim, 1.5)
+    assert (files, files) == unfinished(slim)
+    for _ in range(3):
+        quiet(slim, 1)
+    assert ([], []) == unfinished(slim)
+    assert [] == slim.a.index.offers.recordings()
+
+
+def test_parts_of_a_recording_that_is_awaited_stay(slim, recording):
+    """However long the rest takes: what came of it need not come again, and the message is whole in the end."""
+    source = recording(frames=90_000)
+    ident = half_sent(slim, source)
+    before = unfinished(slim)
+    for _ in range(3):
+        quiet(slim, 2)
+    assert before == unfinished(slim)
+    slim.in_step()
+    assert ([], []) == unfinished(slim)
+    path = slim.root("secondary") / f"mailboxes/2001/messages/{ident}.wav"
+    assert source.read_bytes() == path.read_bytes()
+
+
+def test_a_part_that_came_lately_stays_and_one_whose_recording_is_here_goes(slim, recording):
+    """Pieces may overtake the record that names them; what came whole in another way needs no part."""
+    stray, source = "a" * 64, recording()
+    slim.desk("secondary").leave("2001", source)
+    (whole,) = slim.b.index._run("SELECT audio FROM records WHERE kind = 'message'").fetchone()
+    for sha256 in (stray, whole):
+        slim.b.pool.put_part(sha256, 0, b"part")
+        with slim.b.index.transaction():
+            slim.b.index.parts.add(sha256, 0, 4)
+    slim.clock.advance(0.9 * DAY)
+    slim.exchange()
+    slim.keep("secondary")
+    assert (sorted((stray, whole)), sorted((stray, whole))) == unfinished(slim)
+    slim.clock.advance(0.2 * DAY)
+    slim.exchange()
+    slim.keep("secondary")
+    assert ([], []) == unfinished(slim)

@@ -11,10 +11,11 @@ from vmctl.index import Index
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/store.md").read_text("utf-8")
-ACTS = ("write", "create", "exchange", "move", "copy", "write_at", "append", "remove", "keep")
+ACTS = ("write", "create", "exchange", "move", "copy", "write_at", "append", "remove", "keep", "place")
 PLACES = (
     (r"\.vmctl/spool/\d+-[0-9a-z]+\.eml", ".vmctl/spool/MAIL"),
     (r"\.vmctl/replaced/.+", ".vmctl/replaced/FILE"),
+    (r"\.vmctl/placing/.+", ".vmctl/placing/FILE"),
     (r"[0-9a-f]{64}", "SHA256"),
     (r"(?<=messages/)[\w-]+(?=\.)", "ID"),
     (r"/\S+/recording-\d+\.wav", "/the/recording"),
@@ -108,6 +109,15 @@ def test_a_mail_with_a_deletion(wire, steps, recording):
     sent(wire, lambda desk: desk.delete_message("2001", ident))
     comes(wire, steps)
     assert block("A mail with a deletion comes") == steps
+
+
+def test_a_mail_with_a_deletion_of_a_callflow(wire, steps):
+    """What tells a new index of the deletion is there before the file goes."""
+    wire.desk().set_callflow("main", "greet: hello\n")
+    wire.in_step()
+    sent(wire, lambda desk: desk.delete_callflow("main"))
+    comes(wire, steps)
+    assert block("A mail with a deletion of a callflow comes") == steps
 
 
 def test_a_message_is_left(wire, steps, recording):

@@ -15,8 +15,10 @@ from vmctl import durable
 from vmctl.audio import digest_of
 from vmctl.entry import Entry, audio_of
 from vmctl.errors import RecordError, StoreUnusable
+from vmctl.graves import Graves
 from vmctl.leaving import take_back
 from vmctl.model import CONFLICT, KINDS, MESSAGE, canonical, parse_key
+from vmctl.placing import Placing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,13 +50,15 @@ class Applier:
         self._pool = pool
         self._scanner = scanner
         self._clock = clock
+        self._graves = Graves(store)
+        self._placing = Placing(store, clock)
         self._asides: list[Path] = []
 
     def apply_all(self) -> Applied:
         """Write every file that lags behind the index.
 
         What was written is noted in one commit for many files: after a crash `reconcile` finds the others by their
-        content.
+        content, and those that have gone since by their marks.
         """
         done = Applied()
         todo = self._index.todo()
@@ -63,11 +67,38 @@ class Applier:
                 for key in todo[start : start + _AT_ONCE]:
                     self._apply_one(key, done)
             self._drop_asides()
+            self._placing.noted()
+        unburied = self._index.tombstones.unburied()
+        for start in range(0, len(unburied), _AT_ONCE):
+            with self._index.transaction():
+                for key in unburied[start : start + _AT_ONCE]:
+                    self._bury_one(key)
         return done
+
+    def _bury_one(self, key: str) -> None:
+        try:
+            self._bury(key)
+        except StoreUnusable as error:
+            path = self._graves.tomb(key).relative_to(self._store.root).as_posix()
+            self._index.set_fault(path, error.why or error.what, error.hint, self._clock.wall())
+
+    def _bury(self, key: str) -> None:
+        """Have the tomb of a record say what the index does, also of one that never had a file here.
+
+        Where the file of the record is not as it should be, yet, the tomb comes with that.
+        """
+        entry = self._index.get(key)
+        if entry is not None and entry.todo:
+            return
+        if entry is not None and not entry.record.lives and not entry.record.is_purged:
+            self._graves.dig(entry.record)
+        elif entry is None or entry.record.lives:
+            self._graves.fill(key)
+        self._index.tombstones.buried(key)
 
     def _apply_one(self, key: str, done: Applied) -> None:
         try:
-            (done.written if self.apply(key) else done.waiting).append(key)
+            (done.written if self._apply(key, marked=True) else done.waiting).append(key)
         except StoreUnusable as error:  # one odd file must not keep all others from being written
             why = f"{error.what} ({error.why})" if error.why else error.what
             self._index.set_fault(self._store.path(key), why, error.hint, self._clock.wall())
@@ -81,16 +112,25 @@ class Applier:
 
     def apply(self, key: str) -> bool:
         """Write the file of one record; tells whether it shows the record now."""
+        marked = not self._index.in_transaction  # what is not committed is not written again after a crash
+        shows = self._apply(key, marked=marked)
+        if marked:
+            self._placing.noted()
+        return shows
+
+    def _apply(self, key: str, *, marked: bool) -> bool:
         if not self._as_last_seen(key):
             self._scanner.look_at(key)
             if not self._as_last_seen(key):
                 return False  # a person is at it: when the file stands still it is merged first
         entry = self._index.get(key)
         if entry is None or not entry.todo:
+            if self._index.tombstones.is_unburied(key):
+                self._bury(key)
             return True
         if not entry.record.lives:
             self._remove(entry)
-        elif not self._write(entry):
+        elif not self._write(entry, marked=marked):
             return False
         return True
 
@@ -137,7 +177,7 @@ class Applier:
             return entry is None or entry.shown is None or not entry.record.lives
         return known is not None and known[0] == look
 
-    def _write(self, entry: Entry) -> bool:
+    def _write(self, entry: Entry, *, marked: bool) -> bool:
         record = entry.record
         kind = parse_key(record.key).kind
         path = self._store.path(record.key)
@@ -159,14 +199,20 @@ class Applier:
         if kind == MESSAGE:
             self._index.expect_folder(self._store.folder(str(parse_key(record.key).mailbox)))  # should all of it go
             data = self._store.text(record)
-            durable.write(self._store.root / path, data)
+            if marked and entry.shown is None and self._store.look(path) is None:
+                self._placing.write(record, path, data)
+            else:
+                durable.write(self._store.root / path, data)
             self._shown(entry, path, hashlib.sha256(data).hexdigest())
         else:
             self._shown(entry, target, audio["sha256"])
         return True
 
     def recover(self) -> None:
-        """Finish what a crash cut off, before anything else is made of the files: see `_exchange` and `reconcile`."""
+        """Finish what a crash cut off, before anything else is made of the files.
+
+        See `_exchange`, `reconcile` and `Placing`.
+        """
         take_back(self._store, self._index, self._pool)
         self._asides.clear()
         folder = self._store.state / "replaced"
@@ -174,6 +220,21 @@ class Applier:
             path, _, rest = aside.name.rpartition(".")[0].rpartition(".")
             self._recover_one(aside, path.replace("%", "/"), rest)
         self.reconcile()
+        self._recover_placed()
+
+    def _recover_placed(self) -> None:
+        """Note what was written and has changed or gone since: the next scan finds that out, and what it means."""
+        placed = self._placing.left()
+        if placed:
+            with self._index.transaction():
+                for key, version in placed:
+                    entry = self._index.get(key)
+                    if entry is None or entry.shown is not None or entry.record.version != version:
+                        continue
+                    if entry.record.lives:
+                        self._index.expect_folder(self._store.folder(str(parse_key(key).mailbox)))
+                        self._index.put(replace(entry, shown=entry.record), self._clock.wall())
+        self._placing.clear()
 
     def _recover_one(self, aside: Path, path: str, expected: str) -> None:
         """A file that was put aside: find out whether it was replaced, and whether a person saved into it before."""
@@ -316,10 +377,8 @@ class Applier:
         # of a damaged message the shown document lacks the recording
         shown = audio_of(entry.shown.document if entry.shown else {}) or audio_of(entry.record.document)
         paths = [self._store.path(key, shown["format"] if shown else "wav")]
+        self._graves.dig(entry.record)
         if kind == MESSAGE:
-            tomb = self._store.state / "deleted" / paths[0]
-            durable.make_directory(tomb.parent)
-            durable.write(tomb, self._store.text(entry.record))
             durable.remove(self._store.root / paths[0])
         if shown is not None:
             paths.append(self._store.audio_path(key, shown["format"]))
@@ -329,13 +388,12 @@ class Applier:
         elif shown is not None:
             self._pool.take_in(last, digest_of(last)[0])
         elif self._store.is_edited(kind):
-            kept = self._store.state / "deleted" / paths[0]
-            durable.make_directory(kept.parent)
-            durable.move(last, kept)
+            durable.move(last, self._graves.document(key))
         with self._index.transaction():
             for path in paths:
                 self._index.drop_file(path)
             self._index.put(replace(entry, shown=None), self._clock.wall())
+            self._index.tombstones.buried(key)
         self._tidy(paths[0])
 
     def _shown(self, entry: Entry, path: str, digest: str) -> None:
@@ -343,9 +401,8 @@ class Applier:
             self._index.set_file(path, self._store.look_now(self._store.root / path), digest)
             self._index.put(replace(entry, shown=entry.record), self._clock.wall())
             self._index.drop_fault(path)
-        tomb = self._store.state / "deleted" / path
-        if tomb.exists():
-            durable.remove(tomb)
+        if self._index.tombstones.is_unburied(entry.record.key):
+            self._bury(entry.record.key)
 
     def _tidy(self, path: str) -> None:
         """Remove the folders that a deleted mailbox leaves empty."""

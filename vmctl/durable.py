@@ -83,6 +83,46 @@ def write(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         fsync_directory(path.parent)
 
 
+def place(mark: Path, path: Path, data: bytes, told: bytes, *, mode: int = 0o600) -> None:
+    """Put `data` at `path` as `write` does, and have `mark`, which holds `told`, say of a killed process how far it came.
+
+    The file waits beside the mark for its rename: see `was_placed`. Nobody waits for the mark to be durable, so it
+    means nothing after a power cut. Whoever has noted that the file is there calls `unmark`.
+    """
+    waiting = _waiting(mark)
+    with disk_faults(path):
+        temp = _new_file(mark, data, mode)
+        try:
+            _rename(temp, waiting)
+            fd = _open(mark, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+            try:
+                _write(fd, told)
+            finally:
+                os.close(fd)
+            _rename(waiting, path)
+        except BaseException:
+            unmark(mark)
+            _discard(temp)
+            raise
+        fsync_directory(path.parent)
+
+
+def was_placed(mark: Path) -> bool:
+    """Whether what belongs to a mark that a killed process left was at its place, be it there still or not."""
+    return mark.exists() and not _waiting(mark).exists()
+
+
+def unmark(mark: Path) -> None:
+    """Forget a mark. It goes before the file that waits beside it: alone it would say that the file was placed."""
+    with disk_faults(mark):
+        _discard(mark)
+        _discard(_waiting(mark))
+
+
+def _waiting(mark: Path) -> Path:
+    return mark.with_name(f"{mark.name}.new")
+
+
 def create(path: Path, data: bytes, *, mode: int = 0o600) -> bool:
     """Put `data` at `path` unless something is there already; tells whether it did."""
     with disk_faults(path):

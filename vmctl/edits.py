@@ -102,7 +102,10 @@ class Edits:
         """A tombstone that a new index does not know: its record must not come back."""
         entry = self._index.get(dead.key)
         self._witness(dead)
-        self._put(Entry(dead) if entry is None else replace(entry, record=merge(entry.record, dead)))
+        record = dead if entry is None else merge(entry.record, dead)
+        self._put(Entry(record) if entry is None else replace(entry, record=record))
+        if record.version == dead.version:
+            self._index.tombstones.buried(dead.key)
 
     def hide_pin(self, key: str) -> None:
         """The file still shows a plain PIN: it is to be written again, with the hash that the record has."""

@@ -28,6 +28,7 @@
     |   +-- CallflowFaults          37
     +-- SyncError                   40..49  the two servers together
     |   +-- PeerUnreachable         40  (try again)
+    |   |   +-- MailPutOff          40  (try again)
     |   +-- NotInStep               41  (try again)
     |   +-- StoresDiffer            42
     |   +-- MailRefused             43
@@ -293,6 +294,10 @@ class PeerUnreachable(SyncError):
     exit_code = 40
     retry = True
     hint = "start it with 'vmctl serve' there, or check its 'address' in vmctl.yaml; what is pending is kept"
+
+
+class MailPutOff(PeerUnreachable):
+    """The peer's server does not take a sync mail now."""
 
 
 class NotInStep(SyncError):

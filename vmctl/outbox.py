@@ -2,7 +2,8 @@
 
 Records that the peer has not acknowledged travel with the fields that changed since the version that it did
 acknowledge, or whole. Settings, callflows and mailboxes go first, then the newest messages; every fourth mail of a
-backlog takes the oldest, and pieces of long recordings come last. What is refused for good is found out, and parked.
+backlog takes the oldest, and pieces of long recordings come last. What is refused for good is found out, and parked;
+what is put off each time is gone around, and tried alone.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmctl.asking import Asker, Word
 from vmctl.backoff import backoff
+from vmctl.deferrals import Deferrals
 from vmctl.mail import MAX_AUDIO, estimate
 from vmctl.model import MESSAGE
 from vmctl.packing import MOST_RECORDS, Load, Packer, TooLarge, record_for
 from vmctl.ranges import Span, without
-from vmctl.refusals import STRIKES, Group, Piece, Refusals, Version
+from vmctl.refusals import BARE, STRIKES, Group, Piece, Refusals, Version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,6 +40,7 @@ log = logging.getLogger("vmctl.outbox")
 
 _OLDEST_EVERY = 4
 _LONGEST_RESEND = 3600.0
+_PUT_OFF = "put_off"
 
 
 @dataclass(slots=True)
@@ -91,6 +94,8 @@ class Outbox:
         self._packer = Packer(config, store, index, applier)
         self._asker = Asker(index, applier, doubt, clock)
         self._refusals = Refusals()
+        self._deferrals = Deferrals()
+        self._deferrals.restore(index.note(_PUT_OFF))
         self._evidence: dict[Thing, tuple[Parcel, str]] = {}
         self._sent: dict[str, _Sent] = {}
         self._due: tuple[deque[str], deque[str]] | None = None
@@ -103,14 +108,14 @@ class Outbox:
 
         `always` makes at least one, a heartbeat; `anew` also sends again what left and was not acknowledged yet.
         `request`, and what `status` gives at that moment, is added to each. Say what became of one (`left`, `refused`
-        or `too_large`; none of them: it is tried again) before the next is asked for.
+        `put_off` or `too_large`; none of them: it is tried again) before the next is asked for.
         """
         if anew:
             self._sent.clear()
         self._due, count = None, 0
         while True:
             urgent, messages = self._due = self._due or self._find_due()
-            group = self._refusals.next(others=bool(urgent or messages))
+            group = self._group(others=bool(urgent or messages))
             word = self._asker.word(self._packer.bound, eager=anew) if group is None else Word()
             facts = status() | word.as_json()
             load = Load(size=estimate([facts, request or {}]))
@@ -126,6 +131,13 @@ class Outbox:
             if group is None and not load and not self._asker.unfinished:
                 return
 
+    def _group(self, *, others: bool) -> Group | None:
+        """What the next mail brings: nothing, a group of suspects, or None for an ordinary mail."""
+        if self._deferrals.asks_for_a_bare_mail:
+            return BARE
+        group = self._refusals.next(others=others)
+        return self._deferrals.next(self._clock.steady()) if group is None else group
+
     # What became of a mail
 
     def left(self, parcel: Parcel) -> None:
@@ -137,6 +149,7 @@ class Outbox:
             wait = backoff(self._resend, times, max(self._resend, _LONGEST_RESEND))
             self._sent[key] = _Sent(version, times, now + wait)
         guilty = self._refusals.taken(parcel.load.things)
+        late = self._deferrals.taken(parcel.load.things, now, self._clock.wall() / 1_000_000)
         for thing in guilty:
             mail, reply = self._evidence[thing]
             self._lot.keep(mail.raw, mail.packet)
@@ -149,6 +162,12 @@ class Outbox:
             for thing in guilty:
                 mail, reply = self._evidence[thing]
                 self._lot.park(thing, mail.packet, reply, STRIKES)
+            for thing, times in late:
+                mail, reply = self._evidence[thing]
+                self._lot.put_off(thing, mail.raw, mail.packet, reply, times)
+            self._lot.no_longer_put_off(parcel.load.things)
+            if (waiting := self._deferrals.as_json()) != (self._index.note(_PUT_OFF) or []):
+                self._index.set_note(_PUT_OFF, waiting)
         self._evidence.clear()
 
     def refused(self, parcel: Parcel, reply: str) -> bool:
@@ -157,7 +176,18 @@ class Outbox:
         if len(things) == 1:
             self._evidence[things[0]] = parcel, reply
         self._due = None
+        self._deferrals.forget(things)
         return self._refusals.refused(things)
+
+    def put_off(self, parcel: Parcel, reply: str) -> bool:
+        """A server does not take it now; tells whether another mail may go at once, to find out whether it takes any."""
+        things = parcel.load.things
+        if len(things) == 1:
+            self._evidence[things[0]] = parcel, reply
+        self._due = None
+        if things:
+            self._refusals.loaded(things, BARE)
+        return self._deferrals.put_off(things, self._clock.wall() / 1_000_000)
 
     def too_large(self, parcel: Parcel, limit: int | None, reply: str) -> bool:
         """A server takes mails of `limit` bytes only, or does not say; tells whether another mail may go at once."""
@@ -169,6 +199,7 @@ class Outbox:
     def forget_sent(self) -> None:
         """The peer is another one: everything may leave, and be asked for, at once."""
         self._sent.clear()
+        self._deferrals = Deferrals()
         self._asker.forget()
         self._due = None
 
@@ -200,7 +231,7 @@ class Outbox:
         now = self._clock.steady()
         urgent: deque[str] = deque()
         messages: deque[str] = deque()
-        idle = self._lot.versions() | {thing for thing in self._refusals.suspects() if isinstance(thing, Version)}
+        idle = self._lot.versions() | {thing for thing in self._suspects() if isinstance(thing, Version)}
         pending = [row for row in self._index.pending() if (row[0], row[2]) not in idle]
         still = {key for key, _, _ in pending}
         self._sent = {key: sent for key, sent in self._sent.items() if key in still}
@@ -209,6 +240,15 @@ class Outbox:
             if sent is None or now >= sent.due or sent.version != version:
                 (messages if kind == MESSAGE else urgent).append(key)
         return urgent, messages
+
+    def _suspects(self) -> set[Thing]:
+        """What no ordinary mail may bring now; what is put off by name is as the lot has it, whoever changed that."""
+        rows = {row.thing: row for row in self._lot.those_put_off()}
+        named = self._deferrals.named()
+        self._deferrals.forget(tuple(named - rows.keys()))
+        for thing in rows.keys() - named:
+            self._deferrals.resume(thing, rows[thing].since / 1_000_000, rows[thing].tries)
+        return self._refusals.suspects() | self._deferrals.suspects()
 
     def _fill(self, load: Load, urgent: deque[str], messages: deque[str], word: Word, *, oldest: bool) -> None:
         while len(load.records) < MOST_RECORDS and len(load.audio) < MAX_AUDIO and (urgent or messages):
@@ -237,7 +277,8 @@ class Outbox:
                 added = not pending or entry is None or self._add(load, entry)
             if not added:
                 break
-        self._refusals.loaded(group, load.things)
+        if not self._deferrals.loaded(group, load.things):
+            self._refusals.loaded(group, load.things)
         return bool(load)
 
     def _add(self, load: Load, entry: Entry) -> bool:
@@ -253,7 +294,7 @@ class Outbox:
     def _pieces(self, lost: list[str]) -> Iterator[Piece]:
         """What the peer lacks of long recordings, save what it refuses."""
         idle: dict[str, list[Span]] = {}
-        for thing in self._lot.pieces() | self._refusals.suspects():
+        for thing in self._lot.pieces() | self._suspects():
             if isinstance(thing, Piece):
                 idle.setdefault(thing.sha256, []).append((thing.start, thing.stop))
         size = self._packer.piece

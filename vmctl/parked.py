@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vmctl.clock import Clock
     from vmctl.entry import Entry
     from vmctl.index import Index
-    from vmctl.refusals import Thing
+    from vmctl.refusals import Group, Thing
     from vmctl.spool import Spool
 
 log = logging.getLogger("vmctl.parked")
@@ -63,17 +63,38 @@ class Lot:
         except StoreError as error:
             log.warning("the refused mail %s is not kept: %s", packet, error.what)
 
-    def park(self, thing: Thing, packet: str, reply: str, tries: int) -> None:
+    def park(self, thing: Thing, packet: str, reply: str, tries: int, *, put_off: bool = False) -> None:
         """Set aside what was refused alone, so often, in the mail `packet`, while other mails were taken."""
         if isinstance(thing, Version):
-            self._put(Parked(packet, *thing, reply, self._clock.wall(), tries))
+            self._put(Parked(packet, *thing, reply, self._clock.wall(), tries, put_off=put_off))
             return
         entries = self._index.with_audio(thing.sha256)
         entry = next((entry for entry in entries if entry.pending), next(iter(entries), None))
         if entry is not None:
             record, now = entry.record, self._clock.wall()
             piece = (thing.sha256, thing.start, thing.stop)
-            self._put(Parked(packet, record.key, record.version, reply, now, tries, piece, not entry.pending))
+            acked = not entry.pending
+            self._put(Parked(packet, record.key, record.version, reply, now, tries, piece, acked, put_off=put_off))
+
+    def put_off(self, thing: Thing, raw: bytes, packet: str, reply: str, tries: int) -> None:
+        """Name what was put off alone, so often, while other mails were taken; it is tried again by itself."""
+        known = next((one for one in self._shelf.all() if one.thing == thing), None)
+        if known is None:
+            self.keep(raw, packet)
+            self.park(thing, packet, reply, tries, put_off=True)
+        elif known.put_off:
+            self._shelf.put(known._replace(reply=reply[:_LONGEST_REPLY], tries=tries))
+
+    def those_put_off(self) -> list[Parked]:
+        """What is put off, and to be tried again now and then."""
+        return [parked for parked in self._shelf.all() if parked.put_off and not parked.given_up]
+
+    def no_longer_put_off(self, things: Group) -> None:
+        """These things were taken."""
+        taken = set(things)
+        for parked in self.those_put_off():
+            if parked.thing in taken:
+                self._forget(parked)
 
     def park_held(self, key: str, version: str, reason: str) -> None:
         """Set aside what the peer has in a mail that it took, and cannot take."""
@@ -94,7 +115,8 @@ class Lot:
             one.thing for one in self._shelf.all()
         }:  # another piece of its recording is another thing
             self._shelf.put(parked._replace(reply=parked.reply[:_LONGEST_REPLY]))
-            log.error("%s is not sent any more: %s; see 'vmctl parked list'", parked.key, parked.reply)
+            how = "put off each time, and tried again now and then" if parked.put_off else "not sent any more"
+            log.error("%s is %s: %s; see 'vmctl parked list'", parked.key, how, parked.reply)
 
     def _forget(self, parked: Parked) -> None:
         self._shelf.drop(parked.packet)
@@ -155,6 +177,7 @@ def _out(parked: Parked, spool: Spool) -> dict[str, Any]:
         "bytes": list(parked.piece[1:]) if parked.piece else None,
         "tries": parked.tries,
         "given_up": parked.given_up,
+        "put_off": parked.put_off,
         "mail": str(mail) if mail else None,
     }
 
@@ -168,7 +191,7 @@ def _value(ident: str, direction: str, reply: str | None, since: int) -> dict[st
         "reply": reply,
         "since": rfc3339(since),
     }
-    return value | {"tries": 0, "given_up": False, "mail": None}
+    return value | {"tries": 0, "given_up": False, "put_off": False, "mail": None}
 
 
 def _mark(key: str, version: str) -> str:

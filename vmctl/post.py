@@ -14,6 +14,7 @@ from vmctl import durable, identity
 from vmctl.errors import (
     AlreadyServing,
     JournalError,
+    MailPutOff,
     MailRefused,
     MailTooLarge,
     PeerUnreachable,
@@ -218,6 +219,8 @@ class Post:
             again = outbox.too_large(parcel, error.limit, error.why)
         elif isinstance(error, MailRefused):
             again = outbox.refused(parcel, error.why)
+        elif isinstance(error, MailPutOff):
+            again = outbox.put_off(parcel, error.why)
         if error is None or not again:
             self._note_link(error)
         return again

@@ -16,6 +16,7 @@ from vmctl import durable
 from vmctl.clocks import Reading, why_untrusted
 from vmctl.errors import JournalError
 from vmctl.fields import STATUSES
+from vmctl.graves import Graves
 from vmctl.housekeeping import AT_ONCE, Aged, Timers, due, latest, plan
 from vmctl.model import CONFLICT, KINDS, MAILBOX, SETTINGS, SETTINGS_KEY, Record, Tick, deleted, parse_key, purged
 
@@ -222,7 +223,8 @@ class Housekeeper:
         graves = self._index.tombstones
         for key, sha256 in graves.unswept(AT_ONCE):
             if key.partition("/")[0] in KINDS:
-                grave = self._replica.store.state / "deleted" / self._replica.store.path(key)
+                grave = Graves(self._replica.store).document(key)
+                Graves(self._replica.store).fill(key)
                 durable.remove(grave)
                 durable.remove_empty(grave.parent)
             if sha256 is not None:
@@ -239,13 +241,37 @@ class Housekeeper:
 
     def _sweep_pool(self, kept: Kept, now: int) -> None:
         """Remove recordings that nothing has named for as long as what is deleted is kept; now and then."""
-        hours = self._config.housekeeping.deleted
-        if not hours or 0 <= now - int(self._index.note(_POOL_SWEPT) or 0) < _HOUR:
+        if 0 <= now - int(self._index.note(_POOL_SWEPT) or 0) < _HOUR:
             return
         self._index.set_note(_POOL_SWEPT, now)
-        for sha256, since in self._replica.pool.lying():
-            if since < latest(max(hours, _SHORTEST_STAY), now):
-                kept.recordings += self._drop_recording(sha256)
+        if hours := self._config.housekeeping.deleted:
+            for sha256, since in self._replica.pool.lying():
+                if since < latest(max(hours, _SHORTEST_STAY), now):
+                    kept.recordings += self._drop_recording(sha256)
+        self._sweep_parts(now)
+
+    def _sweep_parts(self, now: int) -> None:
+        """Remove what came of recordings that nothing names, or that are here whole, and forget what was to be sent of them.
+
+        What is known of a part goes before its file: pieces of one that has gone would be missing from it.
+        """
+        since = dict(self._replica.pool.unfinished())
+        parts, offers = self._index.parts, self._index.offers
+        old = latest(_SHORTEST_STAY, now)
+        gone = [
+            sha256
+            for sha256 in sorted({*since, *parts.recordings()})
+            if since.get(sha256, 0) < old
+            and (not self._index.needs_audio(sha256) or self._replica.applier.find(sha256) is not None)
+        ]
+        with self._index.transaction():
+            for sha256 in gone:
+                parts.drop(sha256)
+            for sha256 in offers.recordings():
+                if not self._index.needs_audio(sha256):
+                    offers.drop(sha256)
+        for sha256 in gone:
+            self._replica.pool.drop_part(sha256)
 
     def _drop_recording(self, sha256: str, *, besides: str = "") -> bool:
         if self._index.needs_audio(sha256, besides=besides) or not self._replica.pool.holds(sha256):

@@ -1,7 +1,6 @@
 """`vmctl reindex`: whatever the index is, it is set aside, and a new one is built from the files of the store.
 
-What the files do not say (what was deleted but for messages, the acknowledgements, the conflicts) the other server
-tells: this server joins it anew, under a new incarnation.
+What the files do not say (the acknowledgements, the conflicts) the other server tells: this server joins it anew, under a new incarnation.
 """
 
 from __future__ import annotations

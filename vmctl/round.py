@@ -278,7 +278,7 @@ class Round:
             if parked := pending - index.shelf.owed()[0]:
                 words += f", {parked} parked"
                 what = "not in step: what the other server does not take is parked"
-                hint = "'vmctl parked list' shows what was refused for good, and why; all else has been sent"
+                hint = "'vmctl parked list' shows what is refused or put off, and why; all else has been sent"
             parts.append(words)
         return NotInStep(what, why="; ".join(parts), hint=hint)
 

@@ -20,6 +20,7 @@ from vmctl.audio import digest_of, inspect
 from vmctl.edits import Edits
 from vmctl.entry import Look, audio_of
 from vmctl.errors import BadAudio, BrokenFile, RecordError, StoreError, StoreUnusable
+from vmctl.graves import Graves
 from vmctl.index import NO_FILE
 from vmctl.model import (
     CALLFLOW,
@@ -123,11 +124,12 @@ class Scanner:
         return self._reported()
 
     def recall(self) -> None:
-        """Take the tombstones of messages into an index that does not know them, so that none of them comes back."""
+        """Take the tombs into an index that does not know them, so that nothing of it comes back."""
         with self._index.transaction():
-            for path, key in self._store.tombs():
+            graves = Graves(self._store)
+            for path, key in graves.tombs():
                 try:
-                    _, dead = self._store.parse(key, self._store.read(path), path)
+                    dead = graves.read(path, key)
                 except (RecordError, StoreError) as error:
                     self._fault(path, _words(error), "put it back from a backup, or remove it")
                     continue

@@ -15,7 +15,7 @@ import re
 import smtplib
 from typing import TYPE_CHECKING, Self
 
-from vmctl.errors import MailRefused, MailTooLarge, PeerUnreachable
+from vmctl.errors import MailPutOff, MailRefused, MailTooLarge, PeerUnreachable
 from vmctl.mail_parts import one_line
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _OK, _OK_FORWARD, _GO_AHEAD = 250, 251, 354
 _TOO_LARGE = 552
+_CLOSING = 421
 _FULL_MAILBOX = re.compile(r"^5\.2\.2\b")  # also 552, and nothing that a smaller mail would mend
 _BARE_END = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 
@@ -60,7 +61,8 @@ class Courier:
     def send(self, raw: bytes, sender: str, recipient: str) -> None:
         """Deliver one mail with this envelope; on return the peer has answered 250.
 
-        Raises PeerUnreachable (try again; a mail that got as far as its end may have arrived), MailTooLarge or
+        Raises PeerUnreachable (try again; a mail that got as far as its end may have arrived), which is MailPutOff
+        where the server answered that it does not take it now, MailTooLarge or
         MailRefused (the peer will never take this one); `why` has the peer's reply.
         """
         with self._faults():
@@ -122,7 +124,9 @@ class Courier:
             raise MailTooLarge(f"{self._where} does not take {what}: it is too large", why=why)
         if 500 <= code <= 599:  # noqa: PLR2004 - permanent, RFC 5321
             raise MailRefused(f"{self._where} refused {what}", why=why)
-        raise PeerUnreachable(f"{self._where} does not take {what} now", why=why)
+        # 421 is the end of the connection, whatever was said before
+        kind = MailPutOff if 400 <= code <= 499 and code != _CLOSING else PeerUnreachable  # noqa: PLR2004
+        raise kind(f"{self._where} does not take {what} now", why=why)
 
     @contextlib.contextmanager
     def _faults(self) -> Iterator[None]:

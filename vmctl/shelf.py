@@ -1,4 +1,4 @@
-"""What is not sent by itself any more: the peer's server refused it for good, or the peer holds it back.
+"""What holds nothing up any more: the peer's server refuses it for good or puts it off, or the peer holds it back.
 
 A row is a record at a version, or a piece of its recording. It stays over restarts, until the record changes, the peer
 acknowledges it, or a person retries it. A row that a person gave up keeps the record from being offered, and no more.
@@ -30,7 +30,8 @@ _STALE = (
 class Parked(NamedTuple):
     """One row. `packet` is the id of the mail, `reply` what the peer or its server said, `since` in microseconds.
 
-    `acked`: the peer had acknowledged the record already when the piece of its recording was refused.
+    `acked`: the peer had acknowledged the record already when the piece of its recording was refused. `put_off`: it was
+    refused for now only, each time, and is tried again by itself.
     """
 
     packet: str
@@ -42,6 +43,7 @@ class Parked(NamedTuple):
     piece: tuple[str, int, int] | None = None
     acked: bool = False
     given_up: bool = False
+    put_off: bool = False
 
     @property
     def thing(self) -> Thing:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from vmctl.model import KINDS
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -22,6 +24,7 @@ CREATE TABLE IF NOT EXISTS dead (
 CREATE INDEX IF NOT EXISTS dead_since ON dead (purged, since);
 CREATE INDEX IF NOT EXISTS unswept ON dead (key) WHERE purged AND NOT swept;
 INSERT OR IGNORE INTO dead SELECT key, number, 0, 0 FROM records WHERE NOT lives;
+CREATE TABLE IF NOT EXISTS unburied (key TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 _BOUNDS, _DROPPED = "bounds", "dropped"
 
@@ -50,13 +53,27 @@ class Tombstones:
 
         A clock that is behind must not end a retention early, so no time counts that is below the change itself.
         """
+        row = self._run("SELECT purged FROM dead WHERE key = ?", (record.key,)).fetchone()
+        if record.kind in KINDS and (row is not None if record.lives else not record.is_purged):
+            self._run("INSERT OR IGNORE INTO unburied VALUES (?)", (record.key,))
         if record.lives:
             self._run("DELETE FROM dead WHERE key = ?", (record.key,))
             return
-        row = self._run("SELECT purged FROM dead WHERE key = ?", (record.key,)).fetchone()
         if row is None or bool(row[0]) != record.is_purged:
             since = max(wall, record.changed_at)
             self._run("INSERT OR REPLACE INTO dead VALUES (?,?,?,0)", (record.key, since, record.is_purged))
+
+    def unburied(self) -> list[str]:
+        """What died, or lives again, since its tomb was written last: the file is to be written, or to be removed."""
+        return [row[0] for row in self._run("SELECT key FROM unburied ORDER BY key")]
+
+    def is_unburied(self, key: str) -> bool:
+        """Whether the tomb of a record is to be written or removed."""
+        return self._run("SELECT 1 FROM unburied WHERE key = ?", (key,)).fetchone() is not None
+
+    def buried(self, key: str) -> None:
+        """The tomb of a record says what the index does."""
+        self._run("DELETE FROM unburied WHERE key = ?", (key,))
 
     def is_purged(self, key: str) -> bool:
         """Whether nothing of a record is to be restored any more."""
@@ -92,7 +109,7 @@ class Tombstones:
         """Forget a record that was purged on both servers; its birth is remembered."""
         assert record.is_purged, "only what was purged is forgotten"  # noqa: S101
         self._set_note(_DROPPED, max(self.dropped_birth, record.born.number))
-        for table in ("dead", "records"):
+        for table in ("dead", "unburied", "records"):
             self._run(f"DELETE FROM {table} WHERE key = ?", (record.key,))  # noqa: S608
 
     @property

@@ -1,6 +1,6 @@
 """Deliberate faults of the order in which things become durable: a crash test that finds none of them proves nothing."""
 
-from vmctl import apply, durable, leaving
+from vmctl import apply, durable, leaving, placing
 from vmctl.replica import Replica
 from vmctl.spool import Spool
 
@@ -54,6 +54,11 @@ def nothing_taken_back():
     apply.take_back = leaving.take_back = lambda *_: None
 
 
+def marks_that_nobody_reads():
+    """A message whose files were written before a crash, and are gone after it, is written again."""
+    placing.Placing.left = lambda _self: []
+
+
 # Each fault, and the story that shows it.
 FAULTS = {
     gone_before_it_is_taken: "mails_are_received",
@@ -61,4 +66,5 @@ FAULTS = {
     replaced_without_a_look: "a_person_saves_at_the_last_moment",
     tombstones_read_later: "an_index_is_lost",
     nothing_taken_back: "a_message_is_left",
+    marks_that_nobody_reads: "messages_are_written_and_deleted_before_the_next_start",
 }

@@ -146,6 +146,6 @@ def _audio(store, key, kind):
 
 def litter(directory):
     """What a crash left half-written, or put aside, and no start has cleared away."""
-    patterns = (f"**/{durable.TEMP_PREFIX}*", "*/.vmctl/replaced/*", "*/.vmctl/spool/*")
+    patterns = (f"**/{durable.TEMP_PREFIX}*", "*/.vmctl/replaced/*", "*/.vmctl/placing/*", "*/.vmctl/spool/*")
     found = sorted(path for pattern in patterns for path in directory.glob(pattern))
     return [f"left over: {path.relative_to(directory)}" for path in found]

@@ -121,4 +121,5 @@ def has_file(world, name, key):
         "greeting": [f"mailboxes/{mailbox}/greetings/{ident}.wav"],
         "message": [f"{under}mailboxes/{mailbox}/messages/{ident}.json" for under in ("", ".vmctl/deleted/")],
     }[kind]
+    paths += [f".vmctl/deleted/{path}.tomb.json" for path in paths if kind != "message"]
     return any((base / path).exists() for path in paths)

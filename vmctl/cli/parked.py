@@ -133,5 +133,7 @@ def _what(one: dict[str, Any]) -> str:
 
 
 def _reply(one: dict[str, Any]) -> str:
-    text = ("given up; " if one["given_up"] else "") + (one["reply"] or "why is not known any more")
+    text = ("given up; " if one["given_up"] else "put off; " if one["put_off"] else "") + (
+        one["reply"] or "why is not known any more"
+    )
     return text if len(text) <= _SHORT else f"{text[:_SHORT]}..."

@@ -334,10 +334,13 @@ def _mail_words(name: str, one: dict[str, Any]) -> list[str]:
         how = "refuses every mail" if link["refused"] else "takes no mail"
         lines.append(f"  {name}: the other server {how} since {link['since']}: {link['what']}: {link['why']}")
     waiting = [each for each in one["parked"] if not each["given_up"]]
+    for what, found in (
+        ("parked", [each for each in waiting if not each["put_off"]]),
+        ("put off", [each for each in waiting if each["put_off"]]),
+    ):
+        if found:
+            more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+            lines.append(f"  {name}: {what}: {found[0]['record'] or 'a mail that came in'}{more}: {found[0]['reply']}")
     if waiting:
-        first = waiting[0]
-        what = first["record"] or "a mail that came in"
-        more = f" and {len(waiting) - 1} more" if len(waiting) > 1 else ""
-        lines.append(f"  {name}: parked: {what}{more}: {first['reply']}")
         lines.append("    try: 'vmctl parked list' shows them all; 'vmctl parked retry --all' when the cause has gone")
     return lines

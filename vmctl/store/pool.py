@@ -80,5 +80,14 @@ class Pool:
             if len(place.name) == _DIGEST:
                 yield place.name, place.lstat().st_ctime_ns // 1000
 
+    def unfinished(self) -> Iterator[tuple[str, int]]:
+        """The recordings of which a part is here, and when the newest of it came (microseconds)."""
+        for place in sorted(self._folder.glob("*.part")):
+            yield place.stem, place.lstat().st_ctime_ns // 1000
+
+    def drop_part(self, sha256: str) -> None:
+        """Remove what has come of a recording, if anything has."""
+        durable.discard(self._part(sha256))
+
     def _part(self, sha256: str) -> Path:
         return self._folder / f"{sha256}.part"

@@ -51,6 +51,36 @@ def new_records_are_taken(it):
     it.b.take()
 
 
+def deleted_by_the_application(directory):
+    """The application at the secondary deletes each message that it finds, before vmctl starts again."""
+    folder = directory / "net/secondary/mailboxes/2001/messages"
+    for document in folder.glob("*.json"):
+        with (directory / "deleted").open("a") as told:
+            told.write(f"{document.stem}\n")
+        document.unlink()
+        document.with_suffix(".wav").unlink()
+
+
+def nothing_is_back(directory):
+    """What the application deleted is in neither store."""
+    told = directory / "deleted"
+    idents = set(told.read_text().split()) if told.exists() else set()
+    found = {path.stem: path for path in (directory / "net").glob("*/mailboxes/2001/messages/*.json")}
+    return [f"{found[ident].relative_to(directory)} is back" for ident in sorted(idents & found.keys())]
+
+
+@story(first=deleted_by_the_application, also=nothing_is_back)
+def messages_are_written_and_deleted_before_the_next_start(it):
+    """Of some the files are written and not committed; the application deletes them while vmctl is down."""
+    it.desk().create_mailbox("2001", {"name": "Ada"})
+    it.in_step()
+    for _ in range(3):
+        it.desk().leave("2001", it.recording())
+    it.ship()
+    yield
+    it.b.take()
+
+
 @story
 def edits_are_taken(it):
     """A name that was changed on both, a mark, a deletion and a callflow's new text."""

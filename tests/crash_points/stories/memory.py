@@ -54,6 +54,42 @@ def an_index_is_lost(it):
 
 
 @story
+def an_index_is_lost_after_deletions_of_every_kind(it):
+    """None of them was shipped yet; of one the deletion came before the record."""
+    furnished(it)
+    it.desk().set_callflow("main", "greet: hello\n")
+    it.desk().set_prompt("welcome", it.recording())
+    it.greet("2001", "busy")
+    it.in_step()
+    it.desk("secondary").set_callflow("night", "greet: goodbye\n")
+    it.send("secondary")
+    late, it.under_way = it.under_way, []
+    it.desk("secondary").delete_callflow("night")
+    it.ship("secondary")
+    it.holds("callflow/night", None, False, "secondary")
+    yield
+    it.a.take()
+    for key, act in (
+        ("callflow/main", lambda: it.desk().delete_callflow("main")),
+        ("prompt/welcome", lambda: it.desk().delete_prompt("welcome")),
+        ("greeting/2001/busy", lambda: it.desk().delete_greeting("2001", "busy")),
+    ):
+        it.begins(key)
+        it.begins(key, field="sha256")
+        act()
+        it.holds(key, None, False)
+    it.a.close()
+    for path in (it.root() / ".vmctl").glob("index.db*"):
+        path.unlink()
+    it.open("primary")
+    for _, raw in late:
+        it.a.receive(raw)
+    it.a.take()
+    it.scan()
+    it.exchange()
+
+
+@story
 def an_index_is_built_anew_by_command(it):
     """What it was is set aside; a deletion that was not shipped yet stays one."""
     one, _ = furnished(it)
