@@ -280,7 +280,7 @@ def delete_mailbox(world, name):
         for entry in world.machines[name].index.in_mailbox(box)
         if entry.record.lives and entry.shown is not None
     ]
-    keys = [f"mailbox/{box}", *inside]
+    keys = [*inside, f"mailbox/{box}"]
     shown = {key: world.shown(name, key) for key in keys}  # where a file lags behind, only what it shows was seen
     known = {key: set(world.ledger.know(name, key)) for key in keys}
     loose = {key for key in keys if world.hand[name].get(key, {}).get("loose")}
@@ -957,7 +957,7 @@ def by_outcome(world, name, what, before):
             before[key] = {field: value for field, value in values.items() if value != ABSENT}
 
     def note(*, maybe, keys):
-        for key in keys if maybe is not None else ():
+        for key in sorted(keys, key=lambda key: key.startswith("mailbox/")) if maybe is not None else ():
             was, now = before.get(key), world.documents(name, [key]).get(key)
             if was == now:
                 continue

@@ -21,10 +21,10 @@ def learn(world, machine):
     for key, removed in list(world.removed[name].items()):
         entry = machine.index.get(key)
         if entry is not None and (not entry.record.lives or entry.shown is None):  # what nobody had seen may keep it
-            ledger.note(name, key, "rm", deletes=True, seen=removed["seen"])
-            del world.removed[name][key]
             if key.startswith("mailbox/"):
                 _mailbox_gone(world, name, key, lives)
+            ledger.note(name, key, "rm", deletes=True, seen=removed["seen"])
+            del world.removed[name][key]
         elif any(path.exists() for path in removed["paths"]):
             # a power cut brought it back; or it was deleted, and written again for what nobody had seen
             ledger.note(name, key, "rm", deletes=True, seen=removed["seen"], maybe=True)
@@ -52,11 +52,29 @@ def brought_back(world, machine):
         if not lives.get(key) or not ledger.must_be_gone(key, [name]):
             continue
         inner = f"/{parse_key(key).name}/"
-        if any(alive and inner in other for other, alive in lives.items()):
+        if any(alive and inner in other and _excuses(world, name, key, other) for other, alive in lives.items()):
             ledger.note(name, key, "brought back", keeps=True)
 
 
+def _excuses(world, name, box, inner):
+    """Whether what lives in a deleted mailbox may bring it back: none who deleted that had deleted this, too, before.
+
+    Its deletion would be on its way then. Who has lost its memory since may have lost that, too.
+    """
+    ledger = world.ledger
+    ends = [act for act in ledger.of(ledger.know(name, box)) if act.deletes and act.server not in world.forgot]
+    last = {act.server: act.number for act in ends}
+    gone = {
+        number
+        for act in ledger.acts.values()
+        if act.key == inner and act.deletes and act.number < last.get(act.server, 0)
+        for number in act.seen | act.perhaps
+    }
+    return any(act.keeps for act in ledger.of((ledger.know(name, inner) | ledger.perhaps(name, inner)) - gone))
+
+
 def _mailbox_gone(world, name, key, lives):
+    """Whoever removed a mailbox has removed what he saw in it; told before the mailbox itself is."""
     box = parse_key(key).name
     for inner in world.ledger.keys():
         if parse_key(inner).mailbox == box and lives.get(inner) is False and inner not in world.removed[name]:

@@ -169,8 +169,8 @@ def wants_forgotten(self, key):
 
 
 @plant(
-    inbox.Inbox, "_holds_up_to", "records", fates={"direct": 2.0, "relay": 3.0, "refused": 3.0}, seeds=300,
-    more={"delete_mailbox": 12.0, "make_mailbox": 4.0, "wait": 3.0, "mail": 3.0},
+    inbox.Inbox, "_holds_up_to", "records net", fates={"direct": 2.0, "relay": 1.0, "lost": 2.0}, narrow=True, acts=40,
+    more={"delete_mailbox": 10.0, "make_mailbox": 3.0, "turn": 2.0},
 )  # fmt: skip
 def mailbox_back_too_early(_self, _change):
     """A deleted mailbox is brought back by what was deleted with it, and is still on its way."""
