@@ -182,7 +182,7 @@ class DiskFull(StoreError):
 
 
 class IndexDamaged(StoreError):
-    """The index of a store cannot be read."""
+    """The index of a store cannot be read, or is gone."""
 
     exit_code = 25
     hint = "run 'vmctl reindex': it sets the index aside and builds a new one from the files and the other server"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from vmctl.cli.output import emit, report, table
+from vmctl.cli.output import emit, note, report, table
 from vmctl.cli.session import Session
 
 if TYPE_CHECKING:
@@ -80,8 +80,14 @@ def journal(
 
 def _against_peer(session: Session, book: Journal) -> list[str]:
     """What the peer has seen of this journal and is not there any more: a chain alone cannot show that."""
-    with session.index() as index:
-        seen = ((index.note("peer") if index else None) or {}).get("journal_seen") or [0, ""]
+    from vmctl.errors import IndexDamaged
+
+    try:
+        with session.index() as index:
+            seen = ((index.note("peer") if index else None) or {}).get("journal_seen") or [0, ""]
+    except IndexDamaged as error:
+        note(f"what the other server has seen of the journal is not known here: {error.what}")
+        return []
     length, _ = book.length_and_hash()
     if seen[0] > length:
         return [f"the other server has seen {seen[0]} entries, {seen[0] - length} are missing at the end"]

@@ -80,11 +80,15 @@ class Session:
 
     @contextlib.contextmanager
     def index(self) -> Iterator[Index | None]:
-        """The server's index, for reading; None where there is none yet. Works on a full or read-only disk, too."""
+        """The server's index, for reading; None in a store that never had one. Works on a full or read-only disk, too.
+
+        Raises IndexDamaged where it is gone: that nothing is known must not read as if nothing had been there.
+        """
         from vmctl.index import Index
 
         path = self.store.state / "index.db"
         if not path.exists():
+            self._refuse_gone()
             yield None
             return
         index = Index.to_read(path)
@@ -94,6 +98,18 @@ class Session:
             yield index
         finally:
             index.close()
+
+    def _refuse_gone(self) -> None:
+        from vmctl.errors import IndexDamaged
+        from vmctl.journal import Journal
+
+        if next(Journal(self.store.state / "journal.jsonl").entries(limit=1), None) is not None:  # so it once had one
+            raise IndexDamaged(
+                f"the index of {self.server} is gone",
+                why="history, conflicts and what was parked were in .vmctl/index.db alone",
+                hint="'vmctl sync' builds it again from the files and the other server, 'vmctl reindex' from the files; "
+                "earlier versions are still in the history of the other server",
+            )
 
     @contextlib.contextmanager
     def replica(self) -> Iterator[Replica]:
