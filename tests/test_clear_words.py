@@ -9,9 +9,12 @@ import pytest
 from running import Commands
 
 from vmctl import errors, network
+from vmctl.model import ABSENT
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from wire import Wire
 
 
 @pytest.fixture
@@ -81,3 +84,27 @@ def test_a_journal_is_checked_without_an_index(vmctl: Commands) -> None:
     done = vmctl("journal", "--verify")
     assert "the chain is whole" in done.stdout
     assert "is not known here" in done.stderr
+
+
+# One name for a value and a section
+
+
+def test_a_value_and_a_section_of_one_name_are_both_kept_and_named(wire: Wire) -> None:
+    """Set at two servers at once: both files show both, it is a fault with a mend, and an edit of the file loses none."""
+    wire.desk().set_settings({"site": "Main house"})
+    wire.desk("secondary").set_settings({"site.name": "Annex"})
+    wire.in_step()
+    for replica in wire.servers.values():
+        assert {"site": "Main house", "site.name": "Annex"} == replica.store.document("settings")
+        fault = next(fault for fault in replica.index.faults() if fault["path"] == "settings: site")
+        assert "'vmctl settings unset site'" in fault["mend"]
+    path = wire.root() / "settings.yaml"
+    path.write_text(path.read_text().replace("Main house", "Main building"))
+    wire.in_step()
+    assert {"site": "Main building", "site.name": "Annex"} == wire.b.store.document("settings")
+    wire.desk().set_settings({"site": ABSENT})
+    wire.in_step()
+    for replica in wire.servers.values():
+        assert {"site.name": "Annex"} == replica.store.document("settings")
+        assert [] == replica.index.faults()
+    assert "#" not in (wire.root("secondary") / "settings.yaml").read_text().partition("\n")[2]

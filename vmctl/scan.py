@@ -94,6 +94,8 @@ class Scanner:
             listed = self._message_folders(walk, folders)
             distrust = bool(self._set_back)
             self._missing(self._absences.look(walk, listed, accept=accept_deletions, distrust=distrust))
+            for fault in self.edits.clashes():
+                self._fault(*fault)
             self._mended(walk, listed)
             if full:
                 self._index.set_meta("full_scan", str(self._clock.wall()))
