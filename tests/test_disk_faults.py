@@ -286,6 +286,50 @@ def test_the_status_of_a_full_disk_without_a_daemon(net):
     net.do("sync")
 
 
+def test_a_reindex_without_room_puts_the_former_index_back(net):
+    """Nothing is lost and all is as before: the history and the conflicts are still there; with room it is done."""
+    store = net.path("primary", "")
+    net.do("mailbox", "set", "2001", "--quota", "7", "--server", "primary")
+    before = net.read("history", "list", "--all", "--server", "primary")
+    identity = (store / ".vmctl/identity.json").read_bytes()
+    fill(store)
+    done = net.run("reindex", "--server", "primary")
+    assert errors.DiskFull.exit_code == done.returncode, done.stderr
+    assert "the former one is in its place again" in done.stderr
+    assert [] == list(store.glob(".vmctl/index.db.aside-*"))
+    assert before == net.read("history", "list", "--all", "--server", "primary")
+    assert identity == (store / ".vmctl/identity.json").read_bytes()
+    (store / ".ballast").unlink()
+    net.do("sync")
+    assert before == net.read("history", "list", "--all", "--server", "primary")
+    net.do("reindex", "--server", "primary")
+    net.do("sync")
+    assert net.read("verify")["equal"]
+
+
+def test_a_reindex_that_ends_for_want_of_room_half_way_puts_the_former_index_back(net):
+    """There is room for an index, not for what is to be in it: the former one knows that it is not of this life."""
+    store = net.path("primary", "")
+    for number in range(2100, 2140):
+        box = store / f"mailboxes/{number}"
+        box.mkdir()
+        (box / "mailbox.yaml").write_text(f"note: {'n' * 3500}\n")
+    net.do("sync")
+    before = net.read("history", "list", "--all", "--server", "primary")
+    fill(store)
+    identity = (store / ".vmctl/identity.json").read_bytes()
+    os.truncate(store / ".ballast", (store / ".ballast").stat().st_size - 320 * 1024)
+    done = net.run("reindex", "--server", "primary")
+    assert errors.DiskFull.exit_code == done.returncode, done.stderr
+    assert "the former one is in its place again" in done.stderr
+    assert [] == list(store.glob(".vmctl/index.db.aside-*"))
+    assert identity != (store / ".vmctl/identity.json").read_bytes()  # the new index had begun a life of its own
+    (store / ".ballast").unlink()
+    net.do("sync")
+    assert before == net.read("history", "list", "--all", "--server", "primary")
+    assert net.read("verify")["equal"]
+
+
 def test_a_read_only_disk_without_a_daemon(net):
     """Reading commands answer, changing ones and the daemon say that the disk is read-only; then all goes on."""
     store = str(net.path("primary", ""))

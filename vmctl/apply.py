@@ -69,8 +69,7 @@ class Applier:
         try:
             (done.written if self.apply(key) else done.waiting).append(key)
         except StoreUnusable as error:  # one odd file must not keep all others from being written
-            why = f"{error.what} ({error.why})" if error.why else error.what
-            self._index.set_fault(self._store.path(key), why, error.hint, self._clock.wall())
+            self._index.set_fault(self._store.path(key), error.words, error.hint, self._clock.wall())
             done.waiting.append(key)
 
     def _drop_asides(self) -> None:

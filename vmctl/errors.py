@@ -74,6 +74,11 @@ class VmctlError(Exception):
         if hint is not None:
             self.hint = hint
 
+    @property
+    def words(self) -> str:
+        """What went wrong and why, in one line."""
+        return f"{self.what} ({self.why})" if self.why else self.what
+
     def as_json(self) -> dict[str, Any]:
         """The error as the value that `--json` prints."""
         return {
