@@ -12,6 +12,7 @@ from vmctl import errors, overwrite
 from vmctl import round as rounds
 from vmctl.clock import Clock
 from vmctl.desk import Desk
+from vmctl.desk_mailboxes import MailboxDesk
 from vmctl.model import ABSENT, Tick, created, deleted, edited, restored
 from vmctl.replica import Replica
 from vmctl.undo import Undo
@@ -165,6 +166,37 @@ def test_nothing_is_thrown_away(wire: Wire, apart: dict[str, str]) -> None:
     assert [("overwritten from primary", len(changes), "operator ada")] == [
         (entry["event"], entry["records"], entry["by"]) for entry in last
     ]
+
+
+@pytest.mark.parametrize("where", SERVERS)
+def test_a_mailbox_that_it_deleted_comes_back_whole(wire: Wire, recording: Any, where: str) -> None:
+    """The loser's mailbox with its messages and its greeting: one 'mailbox restore' brings all of it back."""
+    there = wire.desk("secondary")
+    there.create_mailbox("2003", {"name": "Only there"})
+    there.set_greeting("2003", "busy", recording())
+    idents = sorted(there.leave("2003", recording()) for _ in range(3))
+    there.delete_message("2003", gone := there.leave("2003", recording()))
+    run(wire)
+    assert [[], []] == [replica.store.names("mailbox") for replica in wire.servers.values()]
+    assert 4 == MailboxDesk(wire.servers[where]).restore_mailbox("2003").inside
+    wire.in_step()
+    for name, replica in wire.servers.items():
+        assert idents == wire.messages("2003", name)
+        assert ["busy"] == replica.store.names("greeting", "2003")
+        assert gone not in wire.messages("2003", name)
+
+
+def test_a_mailbox_that_the_loser_deleted_comes_back_whole(wire: Wire, recording: Any) -> None:
+    """With the messages that were in it, and without those that had been deleted before."""
+    wire.desk().create_mailbox("2001", {"name": "Ada"})
+    idents = sorted(wire.desk().leave("2001", recording()) for _ in range(3))
+    wire.in_step()
+    wire.desk().delete_message("2001", idents[0])
+    wire.in_step()
+    wire.desk("secondary").delete_mailbox("2001")
+    changes = run(wire)
+    assert {"mailbox/2001", *(f"message/2001/{ident}" for ident in idents[1:])} == changes.keys()
+    assert [idents[1:]] * 2 == [wire.messages("2001", name) for name in SERVERS]
 
 
 @pytest.mark.parametrize("cut", ["before the round", "after the round", "before the second round"])

@@ -82,11 +82,11 @@ def set_back(replica: Replica, by: str) -> dict[str, str]:
             mine = {(index.note(_NOTE) or {}).get("incarnation", ""), index.meta("incarnation")}
             differing = {key: then for key, then in index.remembered_otherwise() if key.partition("/")[0] in KINDS}
             kept = _ousted(index, differing)
+            tick = Tick(index.next_number(clock.wall()), index.meta("incarnation"))  # one act: see 'mailbox restore'
             for key, then in differing.items():
                 entry = index.get(key)
                 if entry is None or key in kept:
                     continue
-                tick = Tick(index.next_number(clock.wall()), index.meta("incarnation"))
                 record = as_it_was(then, entry.record, mine, tick, clock.wall())
                 if record is not entry.record:
                     changes[key] = _what(entry.record, record)
