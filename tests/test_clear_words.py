@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import shutil
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from running import Commands
@@ -108,3 +109,114 @@ def test_a_value_and_a_section_of_one_name_are_both_kept_and_named(wire: Wire) -
         assert {"site.name": "Annex"} == replica.store.document("settings")
         assert [] == replica.index.faults()
     assert "#" not in (wire.root("secondary") / "settings.yaml").read_text().partition("\n")[2]
+
+
+# The files of a mailbox are gone
+
+HELD = errors.DeletionsHeld.exit_code
+
+
+@pytest.fixture
+def vanished(vmctl: Commands, recording: Any) -> list[str]:
+    """The files of mailbox 2001, with two messages, are gone from the primary, by accident; the ids of the messages."""
+    idents = [vmctl("message", "leave", "2001", "--audio", str(recording())).stdout.strip() for _ in range(2)]
+    vmctl("sync")
+    shutil.rmtree(vmctl.store / "mailboxes/2001")
+    return idents
+
+
+@pytest.mark.parametrize("scanned", [True, False], ids=["named by a scan", "a moment ago"])
+def test_every_command_says_the_same_of_a_mailbox_whose_files_are_gone(
+    vmctl: Commands, vanished: list[str], recording: Any, *, scanned: bool
+) -> None:
+    """Neither that there is none, nor that it is there, nor that it is being edited: what is gone, and what to type."""
+    if scanned:
+        vmctl("sync", code=HELD)
+    for words in (
+        ("mailbox", "create", "2001", "--name", "Eve"),
+        ("mailbox", "set", "2001", "--quota", "5"),
+        ("mailbox", "set", "2001", "--unset", "email"),
+        ("mailbox", "show", "2001"),
+        ("mailbox", "restore", "2001"),
+        ("mailbox", "renumber", "2001", "3001"),
+        ("greeting", "set", "2001", "busy", "--audio", str(recording())),
+        ("greeting", "list", "2001"),
+        ("message", "list", "2001"),
+        ("message", "show", "2001", vanished[0]),
+        ("message", "mark", "2001", vanished[0], "--as", "saved"),
+    ):
+        done = vmctl(*words, code=HELD)
+        assert "the files of mailbox 2001 are gone: its deletion waits for your word" in done.stderr
+        for mend in ("put the files back", "'vmctl reindex'", "'vmctl sync --accept-deletions'"):
+            assert mend in done.stderr
+    done = vmctl("mailbox", "list", "--json")
+    assert [] == json.loads(done.stdout)
+    assert "the files of mailbox 2001 are gone" in done.stderr
+    assert ["2001"] == [one["extension"] for one in vmctl.json("mailbox", "list", "--server", "secondary")]
+
+
+def left_in_it(vmctl: Commands, vanished: list[str], recording: Any) -> str:
+    """A message that was left in the mailbox whose files are gone; its id. The peer has it, and nothing is deleted."""
+    left = vmctl("message", "leave", "2001", "--audio", str(recording())).stdout.strip()
+    vmctl("sync", code=HELD)
+    done = vmctl("message", "list", "2001", "--json")
+    assert [left] == [one["id"] for one in json.loads(done.stdout)]
+    assert "the files of mailbox 2001 are gone" in done.stderr
+    assert {*vanished, left} == messages(vmctl, "secondary")
+    return left
+
+
+def messages(vmctl: Commands, server: str) -> set[str]:
+    """The ids of the messages in a server's mailbox 2001."""
+    return {one["id"] for one in vmctl.json("message", "list", "2001", "--server", server)}
+
+
+def test_a_message_is_taken_for_a_mailbox_whose_files_are_gone_and_outlives_the_deletion(
+    vmctl: Commands, vanished: list[str], recording: Any
+) -> None:
+    """A recording is not refused for that. Whoever lets the deletion go had not seen it: it brings the mailbox back."""
+    left = left_in_it(vmctl, vanished, recording)
+    vmctl("sync", "--accept-deletions")
+    vmctl("sync")
+    assert [{left}, {left}] == [messages(vmctl, server) for server in ("primary", "secondary")]
+    assert "Ada" == vmctl.json("mailbox", "show", "2001")["name"]
+    assert ["mailbox/2001"] == [one["record"] for one in vmctl.json("conflicts", "list")]
+    assert vmctl.json("verify")["equal"]
+
+
+def test_a_message_that_was_taken_meanwhile_is_there_when_the_files_are_back(
+    vmctl: Commands, vanished: list[str], recording: Any
+) -> None:
+    """By `vmctl reindex` and the other server: it, and all that was in the mailbox."""
+    left = left_in_it(vmctl, vanished, recording)
+    vmctl("reindex")
+    vmctl("sync")
+    assert {*vanished, left} == messages(vmctl, "primary")
+    assert [] == vmctl.json("conflicts", "list")
+    assert vmctl.json("verify")["equal"]
+
+
+def test_a_message_is_not_put_under_a_file_system_that_is_not_mounted(wire: Wire, recording: Any) -> None:
+    """There it would be hidden when the right one is mounted again: it is refused with the word of what is gone."""
+    wire.desk().create_mailbox("2001", {"name": "Ada"})
+    wire.in_step()
+    away = wire.directory / "mounted"
+    (wire.root() / "mailboxes").rename(away)
+    (wire.root() / "mailboxes").mkdir()
+    before = wire.a.index.note("file_systems")
+    with wire.a.index.transaction():  # as if the folder had lain on a disk of its own
+        wire.a.index.set_note("file_systems", {**before, "mailboxes": before["mailboxes"] + 1})
+    with pytest.raises(errors.DeletionsHeld, match="the files of mailbox 2001 are gone"):
+        wire.desk().leave("2001", recording())
+    assert [] == list((wire.root() / "mailboxes").iterdir())
+
+
+def test_a_mailbox_whose_files_are_gone_is_deleted_by_the_command_for_it(vmctl: Commands, vanished: list[str]) -> None:
+    """That is a person's word for this mailbox alone, and `mailbox restore` takes it back with its messages."""
+    vmctl("mailbox", "delete", "2001", "--yes")
+    vmctl("sync")
+    assert [] == vmctl.json("mailbox", "list", "--server", "secondary")
+    vmctl("mailbox", "restore", "2001")
+    vmctl("sync")
+    assert set(vanished) == messages(vmctl, "primary")
+    assert vmctl.json("verify")["equal"]

@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from vmctl.entry import audio_of
-from vmctl.errors import StoreError
-from vmctl.model import MAILBOX, MESSAGE, parse_key
+from vmctl.errors import DeletionsHeld, NotFound, StoreError
+from vmctl.model import MAILBOX, MESSAGE, mailbox_key, parse_key
 
 if TYPE_CHECKING:
     from vmctl.clock import Clock
+    from vmctl.entry import Entry
     from vmctl.index import Index
     from vmctl.store.format import Format, Walk
 
@@ -80,10 +81,8 @@ class Absences:
         path = self._store.path(key)
         if any(path.startswith(f"{folder}/") or folder == "." for folder in walk.unread):
             return True  # what cannot be read is not known to be absent
-        entry = self._index.get(key)
-        shown = audio_of(entry.shown.document) if entry and entry.shown else None
         try:
-            return self._store.look(self._store.path(key, shown["format"] if shown else "wav")) is not None
+            return self._store.look(_path(self._store, key, self._index.get(key))) is not None
         except StoreError:
             return True
 
@@ -104,3 +103,56 @@ class Absences:
             if before >= _SMALL_MAILBOX and len(keys) * 4 > before:
                 held.add(extension)
         return {key for key in gone if (parse_key(key).mailbox or parse_key(key).name) in held}
+
+
+# What commands say of it
+
+
+def is_gone(store: Format, index: Index, key: str) -> bool:
+    """Whether the file of a living record that was there is not. Raises StoreUnusable."""
+    entry = index.get(key)
+    if entry is None or entry.shown is None or not entry.record.lives:
+        return False
+    return store.look(_path(store, key, entry)) is None
+
+
+def refuse_gone(store: Format, index: Index, key: str) -> None:
+    """Raises DeletionsHeld where the file of a living record is gone and its deletion waits for a person's word."""
+    if not is_gone(store, index, key):
+        return
+    parts = parse_key(key)
+    if parts.kind == MAILBOX:
+        raise DeletionsHeld(f"the files of mailbox {parts.name} are gone: its deletion waits for your word")
+    if parts.mailbox is not None:
+        refuse_gone(store, index, mailbox_key(parts.mailbox))
+    if key in (index.note("held") or []):
+        raise DeletionsHeld(f"the file of {key} is gone, with others: its deletion waits for your word")
+
+
+def check_mailbox(store: Format, index: Index, extension: str) -> None:
+    """Raises NotFound unless the mailbox has its file, DeletionsHeld where that is gone, and BadName."""
+    try:
+        store.check_mailbox(extension)
+    except NotFound:
+        refuse_gone(store, index, mailbox_key(extension))
+        raise
+
+
+def check_takes(store: Format, index: Index, extension: str) -> None:
+    """As `check_mailbox`, but a mailbox that lives and whose files are gone takes a message all the same.
+
+    Not where another file system lies there than before: what is put into it is hidden when the right one is mounted.
+    """
+    try:
+        check_mailbox(store, index, extension)
+    except (NotFound, DeletionsHeld):
+        entry = index.get(mailbox_key(extension))
+        before, found = index.note("file_systems"), store.file_systems()
+        same = before and all(found.get(folder, found["."]) == device for folder, device in before.items())
+        if entry is None or not entry.record.lives or not same:
+            raise
+
+
+def _path(store: Format, key: str, entry: Entry | None) -> str:
+    shown = audio_of(entry.shown.document) if entry and entry.shown else None
+    return store.path(key, shown["format"] if shown else "wav")

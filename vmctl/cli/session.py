@@ -88,7 +88,7 @@ class Session:
 
         path = self.store.state / "index.db"
         if not path.exists():
-            self._refuse_gone()
+            self._refuse_lost()
             yield None
             return
         index = Index.to_read(path)
@@ -99,7 +99,27 @@ class Session:
         finally:
             index.close()
 
-    def _refuse_gone(self) -> None:
+    def check_mailbox(self, extension: str) -> None:
+        """Raises NotFound without a mailbox, DeletionsHeld where its files are gone and wait for a word, and BadName."""
+        from vmctl.errors import NotFound
+        from vmctl.model import mailbox_key
+
+        try:
+            self.store.check_mailbox(extension)
+        except NotFound:
+            self.refuse_gone(mailbox_key(extension))
+            raise
+
+    def refuse_gone(self, key: str) -> None:
+        """Raises DeletionsHeld where the file of a record is gone and waits for a word; an index that is bad tells nothing."""
+        from vmctl.absence import refuse_gone
+        from vmctl.errors import StoreError
+
+        with contextlib.suppress(StoreError), self.index() as index:
+            if index is not None:
+                refuse_gone(self.store, index, key)
+
+    def _refuse_lost(self) -> None:
         from vmctl.errors import IndexDamaged
         from vmctl.journal import Journal
 
