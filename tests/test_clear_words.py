@@ -10,7 +10,10 @@ import pytest
 from running import Commands
 
 from vmctl import errors, network
+from vmctl.clock import Clock
+from vmctl.config import load
 from vmctl.model import ABSENT
+from vmctl.replica import Replica
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -220,3 +223,84 @@ def test_a_mailbox_whose_files_are_gone_is_deleted_by_the_command_for_it(vmctl: 
     vmctl("sync")
     assert set(vanished) == messages(vmctl, "primary")
     assert vmctl.json("verify")["equal"]
+
+
+# The status of what is damaged
+
+
+def garble(vmctl: Commands, name: str) -> None:
+    """What no program wrote, in place of a file of the primary's."""
+    if name == "index.db":
+        lose_index(vmctl)
+    (vmctl.store / ".vmctl" / name).write_bytes(b"this is none of ours\n" * 999)
+
+
+def status(vmctl: Commands, code: int) -> tuple[dict[str, Any], Any]:
+    """The status as JSON, which must exit with a code; and the command's result as people see it."""
+    done = vmctl("status", "--json", code=code)
+    assert {25: "IndexDamaged", 70: "JournalBroken"}[code] == json.loads(done.stderr)["error"]
+    return json.loads(done.stdout), vmctl("status", code=code)
+
+
+@pytest.mark.parametrize("how", ["garbage", "gone", "a page lost"])
+def test_the_status_of_a_damaged_index_still_tells_who_serves(vmctl: Commands, how: str) -> None:
+    """The roles are in the journal: they are shown, with the other server's numbers; then it exits as the table says."""
+    vmctl("sync")
+    before = vmctl.json("status")
+    if how == "garbage":
+        garble(vmctl, "index.db")
+    elif how == "gone":
+        lose_index(vmctl)
+    else:
+        index = vmctl.store / ".vmctl/index.db"
+        index.write_bytes(index.read_bytes()[:4096] + b"\xff" * (index.stat().st_size - 4096))
+    value, done = status(vmctl, errors.IndexDamaged.exit_code)
+    assert before["services"] == value["services"]
+    for name in ("records", "pending", "conflicts", "faults", "damaged", "role"):
+        assert before["servers"]["secondary"][name] == value["servers"]["secondary"][name]
+    mine = value["servers"]["primary"]
+    assert before["servers"]["primary"].keys() == mine.keys()
+    assert [None, None, "active"] == [mine["records"], mine["pending"], mine["role"]]
+    assert ["IndexDamaged"] == [one["error"] for one in mine["damaged"]]
+    assert "vmctl reindex" in mine["damaged"][0]["hint"]
+    assert value["in_step"] is False
+    assert "primary IS DAMAGED: the index" in done.stdout
+    assert "voicemail  primary  primary" in done.stdout
+    vmctl("reindex")
+    vmctl("sync")
+    assert [] == vmctl.json("status")["servers"]["primary"]["damaged"]
+
+
+def test_the_status_of_a_damaged_journal_still_tells_what_the_index_knows(vmctl: Commands) -> None:
+    """Numbers from the index, roles from the other server's journal; once both are damaged, roles are not known."""
+    vmctl("sync")
+    before = vmctl.json("status")
+    garble(vmctl, "journal.jsonl")
+    value, done = status(vmctl, errors.JournalBroken.exit_code)
+    assert [("primary", True)] == [(one["serving"], one["known"]) for one in value["services"]]
+    for name in ("records", "pending", "last_sync", "conflicts", "faults"):
+        assert before["servers"]["primary"][name] == value["servers"]["primary"][name]
+    assert "primary IS DAMAGED: the journal" in done.stdout
+    assert "vmctl journal --verify" in done.stdout
+    (vmctl.directory / "secondary/.vmctl/journal.jsonl").write_bytes(b"nor this\n")
+    for name in (
+        "primary",
+        "secondary",
+    ):  # what each was told in mails counts while it is fresh; a new start forgets it
+        with Replica.open(load(vmctl.directory / "vmctl.yaml"), name, Clock()) as replica:
+            replica.contact.forget()
+    value, done = status(vmctl, errors.JournalBroken.exit_code)
+    assert [False] == [one["known"] for one in value["services"]]
+    assert 2 == done.stdout.count("IS DAMAGED: the journal")
+    assert "not known" in done.stdout
+    assert "starting" not in done.stdout
+
+
+def test_the_status_of_a_store_of_which_nothing_can_be_read(vmctl: Commands) -> None:
+    """Index and journal: both are named, each with its mend, and the index's code is the one it exits with."""
+    vmctl("sync")
+    garble(vmctl, "index.db")
+    garble(vmctl, "journal.jsonl")
+    value, _ = status(vmctl, errors.IndexDamaged.exit_code)
+    assert ["IndexDamaged", "JournalBroken"] == [one["error"] for one in value["servers"]["primary"]["damaged"]]
+    assert ["primary"] == [one["serving"] for one in value["services"]]

@@ -85,10 +85,13 @@ class Session:
         Raises IndexDamaged where it is gone: that nothing is known must not read as if nothing had been there.
         """
         from vmctl.index import Index
+        from vmctl.journal import Journal
+        from vmctl.rejoin import gone
 
         path = self.store.state / "index.db"
         if not path.exists():
-            self._refuse_lost()
+            if (lost := gone(Journal(self.store.state / "journal.jsonl"), self.server)) is not None:
+                raise lost
             yield None
             return
         index = Index.to_read(path)
@@ -118,18 +121,6 @@ class Session:
         with contextlib.suppress(StoreError), self.index() as index:
             if index is not None:
                 refuse_gone(self.store, index, key)
-
-    def _refuse_lost(self) -> None:
-        from vmctl.errors import IndexDamaged
-        from vmctl.journal import Journal
-
-        if next(Journal(self.store.state / "journal.jsonl").entries(limit=1), None) is not None:  # so it once had one
-            raise IndexDamaged(
-                f"the index of {self.server} is gone",
-                why="history, conflicts and what was parked were in .vmctl/index.db alone",
-                hint="'vmctl sync' builds it again from the files and the other server, 'vmctl reindex' from the files; "
-                "earlier versions are still in the history of the other server",
-            )
 
     @contextlib.contextmanager
     def replica(self) -> Iterator[Replica]:
