@@ -6,7 +6,8 @@ counts at a second look only, and a mass of it waits for a person's word.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmctl.entry import audio_of
 from vmctl.errors import DeletionsHeld, NotFound, StoreError
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from vmctl.index import Index
     from vmctl.store.format import Format, Walk
 
+OVERWRITTEN = "overwritten"
+_OBEYED = "obeyed"
+_TOLD_FOR = 86_400_000_000  # microseconds
 _MOST_GONE = 20
 _SMALL_MAILBOX = 4
 
@@ -147,10 +151,55 @@ def check_takes(store: Format, index: Index, extension: str) -> None:
         check_mailbox(store, index, extension)
     except (NotFound, DeletionsHeld):
         entry = index.get(mailbox_key(extension))
-        before, found = index.note("file_systems"), store.file_systems()
-        same = before and all(found.get(folder, found["."]) == device for folder, device in before.items())
-        if entry is None or not entry.record.lives or not same:
+        if entry is None or not entry.record.lives or not _is_same_place(store, index):
             raise
+
+
+def _is_same_place(store: Format, index: Index) -> bool:
+    """Whether what is written now lies on the file systems on which the last scan without a doubt found the store."""
+    before, found = index.note("file_systems"), store.file_systems()
+    return bool(before) and all(found.get(folder, found["."]) == device for folder, device in before.items())
+
+
+# What the peer says of it: it overwrites this server
+
+
+def overwritten(index: Index, wall: int) -> int | None:
+    """The change by which this server overwrote the peer, to be told it for a day; None without one."""
+    number = index.note(OVERWRITTEN)
+    return number if number and 0 <= wall - number < _TOLD_FOR else None
+
+
+def obey(store: Format, index: Index, number: Any, wall: int) -> None:
+    """The peer overwrote this server by its change `number`: what is gone and waits is to be written again, once."""
+    if type(number) is not int or number <= (index.note(_OBEYED) or 0):
+        return
+    with index.transaction():
+        index.set_note(_OBEYED, number)
+        stay = waiting_on(store, index)
+        for key in set(index.note("held") or []) - stay:
+            entry = index.get(key)
+            if entry is not None and entry.shown is not None:
+                index.put(replace(entry, shown=None), wall)
+        index.set_note("held", sorted(stay))
+
+
+def waiting_on(store: Format, index: Index) -> set[str]:
+    """The records that wait for a person's word also when the peer overwrites this server.
+
+    These are files that look put back from a backup, and all where another file system lies than before.
+    """
+    held = set(index.note("held") or [])
+    if not _is_same_place(store, index):
+        return held
+    return {key for key in held if not _is_known_gone(store, index, key)}
+
+
+def _is_known_gone(store: Format, index: Index, key: str) -> bool:
+    try:
+        return is_gone(store, index, key)
+    except StoreError:
+        return False
 
 
 def _path(store: Format, key: str, entry: Entry | None) -> str:
