@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmctl.entry import audio_of
-from vmctl.errors import DeletionsHeld, NotFound, StoreError
+from vmctl.errors import DeletionsHeld, NotFound, StoreError, StoreUnusable
 from vmctl.model import MAILBOX, MESSAGE, mailbox_key, parse_key
 
 if TYPE_CHECKING:
@@ -150,15 +150,32 @@ def check_takes(store: Format, index: Index, extension: str) -> None:
     try:
         check_mailbox(store, index, extension)
     except (NotFound, DeletionsHeld):
-        entry = index.get(mailbox_key(extension))
-        if entry is None or not entry.record.lives or not _is_same_place(store, index):
+        key = mailbox_key(extension)
+        entry = index.get(key)
+        if entry is None or not entry.record.lives or is_elsewhere(store, index, key):
             raise
 
 
-def _is_same_place(store: Format, index: Index) -> bool:
-    """Whether what is written now lies on the file systems on which the last scan without a doubt found the store."""
-    before, found = index.note("file_systems"), store.file_systems()
-    return bool(before) and all(found.get(folder, found["."]) == device for folder, device in before.items())
+def is_elsewhere(store: Format, index: Index, key: str) -> bool:
+    """Whether a new file would lie on another file system than the last scan without a doubt found there.
+
+    It would be hidden when the right one is mounted again, and taken for deleted. A mailbox that has its file is there.
+    """
+    box = parse_key(key).mailbox
+    if box is not None and store.look(store.path(mailbox_key(box))) is not None:
+        return False
+    path, before, found = store.path(key), index.note("file_systems") or {}, store.file_systems()
+    folder = max((name for name in before if path.startswith(f"{name}/")), key=len, default=".")
+    return folder in before and found.get(folder, found["."]) != before[folder]
+
+
+def refuse_elsewhere(store: Format, index: Index, key: str) -> None:
+    """Raises StoreUnusable for a change whose file is not written for that."""
+    if is_elsewhere(store, index, key):
+        raise StoreUnusable(
+            f"another file system lies in the place of {key} than before",
+            hint="the change is kept: mount the right one, or let 'vmctl sync --accept-deletions' take it as it is",
+        )
 
 
 # What the peer says of it: it overwrites this server
@@ -187,17 +204,14 @@ def obey(store: Format, index: Index, number: Any, wall: int) -> None:
 def waiting_on(store: Format, index: Index) -> set[str]:
     """The records that wait for a person's word also when the peer overwrites this server.
 
-    These are files that look put back from a backup, and all where another file system lies than before.
+    These are files that look put back from a backup, and what is gone from another file system than before.
     """
-    held = set(index.note("held") or [])
-    if not _is_same_place(store, index):
-        return held
-    return {key for key in held if not _is_known_gone(store, index, key)}
+    return {key for key in index.note("held") or [] if not _is_to_come_back(store, index, key)}
 
 
-def _is_known_gone(store: Format, index: Index, key: str) -> bool:
+def _is_to_come_back(store: Format, index: Index, key: str) -> bool:
     try:
-        return is_gone(store, index, key)
+        return is_gone(store, index, key) and not is_elsewhere(store, index, key)
     except StoreError:
         return False
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from vmctl import durable
+from vmctl.absence import is_elsewhere
 from vmctl.audio import digest_of
 from vmctl.entry import Entry, audio_of
 from vmctl.errors import RecordError, StoreUnusable
@@ -143,6 +144,8 @@ class Applier:
         if kind != MESSAGE and entry.shown and canonical(entry.shown.document) == canonical(record.document):
             self._index.put(replace(entry, shown=record), self._clock.wall())  # another version of what is there
             return True
+        if entry.shown is None and is_elsewhere(self._store, self._index, record.key):
+            return False
         if self._store.is_edited(kind):
             data = self._store.text(record)
             durable.make_directory((self._store.root / path).parent)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from vmctl.absence import check_mailbox as check_mailbox_there
-from vmctl.absence import check_takes, refuse_gone
+from vmctl.absence import check_takes, refuse_elsewhere, refuse_gone
 from vmctl.audio import inspect
 from vmctl.clock import rfc3339
 from vmctl.entry import Entry
@@ -282,6 +282,7 @@ class Desk:
                 if settles is not None:
                     self._settle(settles)
             if not self._replica.applier.apply(key) and record.lives:
+                refuse_elsewhere(self._store, self._index, key)
                 raise StoreBusy(
                     f"the file of {key} is being edited",
                     hint="the change is kept: it is written when the file stands still",
