@@ -149,10 +149,12 @@ class Session:
 
     @contextlib.contextmanager
     def undo(self) -> Iterator[Undo]:
-        """What takes back earlier versions and values that lost."""
+        """What takes back earlier versions and values that lost. Raises IndexDamaged where they went with the index."""
         from vmctl.desk import Desk
         from vmctl.undo import Undo
 
+        with self.index():
+            pass  # a new one, built by the way, would say that there is nothing to take back
         with self.replica() as replica:
             yield Undo(replica, Desk(replica))
 
