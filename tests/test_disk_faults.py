@@ -330,6 +330,27 @@ def test_a_reindex_that_ends_for_want_of_room_half_way_puts_the_former_index_bac
     assert net.read("verify")["equal"]
 
 
+def test_what_comes_under_a_wrong_mount_is_there_when_it_is_gone(net):
+    """An empty disk lies over the mailboxes: nothing is put on it, the sync says what waits, and nothing is lost."""
+    place = net.path("primary", "mailboxes")
+    mount("-t", "tmpfs", "-o", "size=1m", "none", str(place))
+    try:
+        ident = net.leave("secondary", "2001", wav(net.root / "other.wav", level=77))
+        done = net.run("sync", "--timeout", "5")
+        assert errors.NotInStep.exit_code == done.returncode, done.stderr
+        assert "wait for your word" in done.stderr
+        assert "put the files back" in done.stderr
+        done = net.run("message", "leave", "2001", "--audio", str(net.root / "r.wav"), "--server", "primary")
+        assert errors.DeletionsHeld.exit_code == done.returncode
+        assert [] == list(place.iterdir())
+    finally:
+        unmount(place)
+    net.do("sync")
+    for server in SERVERS:
+        assert net.path(server, f"mailboxes/2001/messages/{ident}.wav").exists()
+    assert net.read("verify")["equal"]
+
+
 def test_a_read_only_disk_without_a_daemon(net):
     """Reading commands answer, changing ones and the daemon say that the disk is read-only; then all goes on."""
     store = str(net.path("primary", ""))

@@ -1,7 +1,8 @@
 """Tells a deletion from a fault: what is gone for a moment, what is gone for good, and what is too much to believe.
 
 A file that an editor renames away for a moment, or a store that is not mounted, must not delete anything. So absence
-counts at a second look only, and a mass of it waits for a person's word.
+counts at a second look only, and a mass of it waits for a person's word. Here is also what commands say while it waits,
+what may be written meanwhile, and what becomes of it when the peer overwrites this server.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vmctl.clock import duration, rfc3339
-from vmctl.errors import AlreadyServing, NotInStep, StoreUnusable
+from vmctl.errors import AlreadyServing, DeletionsHeld, NotInStep, StoreUnusable
 from vmctl.index import Index
 from vmctl.post import ASK_SCAN, DAEMON, ROUND, Post, who_serves
 from vmctl.purge import Housekeeper
@@ -287,6 +287,9 @@ class Round:
             if self._written and post.peer_todo:
                 words += f"; {post.peer.name}: {post.peer_todo} not yet written"
             parts.append(words)
+        if held := sum(len(tally.held) for tally in self._outcome.servers.values()):
+            parts.append(f"{held} records that are gone, or older than before, wait for your word")
+            hint = DeletionsHeld.hint
         return NotInStep(what, why="; ".join(parts), hint=hint)
 
 
