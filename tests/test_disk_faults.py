@@ -286,6 +286,71 @@ def test_the_status_of_a_full_disk_without_a_daemon(net):
     net.do("sync")
 
 
+def test_a_reindex_without_room_puts_the_former_index_back(net):
+    """Nothing is lost and all is as before: the history and the conflicts are still there; with room it is done."""
+    store = net.path("primary", "")
+    net.do("mailbox", "set", "2001", "--quota", "7", "--server", "primary")
+    before = net.read("history", "list", "--all", "--server", "primary")
+    identity = (store / ".vmctl/identity.json").read_bytes()
+    fill(store)
+    done = net.run("reindex", "--server", "primary")
+    assert errors.DiskFull.exit_code == done.returncode, done.stderr
+    assert "the former one is in its place again" in done.stderr
+    assert [] == list(store.glob(".vmctl/index.db.aside-*"))
+    assert before == net.read("history", "list", "--all", "--server", "primary")
+    assert identity == (store / ".vmctl/identity.json").read_bytes()
+    (store / ".ballast").unlink()
+    net.do("sync")
+    assert before == net.read("history", "list", "--all", "--server", "primary")
+    net.do("reindex", "--server", "primary")
+    net.do("sync")
+    assert net.read("verify")["equal"]
+
+
+def test_a_reindex_that_ends_for_want_of_room_half_way_puts_the_former_index_back(net):
+    """There is room for an index, not for what is to be in it: the former one knows that it is not of this life."""
+    store = net.path("primary", "")
+    for number in range(2100, 2140):
+        box = store / f"mailboxes/{number}"
+        box.mkdir()
+        (box / "mailbox.yaml").write_text(f"note: {'n' * 3500}\n")
+    net.do("sync")
+    before = net.read("history", "list", "--all", "--server", "primary")
+    fill(store)
+    identity = (store / ".vmctl/identity.json").read_bytes()
+    os.truncate(store / ".ballast", (store / ".ballast").stat().st_size - 320 * 1024)
+    done = net.run("reindex", "--server", "primary")
+    assert errors.DiskFull.exit_code == done.returncode, done.stderr
+    assert "the former one is in its place again" in done.stderr
+    assert [] == list(store.glob(".vmctl/index.db.aside-*"))
+    assert identity != (store / ".vmctl/identity.json").read_bytes()  # the new index had begun a life of its own
+    (store / ".ballast").unlink()
+    net.do("sync")
+    assert before == net.read("history", "list", "--all", "--server", "primary")
+    assert net.read("verify")["equal"]
+
+
+def test_what_comes_under_a_wrong_mount_is_there_when_it_is_gone(net):
+    """An empty disk lies over the mailboxes: nothing is put on it, the sync says what waits, and nothing is lost."""
+    place = net.path("primary", "mailboxes")
+    mount("-t", "tmpfs", "-o", "size=1m", "none", str(place))
+    try:
+        ident = net.leave("secondary", "2001", wav(net.root / "other.wav", level=77))
+        done = net.run("sync", "--timeout", "5")
+        assert errors.NotInStep.exit_code == done.returncode, done.stderr
+        assert "wait for your word" in done.stderr
+        assert "put the files back" in done.stderr
+        done = net.run("message", "leave", "2001", "--audio", str(net.root / "r.wav"), "--server", "primary")
+        assert errors.DeletionsHeld.exit_code == done.returncode
+        assert [] == list(place.iterdir())
+    finally:
+        unmount(place)
+    net.do("sync")
+    for server in SERVERS:
+        assert net.path(server, f"mailboxes/2001/messages/{ident}.wav").exists()
+    assert net.read("verify")["equal"]
+
+
 def test_a_read_only_disk_without_a_daemon(net):
     """Reading commands answer, changing ones and the daemon say that the disk is read-only; then all goes on."""
     store = str(net.path("primary", ""))

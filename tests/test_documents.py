@@ -211,12 +211,14 @@ def test_settings_are_flat_in_the_document_and_nested_in_the_file():
 
 
 def test_a_section_that_is_also_a_value_leaves_the_document_alone():
-    """Merged from two files, one with a value and one with a section: a file can hold one, and nothing is altered."""
-    document = {"voicemail": {"a": 1}, "voicemail.b": 2, "x": 1, "x.y": 2}
+    """Merged from two files, one with a value and one with a section: the file shows both, and nothing is altered."""
+    document = {"voicemail": {"a": 1}, "voicemail.b": 2, "x": 1, "x.y": 2, "x.z": {"deep": 3}}
     before = copy.deepcopy(document)
-    again = read_yaml(SETTINGS, write_yaml(SETTINGS, document), "settings.yaml")
+    data = write_yaml(SETTINGS, document)
+    assert b"# x was set as a value at one server and as a section at the other" in data
+    again = read_yaml(SETTINGS, data, "settings.yaml")
     assert document == before
-    assert again == {"voicemail.a": 1, "voicemail.b": 2, "x": 1}
+    assert again == {"voicemail.a": 1, "voicemail.b": 2, "x": 1, "x.y": 2, "x.z": {"deep": 3}}
 
 
 @pytest.mark.parametrize("data", [b"", b"# nothing\n", b"{}\n"])
@@ -226,7 +228,18 @@ def test_empty_settings_are_no_settings(data):
     assert read_yaml(SETTINGS, write_yaml(SETTINGS, {}), "settings.yaml") == {}
 
 
-@pytest.mark.parametrize("data", [b"a.b: 1\n", b"a:\n  b.c: 1\n", b"'': 1\n", b"a b: 1\n", b"a:\n  ../x: 1\n"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"a.b: 1\n",
+        b"a:\n  b.c: 1\n",
+        b"'': 1\n",
+        b"a b: 1\n",
+        b"a:\n  ../x: 1\n",
+        b"a: {c: 1}\na.b: 1\n",
+        b"a: 1\na.b.c: 1\n",
+    ],
+)
 def test_odd_keys_of_settings_are_a_broken_file(data):
     """A dot would make two keys one field."""
     with pytest.raises(BrokenFile, match="has a bad key"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +14,7 @@ from vmctl import errors, overwrite
 from vmctl import round as rounds
 from vmctl.clock import Clock
 from vmctl.desk import Desk
+from vmctl.desk_mailboxes import MailboxDesk
 from vmctl.model import ABSENT, Tick, created, deleted, edited, restored
 from vmctl.replica import Replica
 from vmctl.undo import Undo
@@ -167,6 +170,37 @@ def test_nothing_is_thrown_away(wire: Wire, apart: dict[str, str]) -> None:
     ]
 
 
+@pytest.mark.parametrize("where", SERVERS)
+def test_a_mailbox_that_it_deleted_comes_back_whole(wire: Wire, recording: Any, where: str) -> None:
+    """The loser's mailbox with its messages and its greeting: one 'mailbox restore' brings all of it back."""
+    there = wire.desk("secondary")
+    there.create_mailbox("2003", {"name": "Only there"})
+    there.set_greeting("2003", "busy", recording())
+    idents = sorted(there.leave("2003", recording()) for _ in range(3))
+    there.delete_message("2003", gone := there.leave("2003", recording()))
+    run(wire)
+    assert [[], []] == [replica.store.names("mailbox") for replica in wire.servers.values()]
+    assert 4 == MailboxDesk(wire.servers[where]).restore_mailbox("2003").inside
+    wire.in_step()
+    for name, replica in wire.servers.items():
+        assert idents == wire.messages("2003", name)
+        assert ["busy"] == replica.store.names("greeting", "2003")
+        assert gone not in wire.messages("2003", name)
+
+
+def test_a_mailbox_that_the_loser_deleted_comes_back_whole(wire: Wire, recording: Any) -> None:
+    """With the messages that were in it, and without those that had been deleted before."""
+    wire.desk().create_mailbox("2001", {"name": "Ada"})
+    idents = sorted(wire.desk().leave("2001", recording()) for _ in range(3))
+    wire.in_step()
+    wire.desk().delete_message("2001", idents[0])
+    wire.in_step()
+    wire.desk("secondary").delete_mailbox("2001")
+    changes = run(wire)
+    assert {"mailbox/2001", *(f"message/2001/{ident}" for ident in idents[1:])} == changes.keys()
+    assert [idents[1:]] * 2 == [wire.messages("2001", name) for name in SERVERS]
+
+
 @pytest.mark.parametrize("cut", ["before the round", "after the round", "before the second round"])
 def test_cut_off_and_run_again(wire: Wire, apart: dict[str, str], cut: str) -> None:
     """Whatever was done before the crash: another run ends where one run does, and both are in step between."""
@@ -295,3 +329,79 @@ def test_a_peer_that_cannot_be_reached(net: Net, monkeypatch: pytest.MonkeyPatch
     assert "an overwrite was cut off: this one goes on with it" in done.stderr
     assert "name: Ada" in net.path("secondary", "mailboxes/2001/mailbox.yaml").read_text()
     assert "quota: 3" in net.path("secondary", "mailboxes/2002/mailbox.yaml").read_text()
+
+
+# Where files are gone, and their deletion waits for a word
+
+
+def vanish(net: Net, server: str, tmp_path: Path) -> list[str]:
+    """Both in step with three messages in 2001; then its files are gone from a server, which has seen it."""
+    net.do("sync")
+    idents = [net.leave("primary", "2001", wav(tmp_path / f"{n}.wav", level=n * 100)) for n in range(1, 4)]
+    net.do("sync")
+    shutil.rmtree(net.path(server, "mailboxes/2001"))
+    assert errors.DeletionsHeld.exit_code == net.run("sync").returncode
+    return idents
+
+
+@pytest.mark.parametrize("daemons", [(), ("secondary",), SERVERS], ids=str)
+def test_what_is_gone_at_the_loser_is_written_again(net: Net, tmp_path: Path, daemons: tuple[str, ...]) -> None:
+    """As the dry run says: the winner's mailbox, its messages and their recordings, and nothing of it is deleted."""
+    idents = vanish(net, "secondary", tmp_path)
+    promised = net.read("sync", "--overwrite-from", "primary", "--dry-run")["changes"]
+    there = [path.stem for path in net.path("primary", "mailboxes/2001/messages").glob("*.json")]
+    assert set(idents) < set(there)
+    assert {"mailbox/2001", *(f"message/2001/{ident}" for ident in there)} == promised.keys()
+    assert {"restored"} == set(promised.values())
+    with contextlib.ExitStack() as stack:
+        for name in daemons:
+            stack.enter_context(net.daemon(name))
+        for name in daemons:
+            until(lambda name=name: " serves " in net.log(name), what="the daemon")
+        done = net.run("sync", "--overwrite-from", "primary", "--yes", "--json")
+        assert 0 == done.returncode, done.stderr
+        assert promised == json.loads(done.stdout)["changes"]
+        assert net.read("verify")["equal"]
+    assert sorted(there) == sorted(path.stem for path in net.path("secondary", "mailboxes/2001/messages").glob("*.wav"))
+    net.do("sync")
+    assert [] == net.status()["servers"]["secondary"]["faults"]
+
+
+def test_what_is_gone_at_the_winner_goes_on_waiting(net: Net, tmp_path: Path) -> None:
+    """That its files are gone is not what the winner holds before a person says so: the dry run and the run name it."""
+    vanish(net, "primary", tmp_path)
+    done = net.run("sync", "--overwrite-from", "primary", "--dry-run", "--json")
+    assert {} == json.loads(done.stdout)["changes"]
+    assert "records wait for your word there" in done.stderr
+    done = net.run("sync", "--overwrite-from", "primary", "--yes")
+    assert errors.DeletionsHeld.exit_code == done.returncode
+    assert net.path("secondary", "mailboxes/2001/mailbox.yaml").exists()
+    assert not net.path("primary", "mailboxes/2001").exists()
+
+
+def test_what_vanishes_after_an_overwrite_waits_as_before(net: Net, tmp_path: Path) -> None:
+    """It is written again once: what is gone later is no part of it, although mails go on telling of the overwrite."""
+    vanish(net, "secondary", tmp_path)
+    net.do("sync", "--overwrite-from", "primary", "--yes")
+    shutil.rmtree(net.path("secondary", "mailboxes/2001"))
+    for _ in range(2):
+        assert errors.DeletionsHeld.exit_code == net.run("sync").returncode
+    assert not net.path("secondary", "mailboxes/2001").exists()
+    assert net.path("primary", "mailboxes/2001/mailbox.yaml").exists()
+
+
+def test_nothing_is_written_again_under_another_file_system(wire: Wire) -> None:
+    """There it would be hidden when the right one is mounted again: it goes on waiting."""
+    wire.desk().create_mailbox("2001", {"name": "Ada"})
+    wire.in_step()
+    shutil.rmtree(wire.root("secondary") / "mailboxes")
+    (wire.root("secondary") / "mailboxes").mkdir()
+    known = wire.b.index.note("file_systems")
+    with wire.b.index.transaction():  # as if the folder had lain on a disk of its own
+        wire.b.index.set_note("file_systems", {**known, "mailboxes": known["mailboxes"] + 1})
+    assert ["mailbox/2001"] == wire.scan("secondary").held
+    overwrite.remember(wire.a)
+    overwrite.set_back(wire.a, "ada")
+    wire.exchange()
+    assert [] == list((wire.root("secondary") / "mailboxes").iterdir())
+    assert ["mailbox/2001"] == wire.scan("secondary").held

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from running import SERVERS
 
+from vmctl.errors import StoreUnusable
 from vmctl.store import native
 
 if TYPE_CHECKING:
@@ -99,6 +100,31 @@ def test_a_folder_that_is_gone_with_all_that_was_in_it_waits(wire: Wire, box: st
     wire.in_step()
     assert (prompts(wire, "secondary") == []) == (folder == "prompts")
     assert (wire.messages(box, "secondary") == []) == folder.startswith("mailboxes")
+
+
+def test_what_comes_while_a_disk_is_not_mounted_is_put_there_when_it_is(
+    wire: Wire, box: str, recording: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under the empty folder it would be hidden by the mount, and count as deleted on both servers."""
+    root, away = wire.root("secondary"), wire.directory / "away"
+    (root / "mailboxes").rename(away)
+    (root / "mailboxes").mkdir()
+    with monkeypatch.context() as patch:
+        other_file_system(patch, root / "mailboxes")
+        left = wire.desk().leave(box, recording())
+        wire.desk().create_mailbox("2002", {"name": "Bob"})
+        wire.exchange()  # the mails come before any scan has missed the files
+        wire.scan("secondary")
+        wire.exchange()
+        assert [] == list((root / "mailboxes").iterdir())
+        with pytest.raises(StoreUnusable, match="another file system"):
+            wire.desk("secondary").create_mailbox("2003", {"name": "Eve"})
+    (root / "mailboxes").rmdir()
+    away.rename(root / "mailboxes")
+    wire.in_step()
+    for name, replica in wire.servers.items():
+        assert left in wire.messages(box, name)
+        assert ["2001", "2002", "2003"] == replica.store.names("mailbox")
 
 
 @pytest.mark.parametrize("folder", ["", "mailboxes", "mailboxes/2001", "mailboxes/2001/messages", "prompts"])

@@ -92,3 +92,21 @@ def test_roles_between_two_hosts(hosts: tuple[Net, Net]) -> None:
         for net in hosts:
             until(lambda net=net: net.service()["state"] == "normal", what="normal operation")
             assert net.status()["servers"]["secondary"]["role"] == "standby"
+
+
+def test_an_overwrite_writes_again_what_is_gone_on_the_other_host(hosts: tuple[Net, Net], tmp_path: Path) -> None:
+    """The winner's mails say that it overwrote: the files that vanished there, and waited for a word, are back."""
+    one, other = hosts
+    one.do("mailbox", "create", "2001", "--name", "Ada")
+    with other.daemon("secondary"):
+        until(lambda: " serves " in other.log("secondary"), what="the daemon")
+        ident = one.leave("primary", "2001", wav(tmp_path / "a.wav"))
+        one.do("sync")
+        shutil.rmtree(other.path("secondary", "mailboxes/2001"))
+        until(lambda: other.status()["servers"]["secondary"]["faults"], what="the deletion is held")
+        assert "mailbox/2001: something in it differs" in one.do("sync", "--overwrite-from", "primary", "--dry-run")
+        one.do("sync", "--overwrite-from", "primary", "--yes")
+        for path in ("mailbox.yaml", f"messages/{ident}.json", f"messages/{ident}.wav"):
+            assert other.path("secondary", f"mailboxes/2001/{path}").exists()
+        until(lambda: [] == other.status()["servers"]["secondary"]["faults"], what="no fault")
+        assert one.read("verify")["equal"]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from vmctl import durable
+from vmctl.absence import is_elsewhere
 from vmctl.audio import digest_of
 from vmctl.entry import Entry, audio_of
 from vmctl.errors import RecordError, StoreUnusable
@@ -100,8 +101,7 @@ class Applier:
         try:
             (done.written if self._apply(key, marked=True) else done.waiting).append(key)
         except StoreUnusable as error:  # one odd file must not keep all others from being written
-            why = f"{error.what} ({error.why})" if error.why else error.what
-            self._index.set_fault(self._store.path(key), why, error.hint, self._clock.wall())
+            self._index.set_fault(self._store.path(key), error.words, error.hint, self._clock.wall())
             done.waiting.append(key)
 
     def _drop_asides(self) -> None:
@@ -184,6 +184,8 @@ class Applier:
         if kind != MESSAGE and entry.shown and canonical(entry.shown.document) == canonical(record.document):
             self._index.put(replace(entry, shown=record), self._clock.wall())  # another version of what is there
             return True
+        if entry.shown is None and is_elsewhere(self._store, self._index, record.key):
+            return False
         if self._store.is_edited(kind):
             data = self._store.text(record)
             durable.make_directory((self._store.root / path).parent)

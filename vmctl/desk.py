@@ -12,6 +12,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from vmctl.absence import check_mailbox as check_mailbox_there
+from vmctl.absence import check_takes, refuse_elsewhere, refuse_gone
 from vmctl.audio import inspect
 from vmctl.clock import rfc3339
 from vmctl.entry import Entry
@@ -74,6 +76,7 @@ class Desk:
 
         def act(entry: Entry | None, tick: Tick, at: int) -> Record:
             if entry is not None and entry.record.lives:
+                refuse_gone(self._store, self._index, key)
                 raise AlreadyExists(f"mailbox {extension} is there already", hint="change it with 'vmctl mailbox set'")
             if self._index.count("kind = 'mailbox' AND lives") >= self._replica.config.limits.mailboxes:
                 raise BadValue("there are as many mailboxes as limits.mailboxes allows")
@@ -116,7 +119,8 @@ class Desk:
     ) -> str:  # fmt: skip
         """Leave a message; when this returns its id, no crash loses it.
 
-        `received` is RFC 3339. Raises BadAudio, NotFound, MailboxFull, AlreadyExists, DiskFull; then nothing changed.
+        `received` is RFC 3339. A mailbox that lives takes it also where its files are gone. Raises BadAudio, NotFound,
+        MailboxFull, AlreadyExists, DeletionsHeld, DiskFull; then nothing changed.
         """
         check_extension(extension)
         audio = self._replica.config.audio
@@ -129,7 +133,7 @@ class Desk:
         document = check_message(document | {"audio": recording.as_field()})
         ident = new_id(wall) if ident is None else check_name(ident, "message id")
         with self._replica.locked():
-            self._store.check_mailbox(extension)
+            check_takes(self._store, self._index, extension)
             self._check_quota(extension)
             self._check_unused(message_key(extension, ident), ident)
             self._leave(message_key(extension, ident), document, source)
@@ -188,7 +192,7 @@ class Desk:
     def set_greeting(self, extension: str, name: str, source: Path) -> None:
         """Put a greeting into a mailbox. Raises NotFound, BadName, BadAudio."""
         key = greeting_key(check_extension(extension), check_greeting(name))
-        self._store.check_mailbox(extension)
+        check_mailbox_there(self._store, self._index, extension)
         self._set_audio(key, source)
 
     def delete_greeting(self, extension: str, name: str) -> None:
@@ -264,17 +268,21 @@ class Desk:
     def change(self, key: str, act: Callable[[Entry | None, Tick, int], Record], *, settles: str | None = None) -> None:
         """One change of one record: `act` makes it of the entry, the number of the change and the time.
 
-        In the same transaction the conflict of the key `settles` is done with. Raises BrokenFile, StoreBusy.
+        In the same transaction the conflict of the key `settles` is done with. Raises BrokenFile, StoreBusy, and
+        DeletionsHeld where the file is gone and waits for a person's word; to delete the record is one.
         """
         with self._replica.locked():
             self._ready(key)
             with self._index.transaction():
                 entry = self._index.get(key)
                 record = act(entry, self._tick(), self._replica.clock.wall())
+                if record.lives:
+                    refuse_gone(self._store, self._index, key)
                 self._put(replace(entry, record=record) if entry else Entry(record))
                 if settles is not None:
                     self._settle(settles)
             if not self._replica.applier.apply(key) and record.lives:
+                refuse_elsewhere(self._store, self._index, key)
                 raise StoreBusy(
                     f"the file of {key} is being edited",
                     hint="the change is kept: it is written when the file stands still",
@@ -330,11 +338,15 @@ class Desk:
         quota: Any = config.limits.quota
         with contextlib.suppress(BrokenFile):  # a broken file must not cost a caller's message
             settings = self._store.document(SETTINGS_KEY) or {}
-            mailbox = self._store.document(mailbox_key(extension)) or {}
+            mailbox = self._store.document(mailbox_key(extension)) or self._known(mailbox_key(extension))
             quota = mailbox.get("quota", settings.get("defaults.quota", quota))
         there = len(self._store.names(MESSAGE, extension))
         if isinstance(quota, int) and there >= quota:
             raise MailboxFull(f"mailbox {extension} is full", why=f"it holds {there} messages, its quota is {quota}")
+
+    def _known(self, key: str) -> dict[str, Any]:
+        entry = self._index.get(key)
+        return entry.record.document if entry is not None else {}
 
     def _check_unused(self, key: str, ident: str) -> None:
         same = self._index.keys("kind = 'message' AND name = ?", (ident,))

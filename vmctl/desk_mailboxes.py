@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from vmctl.absence import refuse_gone
 from vmctl.desk import Desk, refuse_purged
 from vmctl.entry import Entry
 from vmctl.errors import AlreadyExists, BadValue, NotFound, StoreBusy
@@ -59,6 +60,7 @@ class MailboxDesk(Desk):
             if entry is None:
                 raise NotFound(f"there never was a mailbox {extension}")
             if entry.record.lives:
+                refuse_gone(self._store, self._index, key)
                 raise AlreadyExists(
                     f"mailbox {extension} is there",
                     why="it was not deleted, or something brought it back, or it was made anew since",
@@ -88,6 +90,7 @@ class MailboxDesk(Desk):
             for key in (here, there):
                 self._ready(key)
             self._alive(here, f"mailbox {old}")
+            refuse_gone(self._store, self._index, here)
             self._check_free(new)
             inside = self._looked_at(old)
             made = []

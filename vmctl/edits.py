@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from vmctl.delta import changed_fields
 from vmctl.entry import Entry
+from vmctl.fields import two_things
 from vmctl.merge import conflicts, left_in_deleted, merge
 from vmctl.model import (
     MESSAGE,
+    SETTINGS_KEY,
     Field,
     Record,
     Tick,
@@ -24,9 +26,11 @@ from vmctl.model import (
     edited,
     mailbox_key,
     restored,
-)  # fmt: skip
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from vmctl.clock import Clock
     from vmctl.index import Index
 
@@ -97,6 +101,16 @@ class Edits:
             return
         self._put(replace(entry, record=restored(entry.record, self._tick()), shown=None))
         self._list(conflict)
+
+    def clashes(self) -> Iterator[tuple[str, str, str]]:
+        """What two edits made of the settings that nobody can have meant, as faults: path, why, mend."""
+        entry = self._index.get(SETTINGS_KEY)
+        for name in two_things(entry.record.document) if entry is not None and entry.record.lives else ():
+            yield (
+                f"{SETTINGS_KEY}: {name}",
+                "it was set as a value at one server and as a section at the other: both are kept",
+                f"'vmctl settings show' shows both: 'vmctl settings unset {name}', or of the keys '{name}.KEY'",
+            )
 
     def recall(self, dead: Record) -> None:
         """A tombstone that a new index does not know: its record must not come back."""

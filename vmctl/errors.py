@@ -75,6 +75,11 @@ class VmctlError(Exception):
         if hint is not None:
             self.hint = hint
 
+    @property
+    def words(self) -> str:
+        """What went wrong and why, in one line."""
+        return f"{self.what} ({self.why})" if self.why else self.what
+
     def as_json(self) -> dict[str, Any]:
         """The error as the value that `--json` prints."""
         return {
@@ -183,7 +188,7 @@ class DiskFull(StoreError):
 
 
 class IndexDamaged(StoreError):
-    """The index of a store cannot be read."""
+    """The index of a store cannot be read, or is gone."""
 
     exit_code = 25
     hint = "run 'vmctl reindex': it sets the index aside and builds a new one from the files and the other server"

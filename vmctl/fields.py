@@ -107,6 +107,12 @@ def check_message(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
+def two_things(settings: dict[str, Any]) -> list[str]:
+    """The names that settings have both as a value and as a section: merged from two servers, each of which set one."""
+    sections = {name.partition(".")[0] for name in settings if "." in name}
+    return sorted(name for name in sections if name in settings and not isinstance(settings[name], dict))
+
+
 def _check(document: dict[str, Any], table: dict[str, Check], what: str) -> None:
     wrong = [
         f"{name} must be {words}"

@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vmctl.absence import OVERWRITTEN, is_gone
 from vmctl.entry import audio_of
-from vmctl.errors import JournalError
+from vmctl.errors import JournalError, NotInStep
 from vmctl.merge import namesake_key
 from vmctl.model import ABSENT, KINDS, MAILBOX, MESSAGE, Record, Tick, canonical, deleted, edited, restored
 from vmctl.replica import Replica
@@ -26,17 +27,22 @@ if TYPE_CHECKING:
     from vmctl.index import Index
 
 _NOTE = "overwrite"
+_POLL = 0.05  # seconds
 _FORGOTTEN_AFTER = 86_400_000_000  # microseconds: what was remembered longer ago is not what anybody means today
 
 DELETED, RESTORED, SET = "deleted", "restored", "set"
 
 
 class Overwritten(NamedTuple):
-    """What was set back, by key: `deleted`, `restored` or `set`; since when that is remembered; what the rounds did."""
+    """What was set back, by key: `deleted`, `restored` or `set`; since when that is remembered; what the rounds did.
+
+    `held` are the keys of what still waits for a person's word, on the servers of this host.
+    """
 
     changes: dict[str, str]
     since: int
     outcome: Outcome
+    held: list[str]
 
 
 def overwrite(
@@ -51,8 +57,40 @@ def overwrite(
     Round(config, clock, timeout=timeout, progress=progress).run()
     with Replica.open(config, winner, clock) as replica:
         changes = set_back(replica, by)
-    outcome = Round(config, clock, timeout=timeout, progress=progress).run()
-    return Overwritten(changes, since, outcome)
+    loser = config.peer_of(winner)
+    vanished = _gone(config, loser.name, clock) if loser.here else set()
+    outcome = Round(config, clock, timeout=timeout, written=True, progress=progress).run()
+    if loser.here:
+        _await_files(config, loser.name, clock, timeout, wait)
+        changes |= dict.fromkeys(sorted(vanished - _gone(config, loser.name, clock)), RESTORED)
+    return Overwritten(changes, since, outcome, _held(config, clock))
+
+
+def _gone(config: Config, name: str, clock: Clock) -> set[str]:
+    """The records of a server whose files are gone and wait for a person's word."""
+    with Replica.open(config, name, clock) as replica:
+        return {key for key in replica.index.note("held") or [] if is_gone(replica.store, replica.index, key)}
+
+
+def _await_files(config: Config, name: str, clock: Clock, timeout: float, wait: Callable[[float], object]) -> None:
+    """Wait until a server has written all that it knows: a daemon fetches recordings again after the round is over.
+
+    Raises NotInStep.
+    """
+    deadline = clock.steady() + timeout
+    with Replica.open(config, name, clock) as replica:
+        while todo := replica.index.count("todo"):
+            if clock.steady() > deadline:
+                raise NotInStep(f"{name} has not written {todo} files yet", why="their recordings have not come again")
+            wait(_POLL)
+
+
+def _held(config: Config, clock: Clock) -> list[str]:
+    held: set[str] = set()
+    for server in config.here():
+        with Replica.open(config, server.name, clock) as replica:
+            held |= set(replica.index.note("held") or [])
+    return sorted(held)
 
 
 def unfinished(index: Index, wall: int) -> int | None:
@@ -82,17 +120,18 @@ def set_back(replica: Replica, by: str) -> dict[str, str]:
             mine = {(index.note(_NOTE) or {}).get("incarnation", ""), index.meta("incarnation")}
             differing = {key: then for key, then in index.remembered_otherwise() if key.partition("/")[0] in KINDS}
             kept = _ousted(index, differing)
+            tick = Tick(index.next_number(clock.wall()), index.meta("incarnation"))  # one act: see 'mailbox restore'
             for key, then in differing.items():
                 entry = index.get(key)
                 if entry is None or key in kept:
                     continue
-                tick = Tick(index.next_number(clock.wall()), index.meta("incarnation"))
                 record = as_it_was(then, entry.record, mine, tick, clock.wall())
                 if record is not entry.record:
                     changes[key] = _what(entry.record, record)
                     index.put(replace(entry, record=record), clock.wall())
             index.forget_records()
             index.set_note(_NOTE, None)
+            index.set_note(OVERWRITTEN, tick.number)  # every mail tells it: what is gone at the peer is written again
         _journal(replica, changes, by)
         replica.applier.apply_all()
     return changes

@@ -251,6 +251,12 @@ class Post:
         )
 
     @property
+    def peer_todo(self) -> int:
+        """How many files the peer has still to write, by its newest word."""
+        todo = self.replica.contact.facts().get("todo")
+        return todo if type(todo) is int else 0
+
+    @property
     def stuck(self) -> bool:
         """Whether what the two still lack of each other is parked, and nothing more comes by itself."""
         facts, index = self.replica.contact.facts(), self.replica.index

@@ -33,6 +33,18 @@ def remembers(index: Index, whose: identity.Identity) -> bool:
     return of == whose.incarnation
 
 
+def gone(journal: Journal, server: str) -> IndexDamaged | None:
+    """What is to be said of a store that has no index: that it is gone; None where it never had one, by its journal."""
+    if next(journal.entries(limit=1), None) is None:
+        return None
+    return IndexDamaged(
+        f"the index of {server} is gone",
+        why="history, conflicts and what was parked were in .vmctl/index.db alone",
+        hint="'vmctl sync' builds it again from the files and the other server, 'vmctl reindex' from the files; "
+        "earlier versions are still in the history of the other server",
+    )
+
+
 def start_over(
     index: Index, journal: Journal, root: Path, network: str, server: str, wall: int, why: str = "", above: int = 0
 ) -> None:

@@ -13,7 +13,7 @@ import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from vmctl import clocks, durable, identity, rejoin
+from vmctl import absence, clocks, durable, identity, rejoin
 from vmctl.apply import Applied, Applier
 from vmctl.contact import Contact
 from vmctl.doubt import Doubt
@@ -197,6 +197,9 @@ class Replica:
             taken = [mail for path in self.spool.waiting() if (mail := self._take_one(path)) is not None]
             if any(mail.fresh for mail in taken):
                 self._watch_clock()
+            for mail in taken:
+                if mail.fresh:
+                    absence.obey(self.store, self.index, mail.status.get("overwritten"), self.clock.wall())
             if (back := self.inbox.bring_mailboxes_back()).changed:
                 taken.append(back)
             return Intake(taken, self.applier.apply_all())

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vmctl.clock import duration, rfc3339
-from vmctl.errors import AlreadyServing, NotInStep, StoreUnusable
+from vmctl.errors import AlreadyServing, DeletionsHeld, NotInStep, StoreUnusable
 from vmctl.index import Index
 from vmctl.post import ASK_SCAN, DAEMON, ROUND, Post, who_serves
 from vmctl.purge import Housekeeper
@@ -64,14 +64,16 @@ class Round:
 
     def __init__(
         self, config: Config, clock: Clock, *, timeout: float, full: bool = False, accept_deletions: bool = False,
-        progress: Callable[[str, int, int], None] | None = None,
+        written: bool = False, progress: Callable[[str, int, int], None] | None = None,
     ) -> None:  # fmt: skip
+        """`written`: it is not over before a peer elsewhere has written its files, which may lack recordings again."""
         self._config = config
         self._clock = clock
         self._timeout = timeout
         self._deadline = clock.steady() + timeout
         self._full = full
         self._accept = accept_deletions
+        self._written = written
         self._progress = progress or (lambda _what, _done, _all: None)
         self._mail_came = threading.Event()
         self._outcome = Outcome()
@@ -197,7 +199,7 @@ class Round:
             answered = answered or nonce in answers
             moved = bool(post.tick(automatic=False))
             self._send(post, None, always=moved)
-            if answered and post.note_step():
+            if answered and self._is_done(post):
                 if self._kept_house([post]):
                     continue
                 self._outcome.in_step = True
@@ -265,8 +267,11 @@ class Round:
         tally.shipped += len(parcel.versions)
 
     def _check_time(self, posts: list[Post]) -> None:
-        if self._clock.steady() >= self._deadline and not all(post.note_step() for post in posts):
+        if self._clock.steady() >= self._deadline and not all(map(self._is_done, posts)):
             raise self._not_in_step(posts)
+
+    def _is_done(self, post: Post) -> bool:
+        return post.note_step() and not (self._written and post.peer_todo)
 
     def _not_in_step(self, posts: list[Post]) -> NotInStep:
         parts, hint = [], None
@@ -279,7 +284,12 @@ class Round:
                 words += f", {parked} parked"
                 what = "not in step: what the other server does not take is parked"
                 hint = "'vmctl parked list' shows what is refused or put off, and why; all else has been sent"
+            if self._written and post.peer_todo:
+                words += f"; {post.peer.name}: {post.peer_todo} not yet written"
             parts.append(words)
+        if held := sum(len(tally.held) for tally in self._outcome.servers.values()):
+            parts.append(f"{held} records that are gone, or older than before, wait for your word")
+            hint = DeletionsHeld.hint
         return NotInStep(what, why="; ".join(parts), hint=hint)
 
 

@@ -95,6 +95,8 @@ class Scanner:
             listed = self._message_folders(walk, folders)
             distrust = bool(self._set_back)
             self._missing(self._absences.look(walk, listed, accept=accept_deletions, distrust=distrust))
+            for fault in self.edits.clashes():
+                self._fault(*fault)
             self._mended(walk, listed)
             if full:
                 self._index.set_meta("full_scan", str(self._clock.wall()))
@@ -131,7 +133,7 @@ class Scanner:
                 try:
                     dead = graves.read(path, key)
                 except (RecordError, StoreError) as error:
-                    self._fault(path, _words(error), "put it back from a backup, or remove it")
+                    self._fault(path, error.words, "put it back from a backup, or remove it")
                     continue
                 if dead is not None:
                     self.edits.recall(dead)
@@ -157,7 +159,7 @@ class Scanner:
         try:
             document, digest = self._read(key, path)
         except (RecordError, StoreUnusable) as error:
-            self._fault(path, _words(error), error.hint)
+            self._fault(path, error.words, error.hint)
             return
         if self._store.look(path) != look:
             self._report.unsettled.add(path)
@@ -197,8 +199,8 @@ class Scanner:
             try:
                 well = self._messages(extension, folder)
             except StoreUnusable as error:
-                walk.unread[folder], well = _words(error), False
-                self._fault(folder, _words(error), error.hint)
+                walk.unread[folder], well = error.words, False
+                self._fault(folder, error.words, error.hint)
             self._index.set_folder(folder, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, looked if well else 0)
         return {*folders, *(known.keys() - walk.folders.keys())}
 
@@ -257,7 +259,7 @@ class Scanner:
             if not self._settled(look):
                 self._report.unsettled.add(path)
             else:
-                self._fault(path, _words(error), error.hint)
+                self._fault(path, error.words, error.hint)
             return
         named = audio_of(document)
         if audio is None and (named is None or not self._is_ours(key, named, state)):
@@ -389,7 +391,3 @@ def _changed(status: os.stat_result, before: tuple[int, int, int, int] | None) -
     """Whether a folder is another than at the last look, or may have changed at that very moment."""
     mtime, ctime = status.st_mtime_ns, status.st_ctime_ns
     return before is None or before[:3] != (mtime, ctime, status.st_ino) or before[3] - max(mtime, ctime) <= _RACY_NS
-
-
-def _words(error: RecordError | StoreError) -> str:
-    return f"{error.what} ({error.why})" if error.why else error.what

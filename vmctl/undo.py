@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vmctl.absence import check_mailbox
 from vmctl.delta import changed_fields
 from vmctl.desk import check_section
 from vmctl.entry import Entry, audio_of
@@ -99,7 +100,7 @@ class Undo:
     def _check(self, key: str, document: dict[str, Any], version: Version) -> None:
         kind, mailbox, name = parse_key(key)
         if kind == GREETING:
-            self._replica.store.check_mailbox(str(mailbox))
+            check_mailbox(self._replica.store, self._index, str(mailbox))
         if kind == CALLFLOW:
             self._replica.store.check_callflow(str(document.get("text", "")), f"callflow {name}")
         audio = audio_of(document)
@@ -136,7 +137,7 @@ class Undo:
         if audio is not None and self._replica.applier.find(audio["sha256"]) is None:
             raise StoreBusy(f"the recording that lost in {ident} has not come yet", hint="'vmctl sync' fetches it")
         if parse_key(key).kind == GREETING:
-            self._replica.store.check_mailbox(str(parse_key(key).mailbox))
+            check_mailbox(self._replica.store, self._index, str(parse_key(key).mailbox))
         self._desk.change(key, lambda entry, tick, at: _with(entry, key, field, lost, tick, at), settles=conflict.key)
         return key
 

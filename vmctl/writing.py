@@ -6,6 +6,7 @@ import hashlib
 import secrets
 from typing import TYPE_CHECKING, Any
 
+from vmctl.absence import overwritten
 from vmctl.errors import JournalError
 from vmctl.mail import SyncMail, compose, describe
 from vmctl.model import canonical
@@ -43,6 +44,7 @@ class Writer:
         """
         last, pending = self._index.last_number, self._index.pending_count()
         owed, oldest = self._index.shelf.owed()
+        number = overwritten(self._index, self._clock.wall())
         return {
             "last": last,
             "settled": self._index.settled,
@@ -52,6 +54,7 @@ class Writer:
             "todo": self._index.count("todo"),
             "digest": self._index.digest,
             "journal_seen": self._index.note("peer_journal"),
+            **({} if number is None else {"overwritten": number}),
         }
 
     def write(self, load: Load, facts: dict[str, Any], request: dict[str, Any]) -> tuple[str, str, bytes]:

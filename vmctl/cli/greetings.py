@@ -45,7 +45,7 @@ def list_(context: typer.Context, extension: Extension) -> None:
     from vmctl.names import GREETINGS
 
     session = Session.of(context)
-    session.store.check_mailbox(extension)
+    session.check_mailbox(extension)
     there = session.store.names(GREETING, extension)
     keys = {name: greeting_key(extension, name) for name in GREETINGS if name in there}
     recordings.show(session, keys, f"mailbox {extension} has no greetings; 'vmctl greeting set' puts one in")
@@ -70,6 +70,7 @@ def export(
     session = Session.of(context)
     key = greeting_key(check_extension(extension), check_greeting(name))
     what = f"greeting {name} of mailbox {extension}"
+    session.refuse_gone(key)
     recordings.export(session, session.store.audio(key), target, force=force, what=what)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vmctl.desk_mailboxes import Whole
-    from vmctl.store.native import NativeStore
 
 mailbox = group("Mailboxes.")
 
@@ -109,7 +109,7 @@ def set_(
     changes = _given(
         name=name, service=service, email=email, language=language, timezone=timezone, quota=quota, greeting=greeting
     )
-    present = _document(session.store, extension) if lists or timers or unset else {}
+    present = _document(session, extension) if lists or timers or unset else {}
     changes |= {"lists": _merged(present.get("lists"), _lists(lists))} if lists else {}
     changes |= {"timers": _merged(present.get("timers"), _timers(timers))} if timers else {}
     changes |= _removed(unset or [], present, changes)
@@ -133,8 +133,8 @@ def list_(context: typer.Context) -> None:
     from vmctl.model import MAILBOX, MESSAGE, mailbox_key
 
     session = Session.of(context)
-    found = []
-    for extension in session.store.names(MAILBOX):
+    found, there = [], session.store.names(MAILBOX)
+    for extension in there:
         try:
             document = session.store.document(mailbox_key(extension))
         except BrokenFile as error:
@@ -145,6 +145,7 @@ def list_(context: typer.Context) -> None:
             found.append({"extension": extension, **shown, "messages": len(session.store.names(MESSAGE, extension))})
     if not found:
         note("there are no mailboxes; 'vmctl mailbox create EXT --name NAME' makes one")
+    _name_gone(session, there)
     headers = ("extension", "name", "service", "email", "messages")
     emit(session, found, table([[each[header] for header in headers] for each in found], headers))
 
@@ -161,7 +162,7 @@ def show(context: typer.Context, extension: Extension) -> None:
     from vmctl.model import GREETING
 
     session = Session.of(context)
-    document = _document(session.store, extension)
+    document = _document(session, extension)
     statuses = [each["status"] for each in living(session.store, extension)]
     value = {
         "extension": extension,
@@ -186,7 +187,10 @@ def delete(
     """
     session = Session.of(context)
     if not yes:
-        _document(session.store, extension)
+        from vmctl.errors import DeletionsHeld
+
+        with contextlib.suppress(DeletionsHeld):  # to delete it is the word that it waits for
+            session.check_mailbox(extension)
         if not _on_terminal():
             raise typer.BadParameter("nobody can be asked here: say --yes to delete it.", param_hint="--yes")
         typer.confirm(f"Delete mailbox {extension} with its messages and greetings?", abort=True, err=True)
@@ -236,11 +240,28 @@ def _waiting(whole: Whole) -> str:
     return f"; {whole.waiting} of them wait for their recordings: run 'vmctl sync'" if whole.waiting else ""
 
 
-def _document(store: NativeStore, extension: str) -> dict[str, Any]:
+def _document(session: Session, extension: str) -> dict[str, Any]:
     from vmctl.model import mailbox_key
 
-    store.check_mailbox(extension)
-    return store.document(mailbox_key(extension)) or {}
+    session.check_mailbox(extension)
+    return session.store.document(mailbox_key(extension)) or {}
+
+
+def _name_gone(session: Session, there: list[str]) -> None:
+    """Name the mailboxes whose files are gone: a list without them must not read as if they had been deleted."""
+    from vmctl.absence import refuse_gone
+    from vmctl.errors import DeletionsHeld, StoreError
+    from vmctl.model import MAILBOX, mailbox_key
+
+    with contextlib.suppress(StoreError), session.index() as index:
+        if index is None:
+            return
+        known = index.keys("kind = ? AND lives AND shown IS NOT NULL", (MAILBOX,))
+        for key in sorted(set(known) - set(map(mailbox_key, there))):
+            try:
+                refuse_gone(session.store, index, key)
+            except DeletionsHeld as error:
+                note(f"{error.what}\n  try: {error.hint}")
 
 
 def _given(**options: Any) -> dict[str, Any]:

@@ -69,8 +69,7 @@ def list_(
         found = _deleted(session.store, extension)
     else:
         found = living(session.store, extension)
-        if not found:
-            session.store.check_mailbox(extension)
+        _check_mailbox(session, extension, found=bool(found))
     if not found:
         note(f"mailbox {extension} has no {'deleted ' if deleted else ''}messages")
     found.sort(key=lambda each: (parse_rfc3339(each["received"]), each["id"]), reverse=True)
@@ -86,7 +85,7 @@ def show(context: typer.Context, extension: Extension, ident: Ident) -> None:
     from vmctl import yamltext
 
     session = Session.of(context)
-    value = _one(session.store, extension, ident)
+    value = _one(session, extension, ident)
     emit(session, value, yamltext.dump(value).rstrip("\n"))
 
 
@@ -146,9 +145,24 @@ def export(
     from vmctl.model import message_key
 
     session = Session.of(context)
-    audio = _one(session.store, extension, ident)["audio"]
+    audio = _one(session, extension, ident)["audio"]
     path = session.store.audio_path(message_key(extension, ident), audio["format"]) if audio else None
     recordings.export(session, path, target, force=force, what=f"message {ident}")
+
+
+def _check_mailbox(session: Session, extension: str, *, found: bool) -> None:
+    """Raises NotFound, DeletionsHeld unless the mailbox is there, or is gone with messages left in it since."""
+    from vmctl.errors import DeletionsHeld, NotFound
+
+    try:
+        session.check_mailbox(extension)
+    except NotFound:
+        if not found:
+            raise
+    except DeletionsHeld as error:
+        if not found:
+            raise
+        note(f"{error.what}: these were left since\n  try: {error.hint}")
 
 
 def living(store: NativeStore, extension: str) -> list[dict[str, Any]]:
@@ -181,15 +195,18 @@ def _readable(store: NativeStore, extension: str, idents: list[str], below: str)
     return found
 
 
-def _one(store: NativeStore, extension: str, ident: str) -> dict[str, Any]:
-    """A message as --json shows it. Raises BadName, NotFound, BrokenFile."""
+def _one(session: Session, extension: str, ident: str) -> dict[str, Any]:
+    """A message as --json shows it. Raises BadName, NotFound, DeletionsHeld, BrokenFile."""
     from vmctl.errors import NotFound
+    from vmctl.model import message_key
     from vmctl.names import check_extension, check_name
 
+    store = session.store
     check_name(ident, "message id")
     value = _read(store, check_extension(extension), ident, "")
     if value is not None:
         return value
+    session.refuse_gone(message_key(extension, ident))
     if _read(store, extension, ident, _GRAVE) is not None:
         raise NotFound(
             f"message {ident} in mailbox {extension} is deleted",

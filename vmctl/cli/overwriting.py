@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
     from vmctl.cli.session import Session
     from vmctl.config import Config
+    from vmctl.index import Index
     from vmctl.overwrite import Overwritten
     from vmctl.proof import Reading
+    from vmctl.store.native import NativeStore
 
 _MOST_LINES = 100
 _WOULD = {"deleted": "would be deleted", "restored": "would be made again", "set": "would be set to what {} holds"}
@@ -41,6 +43,8 @@ def preview(session: Session, winner: str, timeout: float) -> None:
     loser = session.config.peer_of(winner).name
     if session.config.servers[loser].here:
         changes = _between(_read(session.config, winner), _read(session.config, loser))
+        for name in (winner, loser):
+            changes = _without_waiting(session.config, name, changes, wins=name == winner)
         lines = [f"  {key}: {_WOULD[what].format(winner)}" for key, what in changes.items()]
         value: dict[str, Any] = {"winner": winner, "loser": loser, "changes": changes}
         counted = f"{loser}: {len(changes)} record{'' if len(changes) == 1 else 's'} would be overwritten"
@@ -53,14 +57,19 @@ def preview(session: Session, winner: str, timeout: float) -> None:
 
 
 def _read(config: Config, name: str) -> Reading:
-    from vmctl import identity
     from vmctl.proof import read_store
+
+    return read_store(_store(config, name))
+
+
+def _store(config: Config, name: str) -> NativeStore:
+    from vmctl import identity
     from vmctl.store.native import NativeStore
 
     root = config.servers[name].store
     assert root is not None, "it is here"  # noqa: S101 - for the type checker
     identity.read(root, config.network, name)
-    return read_store(NativeStore(root, config.audio.formats, config.limits.document))
+    return NativeStore(root, config.audio.formats, config.limits.document)
 
 
 def _between(mine: Reading, theirs: Reading) -> dict[str, str]:
@@ -70,6 +79,46 @@ def _between(mine: Reading, theirs: Reading) -> dict[str, str]:
         each.key: "deleted" if each.one is None else "restored" if each.other is None else "set"
         for each in compare(mine.digests, theirs.digests)
     }
+
+
+def _without_waiting(config: Config, name: str, changes: dict[str, str], *, wins: bool) -> dict[str, str]:
+    """The changes without those of records that wait for a person's word at a server, and go on waiting: these are named.
+
+    What the winner's store has not got any more is not deleted at the other before that is said.
+    """
+    from vmctl.absence import is_gone, waiting_on
+    from vmctl.errors import DeletionsHeld
+    from vmctl.index import Index
+
+    store = _store(config, name)
+    path = store.state / "index.db"
+    if not path.exists():
+        return changes
+    index = Index.to_read(path)
+    try:
+        waits = waiting_on(store, index)
+        if wins:
+            waits |= {key for key in changes if is_gone(store, index, key) and _waits(store, index, key)}
+    finally:
+        index.close()
+    stay = sorted(waits & changes.keys())
+    if stay:
+        note(
+            f"{name}: {len(stay)} records wait for your word there, and are left as they are: {', '.join(stay[:5])}\n"
+            f"  try: {DeletionsHeld.hint}"
+        )
+    return {key: what for key, what in changes.items() if key not in waits}
+
+
+def _waits(store: NativeStore, index: Index, key: str) -> bool:
+    from vmctl.absence import refuse_gone
+    from vmctl.errors import DeletionsHeld
+
+    try:
+        refuse_gone(store, index, key)
+    except DeletionsHeld:
+        return True
+    return False
 
 
 def _of_peer(session: Session, winner: str, timeout: float) -> dict[str, Any]:

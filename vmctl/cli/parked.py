@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vmctl.cli.app import group
 from vmctl.cli.output import emit, note, report, table
 from vmctl.cli.session import Session
+
+if TYPE_CHECKING:
+    from vmctl.errors import VmctlError
 
 parked = group("What was refused for good: records and mails that wait for a person.")
 
@@ -24,11 +27,13 @@ def list_(context: typer.Context) -> None:
     Example: vmctl parked list --server primary
     """
     session = Session.of(context)
-    found = _found(session)
+    found, lost = _found(session)
     rows = [(one["id"], one["direction"], _what(one), one["since"], one["tries"], _reply(one)) for one in found]
-    if not found:
+    if not found and lost is None:
         note("nothing is parked")
-    emit(session, found, table(rows, ("id", "way", "what", "since", "tries", "reply")))
+    emit(session, found, table(rows, ("id", "way", "what", "since", "tries", "reply")) if found else "")
+    if lost is not None:  # what came in is still known by its files
+        raise lost
 
 
 @parked.command("show")
@@ -41,7 +46,7 @@ def show(context: typer.Context, ident: Ident) -> None:
     from vmctl.parked import matching
 
     session = Session.of(context)
-    one = matching(ident, _found(session))
+    one = matching(ident, _known(session))
     emit(session, one, yamltext.dump(one).rstrip("\n"))
 
 
@@ -79,7 +84,7 @@ def drop(context: typer.Context, ident: Ident) -> None:
     from vmctl.parked import IN, matching
 
     session = Session.of(context)
-    one = matching(ident, _found(session))
+    one = matching(ident, _known(session))
     ids = _each(session, [one], "drop")
     words = (
         f"the mail {one['id']} is removed: what it brought comes again if the other server was not told that it came"
@@ -90,20 +95,26 @@ def drop(context: typer.Context, ident: Ident) -> None:
     report(session, {"dropped": ids}, words)
 
 
-def _found(session: Session) -> list[dict[str, Any]]:
-    from vmctl.index import Index
+def _found(session: Session) -> tuple[list[dict[str, Any]], VmctlError | None]:
+    """What is parked, and the error that hides what the index knew of it: mails that came in lie in files."""
+    from vmctl.errors import IndexDamaged
     from vmctl.parked import listing
     from vmctl.spool import Spool
 
-    state = session.store.state
-    path = state / "index.db"
-    if not path.exists():
-        return listing(None, Spool(state))
-    index = Index.open(path)
+    spool = Spool(session.store.state)
     try:
-        return listing(index, Spool(state))
-    finally:
-        index.close()
+        with session.index() as index:
+            return listing(index, spool), None
+    except IndexDamaged as error:
+        return listing(None, spool), error
+
+
+def _known(session: Session) -> list[dict[str, Any]]:
+    """What is parked, where one of it is meant; with an index that is gone only what came in can be."""
+    found, lost = _found(session)
+    if lost is not None and not found:
+        raise lost
+    return found
 
 
 def _chosen(session: Session, ident: str | None, *, every: bool) -> list[dict[str, Any]]:
@@ -111,7 +122,7 @@ def _chosen(session: Session, ident: str | None, *, every: bool) -> list[dict[st
 
     if every == (ident is not None):
         raise typer.BadParameter("Say an ID or --all, and not both.")
-    found = _found(session)
+    found = _known(session)
     return [one for one in found if not one["given_up"]] if ident is None else [matching(ident, found)]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from vmctl.cli.output import emit, report, table
+from vmctl.cli.output import emit, note, report, table
 from vmctl.cli.session import Session
 
 if TYPE_CHECKING:
@@ -46,10 +46,20 @@ def status(
         value = gather(session.config, Clock())
         emit(session, value, _status_words(value))
         if not watch:
+            _refuse_damage(value)
             return
         threading.Event().wait(_WATCH_EVERY)
         if not session.json:
             typer.echo("\033[2J\033[H", nl=False)
+
+
+def _refuse_damage(value: dict[str, Any]) -> None:
+    """Raise the first error of what is damaged, after all that can be known was shown: its exit code tells a script."""
+    from vmctl import errors
+
+    for server in value["servers"].values():
+        for one in server["damaged"]:
+            raise getattr(errors, one["error"])(one["what"], why=one["why"], hint=one["hint"])
 
 
 def journal(
@@ -80,8 +90,14 @@ def journal(
 
 def _against_peer(session: Session, book: Journal) -> list[str]:
     """What the peer has seen of this journal and is not there any more: a chain alone cannot show that."""
-    with session.index() as index:
-        seen = ((index.note("peer") if index else None) or {}).get("journal_seen") or [0, ""]
+    from vmctl.errors import IndexDamaged
+
+    try:
+        with session.index() as index:
+            seen = ((index.note("peer") if index else None) or {}).get("journal_seen") or [0, ""]
+    except IndexDamaged as error:
+        note(f"what the other server has seen of the journal is not known here: {error.what}")
+        return []
     length, _ = book.length_and_hash()
     if seen[0] > length:
         return [f"the other server has seen {seen[0]} entries, {seen[0] - length} are missing at the end"]
@@ -284,12 +300,7 @@ def _status_words(value: dict[str, Any]) -> str:
         (
             one["name"],
             one["home"],
-            one["serving"] or "nobody",
-            one["state"],
-            one["since"],
-            _WHY.get(one["cause"], one["cause"])
-            if one["since"]
-            else "never served: start 'vmctl serve', or 'vmctl sync'",
+            *_service_cells(one),
         )
         for one in value["services"]
     ]
@@ -301,9 +312,10 @@ def _status_words(value: dict[str, Any]) -> str:
     ]
     lines += [f"  {one['name']} waits for {words}" for one in value["services"] for words in one["waiting_for"]]
     lines.append("")
+    known = all(one["known"] for one in value["services"])
     servers = [
         (
-            name, one["role"], "yes" if one["reachable"] else "NO",
+            name, one["role"] if known else "not known", "yes" if one["reachable"] else "NO",
             {None: "elsewhere", True: "runs", False: "none"}[one["daemon"]], one["pending"], one["last_sync"], one["conflicts"],
         )
         for name, one in value["servers"].items()
@@ -312,6 +324,9 @@ def _status_words(value: dict[str, Any]) -> str:
     for name, one in value["servers"].items():
         if one["trouble"]:
             lines += _trouble_words(name, one["trouble"])
+        for damage in one["damaged"]:
+            why = f" ({damage['why']})" if damage["why"] else ""
+            lines += [f"  {name} IS DAMAGED: {damage['what']}{why}", f"    try: {damage['hint']}"]
         for fault in one["faults"]:
             lines.append(f"  {name}: {fault['path']}: {fault['why']}")
             lines.append(f"    try: {fault['mend']}")
@@ -319,6 +334,14 @@ def _status_words(value: dict[str, Any]) -> str:
     if value["config_differs"]:
         lines.append("  vmctl.yaml is not the same on both servers: compare the two")
     return "\n".join(lines)
+
+
+def _service_cells(one: dict[str, Any]) -> tuple[str | None, ...]:
+    """Who serves it, in which state, since when and why."""
+    if not one["known"]:
+        return ("not known", "not known", None, "no journal can be read: see below")
+    why = _WHY.get(one["cause"], one["cause"]) if one["since"] else "never served: start 'vmctl serve', or 'vmctl sync'"
+    return (one["serving"] or "nobody", one["state"], one["since"], why)
 
 
 def _trouble_words(name: str, trouble: dict[str, Any]) -> list[str]:

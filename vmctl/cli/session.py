@@ -80,11 +80,18 @@ class Session:
 
     @contextlib.contextmanager
     def index(self) -> Iterator[Index | None]:
-        """The server's index, for reading; None where there is none yet. Works on a full or read-only disk, too."""
+        """The server's index, for reading; None in a store that never had one. Works on a full or read-only disk, too.
+
+        Raises IndexDamaged where it is gone: that nothing is known must not read as if nothing had been there.
+        """
         from vmctl.index import Index
+        from vmctl.journal import Journal
+        from vmctl.rejoin import gone
 
         path = self.store.state / "index.db"
         if not path.exists():
+            if (lost := gone(Journal(self.store.state / "journal.jsonl"), self.server)) is not None:
+                raise lost
             yield None
             return
         index = Index.to_read(path)
@@ -94,6 +101,26 @@ class Session:
             yield index
         finally:
             index.close()
+
+    def check_mailbox(self, extension: str) -> None:
+        """Raises NotFound without a mailbox, DeletionsHeld where its files are gone and wait for a word, and BadName."""
+        from vmctl.errors import NotFound
+        from vmctl.model import mailbox_key
+
+        try:
+            self.store.check_mailbox(extension)
+        except NotFound:
+            self.refuse_gone(mailbox_key(extension))
+            raise
+
+    def refuse_gone(self, key: str) -> None:
+        """Raises DeletionsHeld where the file of a record is gone and waits for a word; an index that is bad tells nothing."""
+        from vmctl.absence import refuse_gone
+        from vmctl.errors import StoreError
+
+        with contextlib.suppress(StoreError), self.index() as index:
+            if index is not None:
+                refuse_gone(self.store, index, key)
 
     @contextlib.contextmanager
     def replica(self) -> Iterator[Replica]:
@@ -122,10 +149,12 @@ class Session:
 
     @contextlib.contextmanager
     def undo(self) -> Iterator[Undo]:
-        """What takes back earlier versions and values that lost."""
+        """What takes back earlier versions and values that lost. Raises IndexDamaged where they went with the index."""
         from vmctl.desk import Desk
         from vmctl.undo import Undo
 
+        with self.index():
+            pass  # a new one, built by the way, would say that there is nothing to take back
         with self.replica() as replica:
             yield Undo(replica, Desk(replica))
 

@@ -56,7 +56,6 @@ def sync(
         _show_pending(session)
         return
     from vmctl.clock import Clock
-    from vmctl.errors import DeletionsHeld
     from vmctl.round import Round
 
     with _progress() as progress:
@@ -65,7 +64,12 @@ def sync(
         ).run()
     _name_troubles(outcome)
     emit(session, _as_json(outcome), _in_words(outcome))
-    held = [key for tally in outcome.servers.values() for key in tally.held]
+    _refuse_held([key for tally in outcome.servers.values() for key in tally.held])
+
+
+def _refuse_held(held: list[str]) -> None:
+    from vmctl.errors import DeletionsHeld
+
     if held:
         raise DeletionsHeld(
             f"{len(held)} records are gone from the disk, or older than before, at once; they wait for your word",
@@ -88,6 +92,7 @@ def _overwrite(session: Session, winner: str, *, dry_run: bool, timeout: float, 
     loser = session.config.peer_of(winner).name
     value = {"winner": winner, "loser": loser, "changes": done.changes, **asdict(done.outcome)}
     emit(session, value, overwriting.words(done, winner, loser))
+    _refuse_held(done.held)
 
 
 def diff(context: typer.Context) -> None:

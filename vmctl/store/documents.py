@@ -8,11 +8,12 @@ from typing import Any
 
 from vmctl import callflow, yamltext
 from vmctl.errors import BadValue, BrokenFile, CallflowFaults
-from vmctl.fields import MAILBOX_FIELDS, check_mailbox, check_message
+from vmctl.fields import MAILBOX_FIELDS, check_mailbox, check_message, two_things
 from vmctl.model import ABSENT, CALLFLOW, MAILBOX, SETTINGS, Field, Record, Stamp, parse_key
 from vmctl.names import is_name
 
 YAML_HEAD = "# vmctl rewrites this file when its values change on the other server; comments are lost then.\n"
+_TWICE = "# {0} was set as a value at one server and as a section at the other: remove the one or the other.\n"
 YAML_KINDS = (SETTINGS, CALLFLOW, MAILBOX)
 
 
@@ -48,7 +49,8 @@ def write_yaml(kind: str, document: dict[str, Any]) -> bytes:
     if kind == CALLFLOW:
         return str(document.get("text", "")).encode()
     value = _nested(document) if kind == SETTINGS else _in_order(document)
-    return (YAML_HEAD + (yamltext.dump(value) if value else "{}\n")).encode()
+    twice = "".join(_TWICE.format(name) for name in two_things(document)) if kind == SETTINGS else ""
+    return (YAML_HEAD + twice + (yamltext.dump(value) if value else "{}\n")).encode()
 
 
 def read_message(key: str, data: bytes, name: str) -> tuple[dict[str, Any], Record | None]:
@@ -95,11 +97,18 @@ def _record(key: str, document: dict[str, Any], sync: dict[str, Any]) -> Record:
 def _flat(value: dict[str, Any], name: str) -> dict[str, Any]:
     document: dict[str, Any] = {}
     for section, part in value.items():
-        names = [section, *part] if isinstance(part, dict) else [section]
+        outer, dot, inner = section.partition(".")
+        if dot and not isinstance(value.get(outer, {}), dict):  # as `_nested` writes what is a value as well
+            names = [outer, inner]
+        else:
+            names = [section, *part] if isinstance(part, dict) else [section]
         wrong = [word for word in names if not is_name(word)]
         if wrong:
-            raise BrokenFile(f"{name} has a bad key {wrong[0][:80]!r}", why="keys are letters, digits, '-' and '_'")
-        if isinstance(part, dict):
+            raise BrokenFile(
+                f"{name} has a bad key {wrong[0][:80]!r}",
+                why="keys are letters, digits, '-' and '_', and what belongs to a section stands under it",
+            )
+        if isinstance(part, dict) and names[0] == section:
             document |= {f"{section}.{key}": item for key, item in part.items()}
         else:
             document[section] = part
@@ -115,6 +124,7 @@ def _in_order(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _nested(document: dict[str, Any]) -> dict[str, Any]:
+    """Sections of keys. What is a value as well can be no section: its keys stand beside it under their whole names."""
     value: dict[str, Any] = {}
     for name in sorted(document):
         section, dot, key = name.partition(".")
@@ -123,6 +133,8 @@ def _nested(document: dict[str, Any]) -> dict[str, Any]:
             value[section] = dict(whole) if isinstance(whole, dict) else whole  # a copy: its section may grow below
         elif isinstance(value.get(section, {}), dict):
             value.setdefault(section, {})[key] = document[name]
+        else:
+            value[name] = document[name]
     return value
 
 
