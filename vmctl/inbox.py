@@ -275,7 +275,7 @@ class Inbox:
             entry = self._index.get(mailbox_key(extension))
             if entry is None or entry.record.lives:
                 continue
-            inside = (inner.record for inner in self._index.in_mailbox(extension))
+            inside = (inner.record for inner in self._index.living_in(extension))
             if (conflict := left_in_deleted(entry.record, inside)) is None:
                 continue
             self._put(replace(entry, record=restored(entry.record, self._tick())), taken)

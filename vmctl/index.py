@@ -266,6 +266,10 @@ class Index:
         """The entries of a mailbox's greetings and messages."""
         return list(self.entries("mailbox = ? AND kind IN ('greeting', 'message')", (extension,)))
 
+    def living_in(self, extension: str) -> list[Entry]:
+        """Of these the living ones."""
+        return list(self.entries("mailbox = ? AND kind IN ('greeting', 'message') AND lives", (extension,)))
+
     def with_audio(self, sha256: str) -> list[Entry]:
         """The entries that name a recording."""
         return list(self.entries("audio = ?", (sha256,)))

@@ -29,10 +29,12 @@ from vmctl.model import (
     message_key,
     parse_key,
 )  # fmt: skip
-from vmctl.setback import set_back
+from vmctl.setback import Listing, set_back
 from vmctl.store.format import STATE, Format, Walk, look_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from vmctl.clock import Clock
     from vmctl.index import Index
 
@@ -71,6 +73,7 @@ class Scanner:
         self._faulty: set[str] = set()
         self._new: list[str] = []
         self._set_back: dict[str, str] = {}
+        self._listings: dict[str, tuple[int, dict[str, os.stat_result] | None]] = {}
         self._plain_pin = False
         self._report = Report()
 
@@ -79,12 +82,13 @@ class Scanner:
         self._report = Report()
         self._faulty = set()
         self._new.clear()
+        self._listings.clear()
         with self._index.transaction():
             walk = self._store.walk()
             for path, why in {**walk.odd, **walk.unread}.items():
                 self._fault(path, why, "move it out of the store, or mend its name or permissions")
             folders = self._folders_to_list(walk, full=full)
-            self._hold({} if accept_deletions else set_back(self._store, self._index, walk, folders))
+            self._hold({} if accept_deletions else set_back(self._store, self._index, walk, self._listed(folders)))
             known = self._index.hand_files()
             for path, (key, look) in walk.files.items():
                 if path in self._set_back:
@@ -109,9 +113,12 @@ class Scanner:
         with self._index.transaction():
             parts = parse_key(key)
             if parts.kind == MESSAGE:
-                folder = self._store.folder(str(parts.mailbox))
-                if self._store.look(self._store.path(key)) is not None:
-                    self._message(key, self._store.messages(folder), self._index.files_in(folder))
+                there = self._store.beside(key)
+                if _name(self._store.path(key)) in there:
+                    folder = self._store.folder(str(parts.mailbox))
+                    paths = [f"{folder}/{name}" for name in there]
+                    files = {one: seen for one in paths if (seen := self._index.file(one)) is not None}
+                    self._message(key, there, files)
             else:
                 path = self._file_of(key)
                 look = None if path is None else self._store.look(path)
@@ -187,22 +194,45 @@ class Scanner:
         known = self._index.folders()
         return [folder for folder, (_, status) in walk.folders.items() if full or _changed(status, known.get(folder))]
 
+    def _listed(self, folders: list[str]) -> Iterator[Listing]:
+        """List folders for a first look. What is in them is kept for the second, where there is anything to be looked at."""
+        for folder in folders:
+            looked = self._clock.wall() * 1000
+            try:
+                there = self._store.messages(folder)
+            except StoreUnusable:  # the second look will name it
+                continue
+            known = self._index.files_in(folder)
+            yield Listing(folder, there, known)
+            quiet = self._is_quiet(self._store.mailbox_of(folder), there, known)
+            self._listings[folder] = looked, None if quiet else there
+
+    def _is_quiet(self, extension: str, there: dict[str, os.stat_result], known: dict[str, tuple[Look, str]]) -> bool:
+        """Whether all that lies in a folder is known as it is."""
+        if there.keys() != set(map(_name, known)):
+            return False
+        parts = [part for path in known if (part := self._store.part_of(path)) is not None and part.form is None]
+        return all(self._unchanged(message_key(extension, part.ident), there, known) for part in parts)
+
     def _message_folders(self, walk: Walk, folders: list[str]) -> set[str]:
         known = self._index.folders()
         for folder in folders:
             extension, status = walk.folders[folder]
             looked = self._clock.wall() * 1000
             try:
-                well = self._messages(extension, folder)
+                if folder in self._listings:
+                    looked, found = self._listings.pop(folder)
+                else:
+                    found = self._store.messages(folder)
+                well = found is None or self._messages(extension, folder, found)
             except StoreUnusable as error:
                 walk.unread[folder], well = _words(error), False
                 self._fault(folder, _words(error), error.hint)
             self._index.set_folder(folder, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, looked if well else 0)
         return {*folders, *(known.keys() - walk.folders.keys())}
 
-    def _messages(self, extension: str, folder: str) -> bool:
+    def _messages(self, extension: str, folder: str, found: dict[str, os.stat_result]) -> bool:
         """Look at each message of a folder; tells whether all was well, so that it need not be listed again."""
-        found = self._store.messages(folder)
         there = {name: status for name, status in found.items() if stat.S_ISREG(status.st_mode)}
         known = self._index.files_in(folder)
         for name in found.keys() - there.keys():

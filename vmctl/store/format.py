@@ -92,6 +92,9 @@ class Format(Protocol):
     def messages(self, folder: str) -> dict[str, os.stat_result]:
         """Names and stats of a message folder's files, without what editors hide. Raises StoreUnusable."""
 
+    def beside(self, key: str) -> dict[str, os.stat_result]:
+        """As `messages`, of one message's own files only, and without listing the folder. Raises StoreUnusable."""
+
     def names(self, kind: str, mailbox: str | None = None) -> list[str]:
         """The names of the callflows, prompts, mailboxes, or of a mailbox's greetings or messages, in order.
 

@@ -1,0 +1,156 @@
+"""How much is done for how much there is: work is counted, and twice as much to do is at most twice the work."""
+
+import contextlib
+import os
+import re
+
+import pytest
+from wire import Wire
+
+from vmctl import database
+from vmctl.desk_mailboxes import MailboxDesk
+from vmctl.inbox import Taken
+from vmctl.store import native
+
+
+class Work:
+    """What was done: folders listed, files looked at, statements of SQL run."""
+
+    def __init__(self):
+        self.listings = self.looks = self.statements = 0
+
+    def __repr__(self):
+        return f"{self.listings} listings, {self.looks} looks, {self.statements} statements"
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Gives a block whose work is counted."""
+    listed, lstat, execute = native._listed, os.lstat, database.Connection.execute
+    under_way = []
+
+    def count(name, real):
+        def counting(*args):
+            for work in under_way:
+                setattr(work, name, getattr(work, name) + 1)
+            return real(*args)
+
+        return counting
+
+    monkeypatch.setattr(native, "_listed", count("listings", listed))
+    monkeypatch.setattr(native, "_lstat", count("looks", lstat))
+    monkeypatch.setattr(database.Connection, "execute", count("statements", execute))
+
+    @contextlib.contextmanager
+    def counting():
+        work = Work()
+        under_way.append(work)
+        try:
+            yield work
+        finally:
+            under_way.remove(work)
+
+    return counting
+
+
+@pytest.fixture
+def serving(tmp_path, no_fsync):
+    """Two servers of which the primary serves."""
+    made = Wire(tmp_path / "net", {"failover.start_wait": "1s"})
+    made.start_roles()
+    yield made
+    made.close()
+
+
+def leave(wire, box, number, recording):
+    """A new mailbox with so many messages, known to the index; their ids."""
+    wire.desk().create_mailbox(box, {"name": "Ada"})
+    found = [wire.desk().leave(box, recording()) for _ in range(number)]
+    wire.scan()
+    return found
+
+
+def at_most_twice(one, two, *, more=0):
+    """Twice as much to do was at most twice the work, and `more` besides."""
+    for name in ("listings", "looks", "statements"):
+        assert getattr(two, name) <= 2 * getattr(one, name) + more, (name, one, two)
+
+
+def test_a_renumber_looks_at_each_message_alone(wire, recording, counted):
+    """A mailbox with twice as many messages is twice the work, and no folder of messages is listed for it."""
+    done = []
+    for box, number in (("2001", 4), ("2002", 8)):
+        leave(wire, box, number, recording)
+        with counted() as work:
+            MailboxDesk(wire.a).renumber(box, f"{box}9")
+        done.append(work)
+    assert [0, 0] == [work.listings for work in done]
+    at_most_twice(*done)
+
+
+def test_housekeeping_looks_at_each_message_alone(serving, recording, counted):
+    """Messages that are deleted for their age are looked at one by one, without a listing of their folder."""
+    wire, done = serving, []
+    for box, number in (("2001", 4), ("2002", 8)):
+        leave(wire, box, number, recording)
+        wire.desk().set_mailbox(box, {"timers": {"new": 24}})
+        wire.exchange()
+        wire.clock.advance(2 * 86_400)
+        wire.exchange()
+        with counted() as work:
+            kept = wire.keep()
+        assert number == len(kept.deleted)
+        done.append(work)
+        wire.exchange()
+    assert [0, 0] == [work.listings for work in done]
+    at_most_twice(*done)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_scan_lists_a_folder_once(wire, recording, counted, full):
+    """Whether files were put back from a backup is seen in the same listing in which the messages are found."""
+    boxes = ["2001", "2002"]
+    for box in boxes:
+        ident = leave(wire, box, 3, recording)[0]
+    wire.scan(full=True)
+    wire.scan()
+    document = wire.root() / f"mailboxes/2002/messages/{ident}.json"
+    text = re.sub(r'"status": ?"new"', '"status": "saved"', document.read_text())
+    beside = document.with_suffix(".tmp")
+    beside.write_text(text)
+    os.utime(beside, ns=(1, 1))  # older than what was there
+    beside.rename(document)
+    wire.tick()
+    wire.clock.advance(60)
+    listed = []
+    folders = native.NativeStore.messages
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native.NativeStore, "messages", lambda self, path: [listed.append(path), folders(self, path)][1])
+        report = wire.a.scan(full=full)
+    assert [f"mailboxes/{box}/messages" for box in boxes[0 if full else 1 :]] == sorted(listed)
+    assert [f"message/2002/{ident}"] == report.changed
+
+
+def test_mails_that_empty_a_deleted_mailbox_do_not_look_at_it_again_each_time(wire, recording):
+    """The messages of a deleted mailbox that come as deleted, mail by mail, cost what is in each mail."""
+    done = []
+    for box, number in (("2001", 6), ("2002", 12)):
+        left = leave(wire, box, number, recording)
+        wire.exchange()
+        wire.desk().delete_mailbox(box)
+        wire.exchange()
+        read = []
+        entries = wire.b.index.entries
+
+        def counting(*where, entries=entries, read=read):
+            found = list(entries(*where))
+            read.extend(found)
+            return iter(found)
+
+        for ident in left:
+            entry = wire.b.index.get(f"message/{box}/{ident}")
+            with pytest.MonkeyPatch.context() as patch, wire.b.index.transaction():
+                patch.setattr(wire.b.index, "entries", counting)
+                wire.b.inbox._bring_mailboxes_back(Taken(changed=[entry.record.key]))
+        done.append(len(read))
+    assert [0, 0] == done
