@@ -7,9 +7,11 @@ import re
 import pytest
 from wire import Wire
 
-from vmctl import database
+from vmctl import database, durable
 from vmctl.desk_mailboxes import MailboxDesk
+from vmctl.errors import DiskFull
 from vmctl.inbox import Taken
+from vmctl.replica import Replica
 from vmctl.store import native
 
 
@@ -154,3 +156,89 @@ def test_mails_that_empty_a_deleted_mailbox_do_not_look_at_it_again_each_time(wi
                 wire.b.inbox._bring_mailboxes_back(Taken(changed=[entry.record.key]))
         done.append(len(read))
     assert [0, 0] == done
+
+
+def waiting_for_audio(narrow, box, number, recording):
+    """So many messages more at the secondary whose recordings have not come; their keys."""
+    narrow.desk().create_mailbox(box, {"name": "Ada"})
+    left = [narrow.desk().leave(box, recording(frames=60_000)) for _ in range(number)]
+    for parcel in narrow.a.outbox.parcels():
+        if not parcel.load.records:
+            break  # the pieces of the recordings
+        narrow.a.outbox.left(parcel)
+        narrow.b.receive(parcel.raw)
+    narrow.b.take()
+    keys = [f"message/{box}/{ident}" for ident in left]
+    assert set(keys) <= set(narrow.b.index.todo())
+    return keys
+
+
+def test_the_lock_costs_the_same_however_many_messages_wait(narrow, recording, counted):
+    """Who takes the store's lock after one who ended well looks at nothing that waits for its recording."""
+    done = []
+    for box, number in (("2001", 3), ("2002", 6)):
+        waiting_for_audio(narrow, box, number, recording)
+        with counted() as work, narrow.b.locked():
+            pass
+        done.append((work.listings, work.looks, work.statements))
+    assert done[0] == done[1]
+
+
+def test_a_start_looks_once_at_each_message_that_waits(narrow, recording, counted):
+    """Whatever was killed before may have written its document: one look tells that it did not."""
+    done = []
+    for box, number in (("2001", 3), ("2002", 3)):
+        waiting_for_audio(narrow, box, number, recording)
+        with counted() as work:
+            narrow.crash("secondary")
+        done.append(work)
+    at_most_twice(*done)
+    assert done[1].looks - done[0].looks == 3
+
+
+@pytest.mark.parametrize("how", ["killed", "fault"])
+def test_what_another_process_wrote_and_did_not_note_is_noted_under_the_next_lock(wire, recording, monkeypatch, how):
+    """It was killed, or its disk was full, before the commit: what it wrote is no edit of a person for those who go on."""
+    wire.desk().create_mailbox("2001", {"name": "Ada"})
+    ident = wire.desk().leave("2001", recording())
+    wire.in_step()
+    wire.desk("secondary").mark("2001", ident, "saved")
+    wire.desk("secondary").set_mailbox("2001", {"quota": 7})
+    wire.send("secondary")
+    wire.deliver(take=False)
+    error = KeyboardInterrupt if how == "killed" else DiskFull("no room")
+    with Replica.open(wire.config, "primary", wire.clock) as other:
+        run = other.index._run
+
+        def failing(query, values=()):
+            if query == "COMMIT" and not other.index.todo():
+                raise error
+            return run(query, values)
+
+        monkeypatch.setattr(other.index, "_run", failing)
+        with pytest.raises((KeyboardInterrupt, DiskFull)):
+            other.take()
+    assert {"mailbox/2001", f"message/2001/{ident}"} == set(wire.a.index.todo())
+    with wire.a.locked():
+        assert [] == wire.a.index.todo()
+    wire.in_step()
+
+
+def test_a_lock_tells_whether_the_one_before_ended_well(tmp_path, monkeypatch):
+    """One that was killed, or raised, or could not say that it held the lock did not; a new lock has none before it."""
+    path = tmp_path / "lock"
+
+    def follows_well(**how):
+        with durable.lock(path, timeout=0, what="it", shared_text="me") as turn:
+            turn.ends_well = how.get("ends_well", True)
+            return turn.follows_well
+
+    assert [False, True, True] == [follows_well() for _ in range(3)]
+    assert [True, False] == [follows_well(ends_well=False), follows_well()]
+    with pytest.raises(ZeroDivisionError), durable.lock(path, timeout=0, what="it", shared_text="me"):
+        _ = 1 // 0
+    assert [False, True] == [follows_well(), follows_well()]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+        assert follows_well()
+    assert [False, True] == [follows_well(), follows_well()]

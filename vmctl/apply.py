@@ -49,6 +49,7 @@ class Applier:
         self._scanner = scanner
         self._clock = clock
         self._asides: list[Path] = []
+        self.unfinished = False  # whether a file may have been written without being noted
 
     def apply_all(self) -> Applied:
         """Write every file that lags behind the index.
@@ -69,6 +70,7 @@ class Applier:
         try:
             (done.written if self.apply(key) else done.waiting).append(key)
         except StoreUnusable as error:  # one odd file must not keep all others from being written
+            self.unfinished = True
             why = f"{error.what} ({error.why})" if error.why else error.what
             self._index.set_fault(self._store.path(key), why, error.hint, self._clock.wall())
             done.waiting.append(key)
@@ -167,6 +169,7 @@ class Applier:
 
     def recover(self) -> None:
         """Finish what a crash cut off, before anything else is made of the files: see `_exchange` and `reconcile`."""
+        self.unfinished = False
         take_back(self._store, self._index, self._pool)
         self._asides.clear()
         folder = self._store.state / "replaced"
@@ -207,9 +210,12 @@ class Applier:
     def reconcile(self) -> None:
         """Note the files that already hold what was intended: they were written just before a crash, or a full disk.
 
-        Before a newer version comes in: compared with that one they would look like a person's edit.
+        Before a newer version comes in: compared with that one they would look like a person's edit. A file that looks
+        as the index knows it was not written since, so it is not read.
         """
         for key in self._index.todo():
+            if parse_key(key).kind == MESSAGE and self._is_unwritten(self._store.path(key)):
+                continue
             entry = self._index.get(key)
             if entry is None or not entry.record.lives or not self._holds(entry):
                 continue
@@ -217,6 +223,14 @@ class Applier:
             path = self._store.path(key, audio["format"] if audio else "wav")
             digest = digest_of(self._store.root / path)[0]
             self._shown(entry, path, digest)
+
+    def _is_unwritten(self, path: str) -> bool:
+        try:
+            look = self._store.look(path)
+        except StoreUnusable:
+            return False
+        known = self._index.file(path) if look is not None else None
+        return look is None or (known is not None and known[0] == look)
 
     def _holds(self, entry: Entry) -> bool:
         """Whether the files of a record are byte for byte what would be written."""

@@ -128,12 +128,14 @@ class Replica:
     def locked(self) -> Iterator[None]:
         """Hold the store against other processes. Raises StoreMissing, StoreExchanged, ... for one that is not ours."""
         identity.read(self.store.root, self.config.network, self.server.name)  # no lock is made in what is not ours
-        with store_lock(self.store.root):
+        with store_lock(self.store.root) as turn:
             whose = identity.read(self.store.root, self.config.network, self.server.name)
             if not self.index.is_there or whose.incarnation != self.index.meta("incarnation"):
                 raise StoreExchanged(f"the store {self.store.root} was exchanged while it was in use")
-            self.applier.recover()  # another process may have been killed since
+            if not turn.follows_well:
+                self.applier.recover()  # another process may have been killed since
             yield
+            turn.ends_well = not self.applier.unfinished
 
     # From the store into the index
 
@@ -262,12 +264,12 @@ class Replica:
 
 
 @contextlib.contextmanager
-def store_lock(root: Path) -> Iterator[None]:
+def store_lock(root: Path) -> Iterator[durable.Turn]:
     """Hold a store against other processes. Raises StoreBusy."""
     with durable.lock(
         root / identity.DIRECTORY / "lock", timeout=LOCK_TIMEOUT, what=f"the store {root}", shared_text=_me()
-    ):
-        yield
+    ) as turn:
+        yield turn
 
 
 def _me() -> str:
