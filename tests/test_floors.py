@@ -22,7 +22,7 @@ FLOORS = (
     "vmctl cli store",  # the packages themselves, empty but for a version
     # the ground: what went wrong, what time it is
     "errors clock",
-    "names durable database backoff ranges refusals",
+    "names durable database backoff ranges refusals replies",
     # values and what opens them, each knowing the ground only
     "model view pin audio identity spool contact faults trouble schedule ways mail_parts yamltext keys watch",
     # what is computed from values, and where they are kept

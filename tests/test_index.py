@@ -300,15 +300,15 @@ def test_an_echoed_checkpoint_tells_a_rollback(index):
 
 def test_acks_wants_and_ranges_are_kept_until_dropped(index):
     """Each is there once, in order, and goes when it is told to."""
-    index.add_ack("settings", "v1")
-    index.add_ack("settings", "v2")
-    assert index.acks() == [("settings", "v2")]
-    index.drop_ack("settings", "v1")
-    assert index.acks() == [("settings", "v2")]
-    index.add_want("settings")
-    assert index.wants() == ["settings"]
-    index.drop_want("settings")
-    assert index.wants() == []
+    index.replies.add_ack("settings", "v1")
+    index.replies.add_ack("settings", "v2")
+    assert index.replies.acks() == [("settings", "v2")]
+    index.replies.drop_ack("settings", "v1")
+    assert index.replies.acks() == [("settings", "v2")]
+    index.replies.add_want("settings")
+    assert index.replies.wants() == ["settings"]
+    index.replies.drop_want("settings")
+    assert index.replies.wants() == []
     for ranges in (index.parts, index.offers):
         ranges.add(SHA, 10, 20)
         ranges.add(SHA, 0, 5)
@@ -333,6 +333,6 @@ def test_an_index_of_the_first_format_is_taken_over(tmp_path):
         tables = {row[0] for row in new._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         assert message() == new.get(message().key).record
         assert {"history", "parked"} <= tables
-        assert 2 == new._db.execute("PRAGMA user_version").fetchone()[0]
+        assert 3 == new._db.execute("PRAGMA user_version").fetchone()[0]
     finally:
         new.close()

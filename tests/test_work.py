@@ -242,3 +242,70 @@ def test_a_lock_tells_whether_the_one_before_ended_well(tmp_path, monkeypatch):
         patch.setattr(os, "pwrite", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
         assert follows_well()
     assert [False, True] == [follows_well(), follows_well()]
+
+
+def test_a_mail_costs_the_same_however_many_recordings_are_awaited(narrow, recording, counted):
+    """What waits for its recording is looked at when that comes: not for each mail that leaves, nor for each that comes."""
+    narrow.desk().set_settings({"a.b": "c"})
+    narrow.in_step()
+    done = []
+    for box, number in (("2001", 3), ("2002", 6)):
+        waiting_for_audio(narrow, box, number, recording)
+        mail = next(narrow.b.outbox.parcels(always=True))
+        narrow.b.outbox.left(mail)
+        narrow.desk().set_settings({"a.b": box})
+        change = next(narrow.a.outbox.parcels())
+        with counted() as work:
+            narrow.b.receive(change.raw)
+            narrow.b.take()
+            narrow.b.outbox.left(next(narrow.b.outbox.parcels(always=True)))
+        narrow.a.outbox.left(change)
+        done.append((work.listings, work.looks, work.statements))
+    assert done[0] == done[1]
+
+
+def test_offers_are_looked_for_once_in_a_row_of_mails(narrow, recording, counted):
+    """Whether a recording that the peer waits for is here is not asked again for each mail that brings a piece."""
+    done = []
+    for number in (2, 4):
+        waiting_for_audio(narrow, f"200{number}", number, recording)
+        looked = []
+        find = narrow.a.applier.find
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                narrow.a.applier, "find", lambda one, find=find, looked=looked: [looked.append(one), find(one)][1]
+            )
+            mails = [[narrow.a.outbox.left(parcel), parcel][1] for parcel in narrow.a.outbox.parcels()]
+        assert len(mails) >= number
+        pieces = sum(len(mail.load.pieces) for mail in mails)
+        done.append(len(looked) - pieces)
+        for mail in mails:
+            narrow.b.receive(mail.raw)
+        narrow.b.take()
+        narrow.exchange()
+    assert done == [2, 4]
+
+
+def test_a_recording_that_came_by_itself_is_found_when_it_is_due_to_be_asked_for(narrow, recording):
+    """It was put into the pool by hand: nobody said so, and still nothing waits for it for long, nor is it asked for."""
+    key = waiting_for_audio(narrow, "2001", 1, recording)[0]
+    audio = narrow.b.index.get(key).record.document["audio"]
+    narrow.b.pool.copy_in(narrow.root() / narrow.a.store.audio_path(key, "wav"), audio["sha256"])
+    assert [(key, narrow.a.index.get(key).record.version)] != narrow.b.index.replies.acks()
+    for _ in range(2):
+        words = [parcel.word for parcel in narrow.b.outbox.parcels(always=True)]
+        narrow.clock.advance(3)
+    assert [[]] == [word.wants["audio"] for word in words]
+    assert (key, narrow.a.index.get(key).record.version) in narrow.b.index.replies.acks()
+    narrow.b.take()
+    assert [] == narrow.b.index.todo()
+    narrow.in_step()
+
+
+def test_nothing_is_remembered_of_recordings_that_nobody_waits_for(narrow, recording):
+    """What waited was deleted: its recording is forgotten, not asked for any more."""
+    key = waiting_for_audio(narrow, "2001", 1, recording)[0]
+    assert 1 == len(narrow.b.index.replies.awaited())
+    narrow.desk().delete_message(*key.split("/")[1:])
+    narrow.in_step()
+    assert 0 == narrow.b.index._run("SELECT count(*) FROM awaited").fetchone()[0]

@@ -33,7 +33,7 @@ _AT_ONCE = 200
 
 @dataclass(slots=True)
 class Applied:
-    """What was written, and what waits: for a recording that has not come, or for a file to stand still."""
+    """What was written, and what was found to wait: for a recording that is not here, or for a file to stand still."""
 
     written: list[str] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
@@ -52,13 +52,13 @@ class Applier:
         self.unfinished = False  # whether a file may have been written without being noted
 
     def apply_all(self) -> Applied:
-        """Write every file that lags behind the index.
+        """Write every file that lags behind the index and does not wait for its recording.
 
         What was written is noted in one commit for many files: after a crash `reconcile` finds the others by their
         content.
         """
         done = Applied()
-        todo = self._index.todo()
+        todo = self._index.writable()
         for start in range(0, len(todo), _AT_ONCE):
             with self._index.transaction():
                 for key in todo[start : start + _AT_ONCE]:
@@ -297,6 +297,8 @@ class Applier:
         if look is not None and known is not None and known == (look, sha256):
             return True
         source = self.find(sha256)
+        if source is None:
+            self._index.replies.awaits(sha256)
         if source is None or source == target:
             return source is not None
         if look is not None:

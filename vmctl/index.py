@@ -13,7 +13,7 @@ import contextlib
 import json
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from vmctl import database, history, ranges, shelf, tombstones
+from vmctl import database, history, ranges, replies, shelf, tombstones
 from vmctl.clock import tick
 from vmctl.entry import Entry, Look, audio_of
 from vmctl.errors import DiskFull, IndexDamaged, StoreUnusable
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 NO_FILE: Final = "vmctl:"  # so begin the names of faults that no file has
 _SAME = "="
 # The order of shipping: what a server needs to answer calls at all comes before what callers left.
@@ -57,13 +57,11 @@ CREATE TABLE IF NOT EXISTS folders (
     looked INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS faults (path TEXT PRIMARY KEY, why TEXT NOT NULL, mend TEXT NOT NULL, since INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS checkpoints (number INTEGER PRIMARY KEY, nonce TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS acks (key TEXT PRIMARY KEY, version TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS wants (key TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS unacked (key TEXT PRIMARY KEY, above INTEGER NOT NULL, first INTEGER NOT NULL) WITHOUT ROWID;
 INSERT OR IGNORE INTO unacked SELECT key, 0, number FROM records WHERE base IS NOT '=';
 """
 _AGING = f"CREATE INDEX IF NOT EXISTS aging ON records ({_STATUS}, {_SINCE}) WHERE kind = 'message' AND lives;"
-_TABLES = _SCHEMA + _AGING + history.TABLE + tombstones.TABLE + ranges.TABLES + shelf.TABLES
+_TABLES = _SCHEMA + _AGING + history.TABLE + tombstones.TABLE + ranges.TABLES + shelf.TABLES + replies.TABLES
 
 
 class Index:
@@ -80,6 +78,7 @@ class Index:
         self.history = history.History(self._run)
         self.parts, self.offers = ranges.Ranges(self._run, "parts"), ranges.Ranges(self._run, "offers")
         self.shelf = shelf.Shelf(self._run)
+        self.replies = replies.Replies(self._run)
         self.tombstones = tombstones.Tombstones(self._run, self.note, self.set_note)
 
     @property
@@ -301,6 +300,11 @@ class Index:
         """The keys whose files are to be written, the most needed first."""
         return [row[0] for row in self._run("SELECT key FROM records WHERE todo ORDER BY rank, key")]
 
+    def writable(self) -> list[str]:
+        """Of these keys those whose recording is not awaited."""
+        query = f"SELECT key FROM records WHERE todo AND NOT {replies.WAITS} ORDER BY rank, key"  # noqa: S608
+        return [row[0] for row in self._run(query)]
+
     def pending(self) -> list[tuple[str, str, str]]:
         """Key, kind and version of what the peer lacks: settings, callflows and mailboxes first, then the newest."""
         query = "SELECT key, kind, version FROM records WHERE base IS NOT '=' ORDER BY rank, number DESC"
@@ -326,7 +330,7 @@ class Index:
         self._run("UPDATE records SET base = NULL")
         self._run("INSERT OR REPLACE INTO unacked SELECT key, 0, number FROM records")
         self._run("DELETE FROM offers")
-        self._run("DELETE FROM wants")
+        self.replies.drop_wants()
         self.shelf.clear()
 
     def offer_again(self, group: str) -> None:
@@ -393,6 +397,7 @@ class Index:
         """Remember how a file looks and what it holds."""
         folder = path.rpartition("/")[0]
         self._run("INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?,?)", (path, folder, *look, digest))
+        self.replies.came([digest])
 
     def drop_file(self, path: str) -> None:
         """Forget a file."""
@@ -456,30 +461,6 @@ class Index:
         """A new incarnation begins without any."""
         self._run("DELETE FROM checkpoints")
         self.set_meta("confirmed", "0")
-
-    def add_ack(self, key: str, version: str) -> None:
-        """Remember to acknowledge a version in the next mail."""
-        self._run("INSERT OR REPLACE INTO acks VALUES (?, ?)", (key, version))
-
-    def acks(self) -> list[tuple[str, str]]:
-        """The versions to acknowledge."""
-        return [(row[0], row[1]) for row in self._run("SELECT key, version FROM acks ORDER BY key")]
-
-    def drop_ack(self, key: str, version: str) -> None:
-        """The acknowledgement left."""
-        self._run("DELETE FROM acks WHERE key = ? AND version = ?", (key, version))
-
-    def add_want(self, key: str) -> None:
-        """Remember to ask for a record whole."""
-        self._run("INSERT OR REPLACE INTO wants VALUES (?)", (key,))
-
-    def wants(self) -> list[str]:
-        """The records to ask for."""
-        return [row[0] for row in self._run("SELECT key FROM wants ORDER BY key")]
-
-    def drop_want(self, key: str) -> None:
-        """The record came whole."""
-        self._run("DELETE FROM wants WHERE key = ?", (key,))
 
 
 def _dump(record: Record) -> str:

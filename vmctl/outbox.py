@@ -108,6 +108,7 @@ class Outbox:
         if anew:
             self._sent.clear()
         self._due, count = None, 0
+        self._asker.look()
         while True:
             urgent, messages = self._due = self._due or self._find_due()
             group = self._refusals.next(others=bool(urgent or messages))
