@@ -75,6 +75,7 @@ class Asker:
         self._records: dict[str, _Asked] = {}
         self._audio: dict[str, _Asked] = {}
         self._here: set[str] = set()
+        self._settled: Word | None = None
 
     def look(self) -> None:
         """Before a row of mails, look for what anything may have happened to: recordings of conflicts, and those on offer.
@@ -99,12 +100,11 @@ class Asker:
             "audio": self._wanted_audio(share, eager=eager),
         }
         holds = self._index.shelf.holds(min(_MOST_HOLDS, share // _HOLD_BYTES))
-        return Word(acks, holds, wants, self._lost(min(_MOST_LOST, share // _LOST_BYTES)), self._doubt.told())
+        return Word(acks, holds, wants, self._lost(min(_MOST_LOST, share // _LOST_BYTES)), self._doubt.page())
 
-    @property
-    def unfinished(self) -> bool:
-        """Whether there is more to say than one mail had room for."""
-        return self._doubt.due
+    def unfinished(self, word: Word) -> bool:
+        """Whether the mail with this word left, and there is more to say than it had room for."""
+        return self._settled is word and self._doubt.due
 
     def forget(self) -> None:
         """Whatever is missing may be asked for again at once."""
@@ -120,6 +120,8 @@ class Asker:
         for sha256 in word.lost:
             self._index.offers.drop(sha256)
         self._index.replies.tidy()
+        self._doubt.told(word.groups)
+        self._settled = word
 
     def _acks(self, most: int) -> list[tuple[str, str]]:
         """The versions to acknowledge, a record with its recording once that is durable here."""

@@ -128,24 +128,29 @@ class Doubt:
             return True
         return doubt["stage"] == _ASKING and self._passed(doubt["told"], doubt) >= _ASK_AGAIN
 
-    def told(self) -> dict[str, Any]:
+    def page(self) -> dict[str, Any]:
         """The member `groups` of a mail's status, if it is due: as many digests as there is room for, from where the last ended."""
-        if not self.due:
+        doubt = self._index.note(_NOTE)
+        if doubt is None or not self.due:
             return {}
-        with self._index.transaction():
-            doubt = self._index.note(_NOTE)
-            digests = group_digests(self._index)
-            page: dict[str, str] = {}
-            size, upto = 0, None
-            for name in sorted(name for name in digests if name > doubt["after"]):
-                size += len(name) + _ENTRY_BYTES
-                if page and size > self._room:
-                    upto = max(page)
-                    break
-                page[name] = digests[name]
-            after = doubt["after"]
+        digests = group_digests(self._index)
+        page: dict[str, str] = {}
+        size, upto = 0, None
+        for name in sorted(name for name in digests if name > doubt["after"]):
+            size += len(name) + _ENTRY_BYTES
+            if page and size > self._room:
+                upto = max(page)
+                break
+            page[name] = digests[name]
+        return {"groups": {"after": doubt["after"], "upto": upto, "of": page, "asks": doubt["stage"] == _ASKING}}
+
+    def told(self, page: dict[str, Any]) -> None:
+        """The mail with this page left. Call inside a transaction."""
+        doubt = self._index.note(_NOTE)
+        groups = page.get("groups")
+        if doubt is not None and groups is not None and groups["after"] == doubt["after"]:
+            upto = groups["upto"]
             self._keep(doubt | {"after": upto or "", "told": None if upto else self._clock.steady()})
-        return {"groups": {"after": after, "upto": upto, "of": page, "asks": doubt["stage"] == _ASKING}}
 
     # Notes, words and events
 

@@ -124,7 +124,7 @@ class Outbox:
             packet, subject, raw = self._writer.write(load, facts, request or {})
             yield Parcel(raw, packet, subject, load, word)
             count += 1
-            if group is None and not load and not self._asker.unfinished:
+            if group is None and not load and not self._asker.unfinished(word):
                 return
 
     # What became of a mail
