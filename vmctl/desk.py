@@ -320,7 +320,7 @@ class Desk:
         self._index.put(entry, self._replica.clock.wall())
 
     def _tick(self) -> Tick:
-        return Tick(self._index.next_number(self._replica.clock.wall()), self._index.meta("incarnation"))
+        return self._index.next_tick(self._replica.clock.wall())
 
     def _message(self, extension: str, ident: str) -> str:
         return message_key(check_extension(extension), check_name(ident, "message id"))

@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
-from vmctl.errors import JournalError
 from vmctl.index import NO_FILE
 from vmctl.model import MAILBOX
 
@@ -171,11 +170,8 @@ class Doubt:
         self._index.set_fault(FAULT, why, mend, doubt["since"])
 
     def _event(self, event: str, groups: list[str]) -> None:
-        facts: Note = {"event": event, "groups": groups[:_MOST_NAMED], "count": len(groups)}
-        try:
-            self._journal.append("event", at=self._clock.wall(), server=self._server, **facts)
-        except JournalError as error:
-            log.error("%s", error.what)  # the stores are kept in step whatever the journal looks like
+        facts: Note = {"groups": groups[:_MOST_NAMED], "count": len(groups)}
+        self._journal.tell(event, at=self._clock.wall(), server=self._server, **facts)
 
 
 def group_digests(index: Index) -> dict[str, str]:

@@ -160,7 +160,7 @@ class Edits:
         self.changed.append(entry.record.key)
 
     def _tick(self) -> Tick:
-        return Tick(self._index.next_number(self._clock.wall()), self._index.meta("incarnation"))
+        return self._index.next_tick(self._clock.wall())
 
     def _witness(self, record: Record) -> None:
         self._index.witness(max(record.vector.values(), default=0))

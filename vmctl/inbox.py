@@ -283,7 +283,7 @@ class Inbox:
             log.warning("mailbox %s is back: something was put into it while it was deleted", extension)
 
     def _tick(self) -> Tick:
-        return Tick(self._index.next_number(self._clock.wall()), self._index.meta("incarnation"))
+        return self._index.next_tick(self._clock.wall())
 
     def _put(self, entry: Entry, taken: Taken) -> None:
         self._index.put(entry, self._clock.wall())

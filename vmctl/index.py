@@ -17,7 +17,7 @@ from vmctl import database, history, ranges, replies, shelf, tombstones
 from vmctl.clock import tick
 from vmctl.entry import Entry, Look, audio_of
 from vmctl.errors import DiskFull, IndexDamaged, StoreUnusable
-from vmctl.model import CALLFLOW, GREETING, MAILBOX, MESSAGE, PROMPT, SETTINGS, Record, canonical, parse_key
+from vmctl.model import CALLFLOW, GREETING, MAILBOX, MESSAGE, PROMPT, SETTINGS, Record, Tick, canonical, parse_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -165,6 +165,10 @@ class Index:
         assert self._depth, "numbers are given inside a transaction"  # noqa: S101
         self._last = tick(self._last, wall)
         return self._last
+
+    def next_tick(self, wall: int) -> Tick:
+        """The number of a new change with this server's incarnation; only inside a transaction."""
+        return Tick(self.next_number(wall), self.meta("incarnation"))
 
     def witness(self, number: int) -> None:
         """Raise the clock above a reading of the peer's; only inside a transaction."""

@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmctl.entry import audio_of
-from vmctl.errors import JournalError
 from vmctl.merge import namesake_key
 from vmctl.model import ABSENT, KINDS, MAILBOX, MESSAGE, Record, Tick, canonical, deleted, edited, restored
 from vmctl.replica import Replica
@@ -86,14 +85,14 @@ def set_back(replica: Replica, by: str) -> dict[str, str]:
                 entry = index.get(key)
                 if entry is None or key in kept:
                     continue
-                tick = Tick(index.next_number(clock.wall()), index.meta("incarnation"))
+                tick = index.next_tick(clock.wall())
                 record = as_it_was(then, entry.record, mine, tick, clock.wall())
                 if record is not entry.record:
                     changes[key] = _what(entry.record, record)
                     index.put(replace(entry, record=record), clock.wall())
             index.forget_records()
             index.set_note(_NOTE, None)
-        _journal(replica, changes, by)
+        replica.tell(f"overwritten from {replica.server.name}", records=len(changes), by=f"operator {by}")
         replica.applier.apply_all()
     return changes
 
@@ -153,12 +152,3 @@ def _differs(one: Any, other: Any) -> bool:
 
 def _what(before: Record, after: Record) -> str:
     return SET if before.lives and after.lives else RESTORED if after.lives else DELETED
-
-
-def _journal(replica: Replica, changes: dict[str, str], by: str) -> None:
-    me = replica.server.name
-    facts: dict[str, Any] = {"event": f"overwritten from {me}", "records": len(changes), "by": f"operator {by}"}
-    try:
-        replica.journal.append("event", at=replica.clock.wall(), server=me, **facts)
-    except JournalError:
-        return  # a journal that is damaged is named by `status`; the stores do not depend on it

@@ -213,7 +213,7 @@ class Housekeeper:
         self._index.put(replace(entry, record=record), self._replica.clock.wall())
 
     def _tick(self) -> Tick:
-        return Tick(self._index.next_number(self._replica.clock.wall()), self._index.meta("incarnation"))
+        return self._index.next_tick(self._replica.clock.wall())
 
     # What is left of it
 

@@ -17,7 +17,7 @@ from vmctl import clocks, durable, identity, rejoin
 from vmctl.apply import Applied, Applier
 from vmctl.contact import Contact
 from vmctl.doubt import Doubt
-from vmctl.errors import JournalError, MailError, StoreExchanged, StoreUnusable
+from vmctl.errors import MailError, StoreExchanged, StoreUnusable
 from vmctl.inbox import Inbox, Taken
 from vmctl.index import Index
 from vmctl.journal import Journal
@@ -256,11 +256,8 @@ class Replica:
         return parse(raw, network=self.config.network, me=self.server.name, peer=self.peer.name, verify=verify)
 
     def tell(self, event: str, **facts: Any) -> None:
-        """Add an event to the journal; one that cannot be trusted any more does not keep the stores from their work."""
-        try:
-            self.journal.append("event", at=self.clock.wall(), server=self.server.name, event=event, **facts)
-        except JournalError as error:
-            log.error("%s could not be journalled: %s", event, error)
+        """Add an event to the journal, if that can be trusted."""
+        self.journal.tell(event, at=self.clock.wall(), server=self.server.name, **facts)
 
 
 @contextlib.contextmanager
