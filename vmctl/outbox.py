@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from vmctl.apply import Applier
     from vmctl.clock import Clock
-    from vmctl.config import Config
+    from vmctl.config import Config, Server
     from vmctl.doubt import Doubt
     from vmctl.entry import Entry
     from vmctl.index import Index
@@ -82,13 +82,14 @@ class Outbox:
         lot: Lot,
         doubt: Doubt,
         clock: Clock,
+        peer: Server,
     ) -> None:
         self._resend = config.sync.resend
         self._index = index
         self._clock = clock
         self._writer = writer
         self._lot = lot
-        self._packer = Packer(config, store, index, applier)
+        self._packer = Packer(config, store, index, applier, clock, peer.address)
         self._asker = Asker(index, applier, doubt, clock)
         self._refusals = Refusals()
         self._evidence: dict[Thing, tuple[Parcel, str]] = {}
@@ -108,6 +109,8 @@ class Outbox:
         if anew:
             self._sent.clear()
         self._due, count = None, 0
+        if self._packer.renew():
+            self._lot.look_again()
         self._asker.look()
         while True:
             urgent, messages = self._due = self._due or self._find_due()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("vmctl.parked")
 
 OUT, IN = "out", "in"
+LARGEST_MAIL = "largest_mail"  # the note of how large a mail may be that leaves
 _LONGEST_REPLY = 400
 
 
@@ -43,7 +44,7 @@ class Lot:
     def versions(self) -> set[Version]:
         """The versions of records that are not to be sent. What is of no use any more goes first."""
         stale = self._shelf.stale()
-        if not self._looked:  # 'mail.max' may be another since the last start
+        if not self._looked:  # what was too large need not be any more
             stale += [parked for parked in self._shelf.all() if not parked.tries and not parked.given_up]
             self._looked = True
         if stale:
@@ -51,6 +52,10 @@ class Lot:
                 for parked in stale:
                     self._forget(parked)
         return {Version(parked.key, parked.version) for parked in self._shelf.all()}
+
+    def look_again(self) -> None:
+        """Larger mails may leave than before."""
+        self._looked = False
 
     def pieces(self) -> set[Piece]:
         """The pieces of recordings that are not to be sent."""
@@ -111,6 +116,8 @@ class Lot:
             return
         with self._index.transaction():
             self._forget(parked)
+            if not parked.tries:
+                self._index.set_note(LARGEST_MAIL, None)  # whoever retries it believes that a larger mail goes
             if parked.piece is not None:
                 self._index.offers.add(*parked.piece)
 

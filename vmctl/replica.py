@@ -90,7 +90,7 @@ class Replica:
         doubt = Doubt(index, self.contact, self.journal, clock, server.name, config.mail.max // _SHARE_OF_DIGESTS)
         self.lot = Lot(index, self.spool, clock)
         writer = Writer(config, server.name, index, self.contact, self.journal, clock)
-        self.outbox = Outbox(config, self.store, index, self.applier, writer, self.lot, doubt, clock)
+        self.outbox = Outbox(config, self.store, index, self.applier, writer, self.lot, doubt, clock, self.peer)
         self.inbox = Inbox(index, self.pool, self.applier, self.contact, self.outbox, self.lot, doubt, clock)
 
     @classmethod
