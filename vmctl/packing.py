@@ -1,8 +1,8 @@
 """Fills one mail: records and recordings up to the bound, longer recordings in pieces.
 
 The bound is the least of `mail.max`, the SIZE that the peer's server names, and what a server on the way let pass. What
-was found out of an address is remembered for a day, or until `mail.max` is another or a person retries what
-was too large.
+was found out of an address is remembered for a day, or until `mail.max` is another or a person retries what was too
+large.
 """
 
 from __future__ import annotations
