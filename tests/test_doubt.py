@@ -47,7 +47,7 @@ def beats(wire: Wire, number: int = 4) -> set[str]:
 
 def fault(wire: Wire, name: str) -> dict[str, Any] | None:
     """The fault that tells of a difference."""
-    return next((one for one in wire.servers[name].index.faults() if one["path"] == doubt.FAULT), None)
+    return next((one for one in wire.servers[name].index.faults.all() if one["path"] == doubt.FAULT), None)
 
 
 @pytest.fixture

@@ -243,7 +243,7 @@ def test_a_record_that_fits_no_mail_is_a_fault_and_keeps_nothing_back(wire, box,
         return MailTooLarge("too large", 64_000, why="552") if large else judge(mail)
 
     exchange(wire, refuse)
-    (fault,) = wire.a.index.faults()
+    (fault,) = wire.a.index.faults.all()
     assert "vmctl:callflow/huge" == fault["path"]
     assert ["callflow/huge"] == [one["record"] for one in parked(wire)]
     assert "Bob" == wire.b.store.document("mailbox/2001")["name"]
@@ -252,7 +252,7 @@ def test_a_record_that_fits_no_mail_is_a_fault_and_keeps_nothing_back(wire, box,
     else:
         wire.a.lot.retry(parked(wire)[0]["id"])
     wire.in_step()
-    assert ([], []) == (parked(wire), wire.a.index.faults())
+    assert ([], []) == (parked(wire), wire.a.index.faults.all())
 
 
 def held_by(wire, key, name="secondary"):

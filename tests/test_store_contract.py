@@ -60,7 +60,7 @@ class Pair(Wire):
 
     def faults(self, name="primary"):
         """What is wrong of a server's store, by path; `in_step` of the wire asks for what keeps both apart."""
-        return {fault["path"] for fault in self.servers[name].index.faults()}
+        return {fault["path"] for fault in self.servers[name].index.faults.all()}
 
     def in_step(self):
         for name in self.servers:

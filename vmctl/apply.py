@@ -72,7 +72,7 @@ class Applier:
         except StoreUnusable as error:  # one odd file must not keep all others from being written
             self.unfinished = True
             why = f"{error.what} ({error.why})" if error.why else error.what
-            self._index.set_fault(self._store.path(key), why, error.hint, self._clock.wall())
+            self._index.faults.set(self._store.path(key), why, error.hint, self._clock.wall())
             done.waiting.append(key)
 
     def _drop_asides(self) -> None:
@@ -114,7 +114,7 @@ class Applier:
         return None
 
     def _lies_at(self, path: str, sha256: str, size: int) -> bool:
-        look, known = self._store.look(path), self._index.file(path)
+        look, known = self._store.look(path), self._index.looks.file(path)
         if look is None or look.size != size:
             return False
         if known is not None and known[0] == look:
@@ -124,7 +124,7 @@ class Applier:
             return False
         if self._store.look(path) != look:
             return False
-        self._index.set_file(path, look, sha256)  # touched, or placed just before a crash
+        self._index.looks.set_file(path, look, sha256)  # touched, or placed just before a crash
         return True
 
     # One record
@@ -133,7 +133,7 @@ class Applier:
         entry = self._index.get(key)
         audio = audio_of(entry.shown.document) if entry and entry.shown else None
         path = self._store.path(key, audio["format"] if audio else "wav")
-        look, known = self._store.look(path), self._index.file(path)
+        look, known = self._store.look(path), self._index.looks.file(path)
         if look is None:
             # a file that somebody took away waits for the verdict of the scans: it may have been deleted
             return entry is None or entry.shown is None or not entry.record.lives
@@ -159,7 +159,9 @@ class Applier:
         if not self._place(entry, audio, target):
             return False
         if kind == MESSAGE:
-            self._index.expect_folder(self._store.folder(str(parse_key(record.key).mailbox)))  # should all of it go
+            self._index.looks.expect_folder(
+                self._store.folder(str(parse_key(record.key).mailbox))
+            )  # should all of it go
             data = self._store.text(record)
             durable.write(self._store.root / path, data)
             self._shown(entry, path, hashlib.sha256(data).hexdigest())
@@ -180,13 +182,13 @@ class Applier:
 
     def _recover_one(self, aside: Path, path: str, expected: str) -> None:
         """A file that was put aside: find out whether it was replaced, and whether a person saved into it before."""
-        if self._index.file(_settled_name(aside)) is not None:
+        if self._index.looks.file(_settled_name(aside)) is not None:
             self._forget_aside(aside)  # it was merged, and the commit came before the crash
             return
         key = next((key for key, _ in self._store.walk().files.values() if self._store.path(key) == path), None)
         entry = self._index.get(key) if key else None
         if entry is None:
-            self._index.set_fault(
+            self._index.faults.set(
                 f".vmctl/replaced/{aside.name}", "a file that was replaced when the index was lost",
                 f"take from it what you need into {path}, then remove it", self._clock.wall(),
             )  # fmt: skip
@@ -199,13 +201,13 @@ class Applier:
                 late, settled = self._merge_late(entry, path, aside, expected)
                 if not late:
                     self._index.put(replace(entry, shown=entry.record), self._clock.wall())
-                self._index.drop_file(path)  # to be read again: a person may have saved into the new one since
+                self._index.looks.drop_file(path)  # to be read again: a person may have saved into the new one since
         if settled:
             self._forget_aside(aside)
 
     def _forget_aside(self, aside: Path) -> None:
         durable.discard(aside)
-        self._index.drop_file(_settled_name(aside))
+        self._index.looks.drop_file(_settled_name(aside))
 
     def reconcile(self) -> None:
         """Note the files that already hold what was intended: they were written just before a crash, or a full disk.
@@ -229,7 +231,7 @@ class Applier:
             look = self._store.look(path)
         except StoreUnusable:
             return False
-        known = self._index.file(path) if look is not None else None
+        known = self._index.looks.file(path) if look is not None else None
         return look is None or (known is not None and known[0] == look)
 
     def _holds(self, entry: Entry) -> bool:
@@ -250,18 +252,20 @@ class Applier:
 
     def _exchange(self, entry: Entry, path: str, data: bytes) -> None:
         """Replace a file that people edit, and look once more at what was replaced."""
-        known = self._index.file(path)
+        known = self._index.looks.file(path)
         expected = known[1] if known else "unknown"
         aside = self._aside(path, expected)
         replaced = durable.exchange(self._store.root / path, data, aside)
         with self._index.transaction():
             late, settled = self._merge_late(entry, path, aside, expected) if replaced else (False, False)
             if late and settled:  # known as merged with the commit that merges it
-                self._index.set_file(_settled_name(aside), self._store.look_now(aside), "")
-            self._index.set_file(path, self._store.look_now(self._store.root / path), hashlib.sha256(data).hexdigest())
+                self._index.looks.set_file(_settled_name(aside), self._store.look_now(aside), "")
+            self._index.looks.set_file(
+                path, self._store.look_now(self._store.root / path), hashlib.sha256(data).hexdigest()
+            )
             if not late:
                 self._index.put(replace(entry, shown=entry.record), self._clock.wall())
-            self._index.drop_fault(path)
+            self._index.faults.drop(path)
         if settled:
             self._asides.append(aside)
         if not self._index.in_transaction:
@@ -278,7 +282,7 @@ class Applier:
         try:
             document = self._store.parse(before.record.key, aside.read_bytes(), path)[0]
         except RecordError as error:
-            self._index.set_fault(
+            self._index.faults.set(
                 f".vmctl/replaced/{aside.name}", f"saved while it was replaced, and broken: {error.what}",
                 f"take from it what you need into {path}, then remove it", self._clock.wall(),
             )  # fmt: skip
@@ -293,7 +297,7 @@ class Applier:
         """Put the recording at its place; what was there goes to the pool. False where it has not come yet."""
         sha256 = audio["sha256"]
         place = self._store.root / target
-        known, look = self._index.file(target), self._store.look(target)
+        known, look = self._index.looks.file(target), self._store.look(target)
         if look is not None and known is not None and known == (look, sha256):
             return True
         source = self.find(sha256)
@@ -313,7 +317,7 @@ class Applier:
             self._pool.place(sha256, place, last=not others)
         else:
             durable.copy(self._store.root / source, place)
-        self._index.set_file(target, self._store.look_now(place), sha256)
+        self._index.looks.set_file(target, self._store.look_now(place), sha256)
         return True
 
     def _drop_former_format(self, entry: Entry, target: str) -> None:
@@ -323,7 +327,7 @@ class Applier:
         path = self._store.audio_path(entry.record.key, former["format"])
         if path != target and self._store.look(path) is not None:
             self._pool.take_in(self._store.root / path, former["sha256"])
-            self._index.drop_file(path)
+            self._index.looks.drop_file(path)
 
     def _remove(self, entry: Entry) -> None:
         """Take a deleted record's files out of the store; what can be restored stays under .vmctl."""
@@ -350,15 +354,15 @@ class Applier:
             durable.move(last, kept)
         with self._index.transaction():
             for path in paths:
-                self._index.drop_file(path)
+                self._index.looks.drop_file(path)
             self._index.put(replace(entry, shown=None), self._clock.wall())
         self._tidy(paths[0])
 
     def _shown(self, entry: Entry, path: str, digest: str) -> None:
         with self._index.transaction():
-            self._index.set_file(path, self._store.look_now(self._store.root / path), digest)
+            self._index.looks.set_file(path, self._store.look_now(self._store.root / path), digest)
             self._index.put(replace(entry, shown=entry.record), self._clock.wall())
-            self._index.drop_fault(path)
+            self._index.faults.drop(path)
         tomb = self._store.state / "deleted" / path
         if tomb.exists():
             durable.remove(tomb)

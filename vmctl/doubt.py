@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
-from vmctl.index import NO_FILE
+from vmctl.fault_list import NO_FILE
 from vmctl.model import MAILBOX
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Doubt:
         if doubt is None:
             return
         self._index.set_note(_NOTE, None)
-        self._index.drop_fault(FAULT)
+        self._index.faults.drop(FAULT)
         log.warning("both servers hold the same again")
         if doubt["groups"]:
             self._event("the stores agree again", doubt["groups"])
@@ -166,8 +166,8 @@ class Doubt:
     def _tell_fault(self, doubt: Note, mend: str) -> None:
         where = f" in {_named(doubt['groups'])}" if doubt["groups"] else ""
         why = f"both servers have shipped everything and hold different records{where}"
-        self._index.drop_fault(FAULT)
-        self._index.set_fault(FAULT, why, mend, doubt["since"])
+        self._index.faults.drop(FAULT)
+        self._index.faults.set(FAULT, why, mend, doubt["since"])
 
     def _event(self, event: str, groups: list[str]) -> None:
         facts: Note = {"groups": groups[:_MOST_NAMED], "count": len(groups)}

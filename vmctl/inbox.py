@@ -174,7 +174,7 @@ class Inbox:
         number, nonce = echoed.get("number"), echoed.get("nonce")
         if not (isinstance(number, int) and isinstance(nonce, str)):
             return False
-        return not self._index.confirm_checkpoint(number, nonce)
+        return not self._index.checkpoints.confirm(number, nonce)
 
     def _has_forgotten(self, mail: SyncMail) -> bool:
         """Whether the peer does not know the checkpoint that was taken from it last; else notes the one of this mail.

@@ -166,7 +166,7 @@ class Packer:
             log.warning("cannot read the recording %s: %s", path, error.strerror or error)
             return None
         if start == 0 and stop == audio["size"] and hashlib.sha256(data).hexdigest() != sha256:
-            self._index.drop_file(path)  # it rotted under an unchanged look: the next full scan finds it damaged
+            self._index.looks.drop_file(path)  # it rotted under an unchanged look: the next full scan finds it damaged
             return None
         name = entry.record.key.replace("/", "-") if entry else sha256[:16]
         return Audio(

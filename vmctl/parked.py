@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vmctl.clock import rfc3339
 from vmctl.errors import NotFound, StoreError
-from vmctl.index import NO_FILE
+from vmctl.fault_list import NO_FILE
 from vmctl.model import canonical
 from vmctl.refusals import Piece, Version
 from vmctl.shelf import Parked
@@ -91,7 +91,7 @@ class Lot:
         why = f"it needs a mail of up to {size} bytes, the largest that can leave has {bound}"
         mend = "raise 'mail.max' in vmctl.yaml on both servers, or what a mail server between them takes, or make it shorter"
         with self._index.transaction():
-            self._index.set_fault(NO_FILE + key, why, mend, now)
+            self._index.faults.set(NO_FILE + key, why, mend, now)
             self._put(Parked(_mark(key, entry.record.version), key, entry.record.version, why, now, tries=0))
 
     def _put(self, parked: Parked) -> None:
@@ -103,7 +103,7 @@ class Lot:
 
     def _forget(self, parked: Parked) -> None:
         self._shelf.drop(parked.packet)
-        self._index.drop_fault(NO_FILE + parked.key)
+        self._index.faults.drop(NO_FILE + parked.key)
         self._spool.unpark(parked.packet)
 
     # What a person orders

@@ -182,9 +182,9 @@ class Housekeeper:
             mend = "set the clock right; if it is, 'vmctl housekeeping --trust-clock'"
         with self._index.transaction():
             if why:
-                self._index.set_fault(_FAULT, why, mend, self._replica.clock.wall())
+                self._index.faults.set(_FAULT, why, mend, self._replica.clock.wall())
             else:
-                self._index.drop_fault(_FAULT)
+                self._index.faults.drop(_FAULT)
 
     # Doing it
 

@@ -55,7 +55,7 @@ def rebuild(config: Config, name: str, clock: Clock, wait: Callable[[float], obj
             index.meta("incarnation"),
             index.count("shown IS NOT NULL"),
             index.count("shown IS NOT NULL AND kind = ?", (MESSAGE,)),
-            index.faults(),
+            index.faults.all(),
         )
 
 

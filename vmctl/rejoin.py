@@ -53,7 +53,7 @@ def start_over(
             if record is not entry.record:
                 index.put(replace(entry, record=record), wall)
         index.forget_bases()
-        index.drop_checkpoints()
+        index.checkpoints.drop_all()
         index.set_meta("full_scan", "0")
         index.set_meta("incarnation", whose.incarnation)
     _tell(journal, server, wall, former, whose.incarnation, why)

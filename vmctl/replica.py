@@ -176,7 +176,7 @@ class Replica:
         """What a scan now would find and what would be shipped, without keeping anything of it."""
         with self.locked(), self.index.transaction(rollback=True):
             report = self.scanner.scan()
-            return Preview(self.outbox.preview(), sorted(report.unsettled | report.absent), self.index.faults())
+            return Preview(self.outbox.preview(), sorted(report.unsettled | report.absent), self.index.faults.all())
 
     def _full_is_due(self) -> bool:
         last = int(self.index.meta("full_scan", "0"))

@@ -20,7 +20,7 @@ from vmctl.audio import digest_of, inspect
 from vmctl.edits import Edits
 from vmctl.entry import Look, audio_of
 from vmctl.errors import BadAudio, BrokenFile, RecordError, StoreError, StoreUnusable
-from vmctl.index import NO_FILE
+from vmctl.fault_list import NO_FILE
 from vmctl.model import (
     CALLFLOW,
     MAILBOX,
@@ -89,7 +89,7 @@ class Scanner:
                 self._fault(path, why, "move it out of the store, or mend its name or permissions")
             folders = self._folders_to_list(walk, full=full)
             self._hold({} if accept_deletions else set_back(self._store, self._index, walk, self._listed(folders)))
-            known = self._index.hand_files()
+            known = self._index.looks.hand_files()
             for path, (key, look) in walk.files.items():
                 if path in self._set_back:
                     continue
@@ -117,13 +117,13 @@ class Scanner:
                 if _name(self._store.path(key)) in there:
                     folder = self._store.folder(str(parts.mailbox))
                     paths = [f"{folder}/{name}" for name in there]
-                    files = {one: seen for one in paths if (seen := self._index.file(one)) is not None}
+                    files = {one: seen for one in paths if (seen := self._index.looks.file(one)) is not None}
                     self._message(key, there, files)
             else:
                 path = self._file_of(key)
                 look = None if path is None else self._store.look(path)
                 if path is not None and look is not None:
-                    known = self._index.file(path)
+                    known = self._index.looks.file(path)
                     if known is None or known[0] != look:
                         self._hand_file(key, path, look)
             self._keep_new()
@@ -142,10 +142,10 @@ class Scanner:
                     self.edits.recall(dead)
 
     def _seen(self, path: str, look: Look, digest: str) -> None:
-        known = self._index.file(path)
+        known = self._index.looks.file(path)
         if known is None or known[1] != digest:
             self._new.append(path)
-        self._index.set_file(path, look, digest)
+        self._index.looks.set_file(path, look, digest)
 
     def _keep_new(self) -> None:
         """What was taken in is accepted, so it is made durable first: whoever wrote it may not have waited for the disk."""
@@ -191,7 +191,7 @@ class Scanner:
     # Messages, which machines write
 
     def _folders_to_list(self, walk: Walk, *, full: bool) -> list[str]:
-        known = self._index.folders()
+        known = self._index.looks.folders()
         return [folder for folder, (_, status) in walk.folders.items() if full or _changed(status, known.get(folder))]
 
     def _listed(self, folders: list[str]) -> Iterator[Listing]:
@@ -202,7 +202,7 @@ class Scanner:
                 there = self._store.messages(folder)
             except StoreUnusable:  # the second look will name it
                 continue
-            known = self._index.files_in(folder)
+            known = self._index.looks.files_in(folder)
             yield Listing(folder, there, known)
             quiet = self._is_quiet(self._store.mailbox_of(folder), there, known)
             self._listings[folder] = looked, None if quiet else there
@@ -215,7 +215,7 @@ class Scanner:
         return all(self._unchanged(message_key(extension, part.ident), there, known) for part in parts)
 
     def _message_folders(self, walk: Walk, folders: list[str]) -> set[str]:
-        known = self._index.folders()
+        known = self._index.looks.folders()
         for folder in folders:
             extension, status = walk.folders[folder]
             looked = self._clock.wall() * 1000
@@ -228,13 +228,15 @@ class Scanner:
             except StoreUnusable as error:
                 walk.unread[folder], well = _words(error), False
                 self._fault(folder, _words(error), error.hint)
-            self._index.set_folder(folder, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, looked if well else 0)
+            self._index.looks.set_folder(
+                folder, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, looked if well else 0
+            )
         return {*folders, *(known.keys() - walk.folders.keys())}
 
     def _messages(self, extension: str, folder: str, found: dict[str, os.stat_result]) -> bool:
         """Look at each message of a folder; tells whether all was well, so that it need not be listed again."""
         there = {name: status for name, status in found.items() if stat.S_ISREG(status.st_mode)}
-        known = self._index.files_in(folder)
+        known = self._index.looks.files_in(folder)
         for name in found.keys() - there.keys():
             self._fault(f"{folder}/{name}", "it is no plain file; symbolic links are not followed", "move it away")
         before = len(self._faulty) + len(self._report.unsettled) + len(self._report.damaged)
@@ -388,10 +390,10 @@ class Scanner:
     def _fault(self, path: str, why: str, mend: str) -> None:
         shown = os.fsencode(path).decode("utf-8", "backslashreplace")
         self._faulty.add(shown)
-        self._index.set_fault(shown, why, mend, self._clock.wall())
+        self._index.faults.set(shown, why, mend, self._clock.wall())
 
     def _mended(self, walk: Walk, listed: set[str]) -> None:
-        for fault in self._index.faults():
+        for fault in self._index.faults.all():
             path = fault["path"]
             folder = path.rpartition("/")[0]
             if path.startswith(NO_FILE):
@@ -399,7 +401,7 @@ class Scanner:
             if path in self._faulty or (path.startswith(f"{STATE}/") and self._store.look(path) is not None):
                 continue
             if folder in listed or folder not in walk.folders:
-                self._index.drop_fault(path)
+                self._index.faults.drop(path)
 
     def _settled(self, look: Look) -> bool:
         age = self._clock.wall() * 1000 - look.ctime

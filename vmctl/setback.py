@@ -38,7 +38,7 @@ def set_back(store: Format, index: Index, walk: Walk, listings: Iterable[Listing
     """
     if not int(index.meta("full_scan", "0")):
         return {}
-    known = index.hand_files()
+    known = index.looks.hand_files()
     found = {
         path: key
         for path, (key, look) in walk.files.items()

@@ -167,7 +167,7 @@ def _server(name: str, here: list[_Local], views: dict[str, View]) -> dict[str, 
             "last_sync": rfc3339(step) if step else None,
             "records": local.memory.count("lives"),
             "conflicts": local.memory.count("kind = 'conflict' AND lives"),
-            "faults": [{**fault, "since": rfc3339(fault["since"])} for fault in local.memory.faults()],
+            "faults": [{**fault, "since": rfc3339(fault["since"])} for fault in local.memory.faults.all()],
             "parked": listing(local.memory, Spool(_state(local.server))),
             "link": _link(local),
         }
