@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from wire import Wire
 
-from vmctl import database, durable
+from vmctl import asking, database, durable
 from vmctl.desk_mailboxes import MailboxDesk
 from vmctl.errors import DiskFull
 from vmctl.model import purged
@@ -315,3 +315,16 @@ def test_nothing_is_remembered_of_recordings_that_nobody_waits_for(narrow, recor
     narrow.desk().delete_message(*key.split("/")[1:])
     narrow.in_step()
     assert 0 == narrow.b.index._run("SELECT count(*) FROM awaited").fetchone()[0]
+
+
+def test_acknowledgements_that_wait_hold_up_no_other(narrow, recording, monkeypatch):
+    """However few fit into a mail, and however many wait before it: what can be acknowledged is, in the next mail."""
+    monkeypatch.setattr(asking, "_MOST_ACKS", 1)
+    narrow.desk().set_settings({"a.b": "c"})
+    waiting_for_audio(narrow, "2001", 3, recording)
+    acked = []
+    for _ in range(3):
+        parcel = next(narrow.b.outbox.parcels(always=True))
+        narrow.b.outbox.left(parcel)
+        acked.append([key for key, _ in parcel.word.acks])
+    assert [["mailbox/2001"], ["settings"], []] == acked

@@ -125,15 +125,17 @@ class Asker:
 
     def _acks(self, most: int) -> list[tuple[str, str]]:
         """The versions to acknowledge, a record with its recording once that is durable here."""
-        acks, waiting = [], []
-        for key, version in self._index.replies.acks(most):  # the others are looked at when these have left
-            entry = self._index.get(key)
-            if entry is not None and not self._applier.holds_audio(entry):
-                waiting.append(entry)
-            else:
-                acks.append((key, version))
-        self._await(waiting)
-        return acks
+        while True:
+            acks, waiting = [], []
+            for key, version in self._index.replies.acks(most):  # the others are looked at when these have left
+                entry = self._index.get(key)
+                if entry is not None and not self._applier.holds_audio(entry):
+                    waiting.append(entry)
+                else:
+                    acks.append((key, version))
+            self._await(waiting)
+            if acks or not waiting:
+                return acks
 
     def _await(self, entries: list[Entry]) -> None:
         """The recordings of these are not here: until one comes they are not looked at again."""
