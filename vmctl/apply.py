@@ -212,11 +212,11 @@ class Applier:
     def reconcile(self) -> None:
         """Note the files that already hold what was intended: they were written just before a crash, or a full disk.
 
-        Before a newer version comes in: compared with that one they would look like a person's edit. A file that looks
-        as the index knows it was not written since, so it is not read.
+        Before a newer version comes in: compared with that one they would look like a person's edit. A message has its
+        document last, so that most of those that wait for a recording cost one look.
         """
         for key in self._index.todo():
-            if parse_key(key).kind == MESSAGE and self._is_unwritten(self._store.path(key)):
+            if parse_key(key).kind == MESSAGE and not self._is_there(self._store.path(key)):
                 continue
             entry = self._index.get(key)
             if entry is None or not entry.record.lives or not self._holds(entry):
@@ -226,13 +226,11 @@ class Applier:
             digest = digest_of(self._store.root / path)[0]
             self._shown(entry, path, digest)
 
-    def _is_unwritten(self, path: str) -> bool:
+    def _is_there(self, path: str) -> bool:
         try:
-            look = self._store.look(path)
+            return self._store.look(path) is not None
         except StoreUnusable:
-            return False
-        known = self._index.looks.file(path) if look is not None else None
-        return look is None or (known is not None and known[0] == look)
+            return True
 
     def _holds(self, entry: Entry) -> bool:
         """Whether the files of a record are byte for byte what would be written."""
