@@ -8,7 +8,8 @@ from hypothesis import settings
 settings.register_profile("vmctl", deadline=None)  # a busy machine is no fault
 settings.load_profile("vmctl")
 
-pytest.register_assert_rewrite("wire")  # before it is imported
+pytest.register_assert_rewrite("wire", "contract")  # before it is imported
+from contract import FORMATS, Pair  # noqa: E402
 from wire import Wire, tone  # noqa: E402
 
 from vmctl import durable  # noqa: E402
@@ -41,3 +42,25 @@ def recording(tmp_path):
     """Makes a recording that is like no other: `recording()`, `recording(frames=100_000)`."""
     count = itertools.count()
     return lambda **how: tone(tmp_path / f"recording-{next(count)}.wav", **how)
+
+
+@pytest.fixture(params=FORMATS, scope="session")
+def layout(request):
+    """The hand of a format."""
+    return FORMATS[request.param]
+
+
+@pytest.fixture
+def pair(tmp_path, no_fsync, layout):
+    """Two servers with mailbox 2001, in step."""
+    made = Pair(tmp_path / "net", layout)
+    made.desk().create_mailbox("2001", {"name": "Ada"})
+    made.in_step()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def sound(recording):
+    """Makes the bytes of a recording that is like no other."""
+    return lambda **how: recording(**how).read_bytes()

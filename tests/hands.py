@@ -1,6 +1,6 @@
 """The hands of people and of a voicemail application on the files of a store: what they do to them without vmctl.
 
-One class for each format. `tests/test_store_contract.py` says through it what happens to a store, so that the suite
+One class for each format. `tests/test_store_contract*.py` say through it what happens to a store, so that the suite
 knows no file name of any format.
 """
 

@@ -54,7 +54,7 @@ def test_a_save_at_the_very_rename_is_not_lost(wire, box, monkeypatch, broken):
     asides = list((wire.root() / ".vmctl/replaced").iterdir())
     assert [edit] * broken == [path.read_text() for path in asides]
     wire.scan(full=True)
-    assert [f".vmctl/replaced/{path.name}" for path in asides] == [fault["path"] for fault in wire.a.index.faults()]
+    assert [f".vmctl/replaced/{path.name}" for path in asides] == [fault["path"] for fault in wire.a.index.faults.all()]
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
@@ -93,7 +93,7 @@ def test_what_vmctl_wrote_is_not_an_edit(wire, box):
     peer_change(wire)
     wire.a.take()
     number = wire.a.index.last_number
-    wire.a.index.drop_file("mailboxes/2001/mailbox.yaml")
+    wire.a.index.looks.drop_file("mailboxes/2001/mailbox.yaml")
     wire.crash("primary")
     assert [] == wire.scan().changed
     assert number == wire.a.index.last_number
@@ -181,7 +181,7 @@ def test_one_place_that_cannot_be_written_does_not_stop_the_others(wire, box):
         wire.desk("secondary").create_mailbox(extension, {})
     wire.exchange()
     assert (wire.root() / "mailboxes/2002/mailbox.yaml").exists()
-    assert "mailboxes/2000/mailbox.yaml" in [fault["path"] for fault in wire.a.index.faults()]
+    assert "mailboxes/2000/mailbox.yaml" in [fault["path"] for fault in wire.a.index.faults.all()]
     (wire.root() / "mailboxes/2000").unlink()
     wire.in_step()
 

@@ -102,7 +102,7 @@ def test_a_value_and_a_section_of_one_name_are_both_kept_and_named(wire: Wire) -
     wire.in_step()
     for replica in wire.servers.values():
         assert {"site": "Main house", "site.name": "Annex"} == replica.store.document("settings")
-        fault = next(fault for fault in replica.index.faults() if fault["path"] == "settings: site")
+        fault = next(fault for fault in replica.index.faults.all() if fault["path"] == "settings: site")
         assert "'vmctl settings unset site'" in fault["mend"]
     path = wire.root() / "settings.yaml"
     path.write_text(path.read_text().replace("Main house", "Main building"))
@@ -112,7 +112,7 @@ def test_a_value_and_a_section_of_one_name_are_both_kept_and_named(wire: Wire) -
     wire.in_step()
     for replica in wire.servers.values():
         assert {"site.name": "Annex"} == replica.store.document("settings")
-        assert [] == replica.index.faults()
+        assert [] == replica.index.faults.all()
     assert "#" not in (wire.root("secondary") / "settings.yaml").read_text().partition("\n")[2]
 
 

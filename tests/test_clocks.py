@@ -71,12 +71,12 @@ def test_a_clock_that_is_off_is_named_once(wire):
     assert 5 * HOUR == pytest.approx(wire.a.contact.skew(), abs=5)
     assert -5 * HOUR == pytest.approx(wire.b.contact.skew(), abs=5)
     assert ["the clock of secondary is 5 h ahead of this server's: nothing is deleted for its age"] == [
-        fault["why"] for fault in wire.a.index.faults()
+        fault["why"] for fault in wire.a.index.faults.all()
     ]
     wire.scan()
-    assert ["vmctl:clock"] == [fault["path"] for fault in wire.a.index.faults()], "a scan mends no clock"
+    assert ["vmctl:clock"] == [fault["path"] for fault in wire.a.index.faults.all()], "a scan mends no clock"
     clocks["secondary"].off = 0
     wire.exchange()
-    assert [] == wire.a.index.faults()
+    assert [] == wire.a.index.faults.all()
     said = [entry["event"] for entry in wire.a.journal.entries() if "clock" in str(entry.get("event"))]
     assert ["the clock of secondary is off", "the clock of secondary is right again"] == said

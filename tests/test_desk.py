@@ -157,7 +157,7 @@ def test_a_recording_of_which_a_kill_left_no_message_goes_at_the_next_start(wire
     wire.a.pool.copy_in(source, audio["sha256"])
     wire.crash("primary")
     wire.in_step()
-    assert [] == wire.a.index.faults()
+    assert [] == wire.a.index.faults.all()
     assert before == files(wire)
     assert greeted == wire.a.pool.holds(audio["sha256"])
     assert not folder.exists()

@@ -114,15 +114,17 @@ def test_a_file_that_cannot_be_opened_is_named_and_stops_nothing_else(wire, reco
         for path in closed:
             os.utime(wire.root() / path)
         wire.scan(full=True)
-        assert closed - {f"mailboxes/2001/messages/{ident}.wav"} <= {fault["path"] for fault in wire.a.index.faults()}
-        assert 3 == len(wire.a.index.faults())
+        assert closed - {f"mailboxes/2001/messages/{ident}.wav"} <= {
+            fault["path"] for fault in wire.a.index.faults.all()
+        }
+        assert 3 == len(wire.a.index.faults.all())
         assert number_before == wire.a.index.last_number
         wire.desk("secondary").set_mailbox("2002", {"name": "Bob"})
         wire.desk("secondary").set_mailbox("2001", {"name": "Eve"})
         wire.exchange(6)
         assert "Bob" == wire.a.store.document("mailbox/2002")["name"]
     wire.in_step()
-    assert [] == wire.a.index.faults()
+    assert [] == wire.a.index.faults.all()
     assert "Eve" == wire.a.store.document("mailbox/2001")["name"]
     assert [ident] == wire.messages("2001", "secondary")
 

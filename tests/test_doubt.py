@@ -47,7 +47,7 @@ def beats(wire: Wire, number: int = 4) -> set[str]:
 
 def fault(wire: Wire, name: str) -> dict[str, Any] | None:
     """The fault that tells of a difference."""
-    return next((one for one in wire.servers[name].index.faults() if one["path"] == doubt.FAULT), None)
+    return next((one for one in wire.servers[name].index.faults.all() if one["path"] == doubt.FAULT), None)
 
 
 @pytest.fixture
@@ -132,6 +132,28 @@ def test_digests_that_were_lost_on_the_way_are_told_again(wire: Wire, boxes: lis
     wire.clock.advance(wire.config.sync.resend)
     beats(wire)
     assert [] == wire.faults()
+
+
+def test_digests_count_as_told_when_their_mail_has_left(narrow: Wire) -> None:
+    """One that the peer's server put off is said again, with the same digests, and not the next ones."""
+    for number in range(400):
+        narrow.desk().create_mailbox(f"2{number:04}", {"name": "Ada"})
+    narrow.in_step()
+    narrow.desk().set_mailbox("20007", {"name": "Eve"})
+    believe(narrow, "primary", "mailbox/20007")
+    for name in SERVERS:
+        narrow.send(name, always=True)
+        narrow.deliver()
+    outbox = narrow.a.outbox
+    put_off = [parcel.word.groups["groups"] for _ in range(2) for parcel in outbox.parcels(always=True)]
+    assert len(put_off) <= 4
+    assert [""] * len(put_off) == [page["after"] for page in put_off]
+    assert put_off[0]["upto"]
+    left = []
+    for parcel in outbox.parcels(always=True):
+        outbox.left(parcel)
+        left.append(parcel.word.groups["groups"]["after"])
+    assert ["", put_off[0]["upto"]] == left[:2]
 
 
 def test_a_process_that_starts_goes_on_with_the_doubt(wire: Wire, boxes: list[str]) -> None:

@@ -298,7 +298,7 @@ def test_a_missing_directory_is_a_fault_of_the_store(tmp_path):
 
 
 def test_a_lock_excludes_another_process_and_ends_with_it(tmp_path):
-    """While the other holds it nobody else gets it, and everybody can ask who has it; killed, it holds no more."""
+    """While the other holds it nobody else gets it, and everybody can ask who has it; killed, it holds no more, and the next learns that."""
     path = tmp_path / "lock"
     command = [sys.executable, "-c", HELD, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
@@ -309,8 +309,9 @@ def test_a_lock_excludes_another_process_and_ends_with_it(tmp_path):
         assert caught.value.retry
         other.kill()
     assert durable.lock_holder(path) is None
-    with durable.lock(path, timeout=0, what="the store"):
-        pass
+    for follows_well in (False, True):
+        with durable.lock(path, timeout=0, what="the store") as turn:
+            assert follows_well == turn.follows_well
 
 
 def test_a_lock_waits_for_its_turn(tmp_path):

@@ -22,12 +22,12 @@ FLOORS = (
     "vmctl cli store",  # the packages themselves, empty but for a version
     # the ground: what went wrong, what time it is
     "errors clock",
-    "names durable database backoff ranges refusals",
+    "names durable database backoff ranges refusals replies checkpoints fault_list",
     # values and what opens them, each knowing the ground only
     "model view pin audio identity spool contact faults trouble schedule ways mail_parts yamltext keys watch deferrals",
     # what is computed from values, and where they are kept
     "merge delta fields callflow evidence journal entry config_values mail_json mail_words store.pool sender receiver tombstones clocks",
-    "history housekeeping shelf",
+    "history housekeeping shelf looks",
     "roles index config_keys mail_content store.documents store.format",
     "failover config_checks mail store.native edits doubt graves",
     # the way of the data: scan, ship, take in, apply

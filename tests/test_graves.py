@@ -72,7 +72,7 @@ def test_a_deletion_that_was_not_shipped_outlives_the_index(wire, box, recording
     lose_index(wire, "primary")
     wire.in_step()
     assert [] == there(wire, key)
-    assert [] == wire.a.index.faults()
+    assert [] == wire.a.index.faults.all()
 
 
 @pytest.mark.parametrize("key", MAKE)
@@ -161,7 +161,7 @@ def test_a_broken_tomb_is_named_and_harms_nothing(wire, box):
     value = json.loads((folder / "third.yaml.tomb.json").read_text())
     (folder / "third.yaml.tomb.json").write_text(json.dumps(value | {"deleted": {}}))
     lose_index(wire, "primary")
-    broken = {fault["path"].rpartition("/")[2] for fault in wire.a.index.faults()}
+    broken = {fault["path"].rpartition("/")[2] for fault in wire.a.index.faults.all()}
     assert {"main.yaml.tomb.json", "elsewhere.yaml.tomb.json", "third.yaml.tomb.json"} == broken
     assert not wire.lives("callflow/other")
 

@@ -229,11 +229,11 @@ def test_a_document_that_fits_no_mail_keeps_nothing_else_back(tight: Wire, recor
     tight.exchange()
     assert [sorted(left.values())] * 2 == [sorted(tight.messages("2001", name)) for name in SERVERS]
     assert ["callflow/large"] == [key for key, *_ in tight.a.index.pending()]
-    fault = next(fault for fault in tight.a.index.faults() if fault["path"] == "vmctl:callflow/large")
+    fault = next(fault for fault in tight.a.index.faults.all() if fault["path"] == "vmctl:callflow/large")
     assert "mail.max" in fault["mend"]
     tight.desk().set_callflow("large", "greet: hello\n")
     tight.in_step()
-    assert [] == tight.a.index.faults()
+    assert [] == tight.a.index.faults.all()
 
 
 # With both daemons
@@ -401,7 +401,7 @@ def test_an_odd_file_where_the_peer_s_message_belongs(wire: Wire, box: str, reco
     wire.exchange()
     wire.scan()
     assert (messages(wire.root()) / f"{other}.json").is_file()
-    assert f"mailboxes/{box}/messages/{ident}.json" in {fault["path"] for fault in wire.a.index.faults()}
+    assert f"mailboxes/{box}/messages/{ident}.json" in {fault["path"] for fault in wire.a.index.faults.all()}
     shutil.rmtree(odd) if odd.is_dir() else odd.unlink()
     wire.in_step()
     assert sorted([ident, other]) == sorted(wire.messages(box))
@@ -428,7 +428,7 @@ def test_a_message_s_json_of_whatever_content_stops_nothing(wire: Wire, box: str
     text = poison if poison.endswith(": ") else json.dumps(NOTE)[:-1] + ", " + poison[1:]
     (messages(wire.root()) / "odd.json").write_text(text)
     wire.scan()
-    faults = {fault["path"] for fault in wire.a.index.faults()}
+    faults = {fault["path"] for fault in wire.a.index.faults.all()}
     assert (f"mailboxes/{box}/messages/odd.json" in faults) != wire.lives(f"message/{box}/odd")
     ident = wire.desk().leave(box, recording())
     wire.exchange()

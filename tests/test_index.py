@@ -262,53 +262,53 @@ def test_sqlites_faults_come_out_as_ours(tmp_path, words, ours):
 def test_files_and_folders_are_remembered(index):
     """Looks and digests come back; message folders are kept apart from what people edit."""
     look = Look(1, 2**62, 3, 4)
-    index.set_file("mailboxes/201/mailbox.yaml", look, "d1")
-    index.set_file("mailboxes/201/messages/m1.json", look, "d2")
-    assert index.file("mailboxes/201/mailbox.yaml") == (look, "d1")
-    index.set_folder("mailboxes/201/messages", 1, 2, 3, 4)
-    assert index.hand_files() == {"mailboxes/201/mailbox.yaml": (look, "d1")}
-    assert index.files_in("mailboxes/201/messages") == {"mailboxes/201/messages/m1.json": (look, "d2")}
-    index.drop_file("mailboxes/201/mailbox.yaml")
-    assert index.file("mailboxes/201/mailbox.yaml") is None
-    assert index.folders() == {"mailboxes/201/messages": (1, 2, 3, 4)}
-    index.drop_folder("mailboxes/201/messages")
-    assert index.folders() == {}
+    index.looks.set_file("mailboxes/201/mailbox.yaml", look, "d1")
+    index.looks.set_file("mailboxes/201/messages/m1.json", look, "d2")
+    assert index.looks.file("mailboxes/201/mailbox.yaml") == (look, "d1")
+    index.looks.set_folder("mailboxes/201/messages", 1, 2, 3, 4)
+    assert index.looks.hand_files() == {"mailboxes/201/mailbox.yaml": (look, "d1")}
+    assert index.looks.files_in("mailboxes/201/messages") == {"mailboxes/201/messages/m1.json": (look, "d2")}
+    index.looks.drop_file("mailboxes/201/mailbox.yaml")
+    assert index.looks.file("mailboxes/201/mailbox.yaml") is None
+    assert index.looks.folders() == {"mailboxes/201/messages": (1, 2, 3, 4)}
+    index.looks.drop_folder("mailboxes/201/messages")
+    assert index.looks.folders() == {}
 
 
 def test_a_fault_is_new_once(index):
     """The same fault again keeps its first time; another reason is news."""
-    assert index.set_fault("x", "why", "mend", 1) is True
-    assert index.set_fault("x", "why", "mend", 2) is False
-    assert index.faults() == [{"path": "x", "why": "why", "mend": "mend", "since": 1}]
-    assert index.set_fault("x", "other", "mend", 3) is True
-    index.drop_fault("x")
-    assert index.faults() == []
+    assert index.faults.set("x", "why", "mend", 1) is True
+    assert index.faults.set("x", "why", "mend", 2) is False
+    assert index.faults.all() == [{"path": "x", "why": "why", "mend": "mend", "since": 1}]
+    assert index.faults.set("x", "other", "mend", 3) is True
+    index.faults.drop("x")
+    assert index.faults.all() == []
 
 
 def test_an_echoed_checkpoint_tells_a_rollback(index):
     """Ours, or one below the last confirmed, is well; one that we never made, or with other bits, is a rollback."""
     for number in (10, 20, 30):
-        index.add_checkpoint(number, f"bits{number}")
-    assert index.confirm_checkpoint(20, "bits20")
-    assert index.confirm_checkpoint(10, "bits10")
-    assert not index.confirm_checkpoint(25, "bits25")
-    assert not index.confirm_checkpoint(30, "bits20")
-    assert index.confirm_checkpoint(30, "bits30")
-    index.drop_checkpoints()
-    assert not index.confirm_checkpoint(30, "bits30")
+        index.checkpoints.add(number, f"bits{number}")
+    assert index.checkpoints.confirm(20, "bits20")
+    assert index.checkpoints.confirm(10, "bits10")
+    assert not index.checkpoints.confirm(25, "bits25")
+    assert not index.checkpoints.confirm(30, "bits20")
+    assert index.checkpoints.confirm(30, "bits30")
+    index.checkpoints.drop_all()
+    assert not index.checkpoints.confirm(30, "bits30")
 
 
 def test_acks_wants_and_ranges_are_kept_until_dropped(index):
     """Each is there once, in order, and goes when it is told to."""
-    index.add_ack("settings", "v1")
-    index.add_ack("settings", "v2")
-    assert index.acks() == [("settings", "v2")]
-    index.drop_ack("settings", "v1")
-    assert index.acks() == [("settings", "v2")]
-    index.add_want("settings")
-    assert index.wants() == ["settings"]
-    index.drop_want("settings")
-    assert index.wants() == []
+    index.replies.add_ack("settings", "v1")
+    index.replies.add_ack("settings", "v2")
+    assert index.replies.acks() == [("settings", "v2")]
+    index.replies.drop_ack("settings", "v1")
+    assert index.replies.acks() == [("settings", "v2")]
+    index.replies.add_want("settings")
+    assert index.replies.wants() == ["settings"]
+    index.replies.drop_want("settings")
+    assert index.replies.wants() == []
     for ranges in (index.parts, index.offers):
         ranges.add(SHA, 10, 20)
         ranges.add(SHA, 0, 5)
@@ -333,6 +333,6 @@ def test_an_index_of_the_first_format_is_taken_over(tmp_path):
         tables = {row[0] for row in new._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         assert message() == new.get(message().key).record
         assert {"history", "parked"} <= tables
-        assert 2 == new._db.execute("PRAGMA user_version").fetchone()[0]
+        assert 3 == new._db.execute("PRAGMA user_version").fetchone()[0]
     finally:
         new.close()

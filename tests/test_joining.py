@@ -284,8 +284,8 @@ def use(wire: Wire) -> None:
     replica = wire.open("primary")
     try:
         list(replica.index.entries())
-        replica.index.faults()
-        replica.index.hand_files()
+        replica.index.faults.all()
+        replica.index.looks.hand_files()
     finally:
         replica.close()
 

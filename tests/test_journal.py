@@ -52,6 +52,15 @@ def test_an_empty_journal_holds_nothing_and_is_sound(book):
     assert not book.path.exists()
 
 
+def test_an_event_that_cannot_be_journalled_keeps_nobody_from_his_work(book):
+    """It is told in the log, and nothing is added to a journal that was edited."""
+    assert 1 == book.tell("one", at=AT, server="primary", count=3)["seq"]
+    book.path.write_bytes(book.path.read_bytes().replace(b"one", b"two"))
+    before = book.path.read_bytes()
+    assert book.tell("another", at=AT, server="primary") is None
+    assert before == book.path.read_bytes()
+
+
 def test_lines_are_numbered_chained_and_dated(book):
     """Each line names the hash of the one before, the first none; times are RFC 3339."""
     one = book.append("event", at=AT, server="primary", event="one")

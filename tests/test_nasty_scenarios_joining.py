@@ -64,7 +64,7 @@ def test_scenario_8_a_store_that_was_emptied_under_an_intact_index_deletes_nothi
         assert set(idents) <= {key.rpartition("/")[2] for key in wire.scan().held}
         wire.exchange()
         assert idents == wire.messages("2001", "secondary")
-    faults = wire.a.index.faults()
+    faults = wire.a.index.faults.all()
     assert faults
     assert all("vmctl sync --accept-deletions" in fault["mend"] for fault in faults if "waits" in fault["why"])
 

@@ -231,8 +231,9 @@ def test_pieces_of_different_sizes_fit_together(tmp_path, no_fsync, recording):
         wire.close()
 
 
-def test_a_record_that_fits_no_mail_is_a_fault_and_keeps_nothing_back(wire, box):
-    """A document above what a server on the way takes is named, and what comes behind it goes."""
+@pytest.mark.parametrize("how", ["a day", "retry"])
+def test_a_record_that_fits_no_mail_is_a_fault_and_keeps_nothing_back(wire, box, how):
+    """A document above what a server on the way takes is named, and what comes behind it goes; a larger mail is tried later."""
     wire.desk().set_callflow("huge", "# " + "x" * 60_000 + "\nname: huge\n")
     wire.desk().set_mailbox(box, {"name": "Bob"})
     judge, _ = limited(64_000)
@@ -242,13 +243,16 @@ def test_a_record_that_fits_no_mail_is_a_fault_and_keeps_nothing_back(wire, box)
         return MailTooLarge("too large", 64_000, why="552") if large else judge(mail)
 
     exchange(wire, refuse)
-    (fault,) = wire.a.index.faults()
+    (fault,) = wire.a.index.faults.all()
     assert "vmctl:callflow/huge" == fault["path"]
     assert ["callflow/huge"] == [one["record"] for one in parked(wire)]
     assert "Bob" == wire.b.store.document("mailbox/2001")["name"]
-    wire.crash("primary")
+    if how == "a day":
+        wire.clock.advance(86_400)
+    else:
+        wire.a.lot.retry(parked(wire)[0]["id"])
     wire.in_step()
-    assert ([], []) == (parked(wire), wire.a.index.faults())
+    assert ([], []) == (parked(wire), wire.a.index.faults.all())
 
 
 def held_by(wire, key, name="secondary"):
@@ -378,3 +382,40 @@ def test_an_id_may_be_shortened_but_not_be_unclear():
         with pytest.raises(NotFound):
             matching(ident, found)
     assert issubclass(MailRefused, Exception)
+
+
+# Too large for a server on the way
+
+
+def refusals_of_size(wire, limit):
+    """Ship all that is due to a server that answers 552 to what is larger, and does not say how large; how often it did."""
+    outbox, count = wire.a.outbox, 0
+    for parcel in outbox.parcels(anew=True):
+        if len(parcel.raw) <= limit:
+            outbox.left(parcel)
+            continue
+        count += 1
+        assert outbox.too_large(parcel, None, "552 too large")
+    return count
+
+
+def test_how_small_mails_have_to_be_is_known_to_the_next_process(wire, box, recording):
+    """Each `vmctl sync` of cron is a process of its own; after a day a larger mail is tried, with another `mail.max` at once."""
+    limit = 150_000
+    for _ in range(2):
+        wire.desk().leave(box, recording(frames=300_000))
+    assert refusals_of_size(wire, limit) > 1
+    for _ in range(2):
+        wire.crash("primary")
+        assert 0 == refusals_of_size(wire, limit)
+    wire.clock.advance(86_400)
+    assert refusals_of_size(wire, limit) > 0
+    assert 0 == refusals_of_size(wire, limit)
+    wire.config = dataclasses.replace(wire.config, mail=wire.config.mail._replace(max=10_000_000))
+    wire.crash("primary")
+    assert refusals_of_size(wire, limit) > 0
+    secondary = wire.config.servers["secondary"]
+    moved = secondary._replace(address=secondary.address._replace(host="127.0.0.9"))
+    wire.config = dataclasses.replace(wire.config, servers=wire.config.servers | {"secondary": moved})
+    wire.crash("primary")
+    assert refusals_of_size(wire, limit) > 0

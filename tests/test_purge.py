@@ -116,14 +116,14 @@ def test_a_great_part_of_the_store_waits_for_a_word(wire, box, recording):
     wire.exchange()
     kept = wire.keep()
     assert (21, []) == (kept.held, kept.deleted)
-    assert ["vmctl:housekeeping"] == [fault["path"] for fault in wire.a.index.faults()]
+    assert ["vmctl:housekeeping"] == [fault["path"] for fault in wire.a.index.faults.all()]
     wire.scan()
-    assert ["vmctl:housekeeping"] == [fault["path"] for fault in wire.a.index.faults()]
+    assert ["vmctl:housekeeping"] == [fault["path"] for fault in wire.a.index.faults.all()]
     assert idents == wire.messages(box)
     assert 21 == len(wire.keep(accept=True).deleted)
     wire.keep()
     wire.in_step()
-    assert ([], []) == (wire.messages(box, "secondary"), wire.a.index.faults())
+    assert ([], []) == (wire.messages(box, "secondary"), wire.a.index.faults.all())
 
 
 @pytest.mark.parametrize("leap", [3 * 365 * DAY, -3 * DAY])
@@ -140,10 +140,10 @@ def test_a_clock_that_leaps_deletes_nothing(wire, box, recording, leap):
     kept = wire.keep()
     assert "the clock was set" in kept.stopped
     assert ([], []) == (kept.deleted, kept.purged)
-    assert ["vmctl:housekeeping"] == [fault["path"] for fault in wire.a.index.faults()]
+    assert ["vmctl:housekeeping"] == [fault["path"] for fault in wire.a.index.faults.all()]
     wire.clock.wall_ahead -= leap
     assert wire.keep().stopped is None
-    assert [] == wire.a.index.faults()
+    assert [] == wire.a.index.faults.all()
     wire.clock.wall_ahead += leap
     assert wire.keep(trust_clock=True).stopped is None
     assert wire.keep().stopped is None

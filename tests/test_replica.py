@@ -283,7 +283,7 @@ def test_a_rollback_to_a_past_incarnation_is_found(wire, box, recording, tmp_pat
 def test_a_record_that_the_peer_has_lost_is_not_asked_for_without_end(wire, box):
     """A want that nobody can fulfil makes a mail now and again, not one after the other."""
     with wire.a.index.transaction():
-        wire.a.index.add_want("mailbox/9999")
+        wire.a.index.replies.add_want("mailbox/9999")
     assert [1, 0, 0] == [len(wire.send("primary")) for _ in range(3)]
     wire.clock.advance(2.5)
     assert 1 == len(wire.send("primary"))

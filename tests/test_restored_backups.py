@@ -203,14 +203,14 @@ def test_only_the_mailboxes_restored(wire: Wire, box: str, recording: Any, tmp_p
     wire.exchange()
     assert sorted([kept, late]) == wire.messages(box, "secondary")
     assert "Late" == wire.b.store.document("mailbox/3000")["name"]
-    assert any("vmctl reindex" in fault["mend"] for fault in wire.a.index.faults())
+    assert any("vmctl reindex" in fault["mend"] for fault in wire.a.index.faults.all())
     lose_index(wire, "primary")  # as `vmctl reindex` does it
     wire.in_step()
     assert [sorted([kept, late])] * 2 == [sorted(wire.messages(box, name)) for name in SERVERS]
     assert ["Late", "Late"] == [document["name"] for document in documents(wire, "mailbox/3000")]
     assert {"old"} == {document["status"] for document in documents(wire, f"message/{box}/{kept}")}
     assert 3 == wire.a.store.document("mailbox/3000")["quota"]
-    assert [] == wire.a.index.faults()
+    assert [] == wire.a.index.faults.all()
 
 
 def test_a_few_old_files_are_edits(wire: Wire, box: str, recording: Any, tmp_path: Path) -> None:

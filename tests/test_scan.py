@@ -21,7 +21,7 @@ def box(wire):
 
 
 def fault_paths(wire, name="primary"):
-    return [fault["path"] for fault in wire.servers[name].index.faults()]
+    return [fault["path"] for fault in wire.servers[name].index.faults.all()]
 
 
 def test_a_half_written_file_is_not_an_edit(wire, box):

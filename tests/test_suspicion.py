@@ -89,11 +89,11 @@ def test_a_folder_that_is_gone_with_all_that_was_in_it_waits(wire: Wire, box: st
     wire.exchange()
     assert 6 == len(wire.messages(box, "secondary"))
     assert 3 == len(prompts(wire, "secondary"))
-    assert any("waits for a person's word" in fault["why"] for fault in wire.a.index.faults())
+    assert any("waits for a person's word" in fault["why"] for fault in wire.a.index.faults.all())
     away.rename(wire.root() / folder)
     assert [] == wire.scan().held
     wire.in_step()
-    assert [] == wire.a.index.faults()
+    assert [] == wire.a.index.faults.all()
     shutil.rmtree(wire.root() / folder)
     assert wire.scan().held
     wire.scan(accept_deletions=True)
@@ -144,10 +144,10 @@ def test_a_folder_that_cannot_be_read_is_not_empty(
         wire.tick()
         wire.scan(full=True)
         wire.scan(full=True)
-        assert {folder or "."} == {fault["path"] for fault in wire.a.index.faults()}
+        assert {folder or "."} == {fault["path"] for fault in wire.a.index.faults.all()}
         wire.exchange()
     assert 6 == len(wire.messages(box, "secondary"))
     assert 3 == len(prompts(wire, "secondary"))
     wire.in_step()
-    assert [] == wire.a.index.faults()
+    assert [] == wire.a.index.faults.all()
     assert [6, 6] == [len(wire.messages(box, name)) for name in SERVERS]

@@ -76,10 +76,10 @@ class Absences:
         missing = {key for key in keys if not self._is_there(key, walk)}
         for folder in listed:
             if folder not in walk.folders and folder not in walk.unread:
-                self._index.drop_folder(folder)
+                self._index.looks.drop_folder(folder)
         for key in missing:  # to be listed again, by another process too, until the absence is decided
             if parse_key(key).kind == MESSAGE:
-                self._index.set_folder(self._store.folder(str(parse_key(key).mailbox)), 0, 0, 0, 0)
+                self._index.looks.set_folder(self._store.folder(str(parse_key(key).mailbox)), 0, 0, 0, 0)
         return missing
 
     def _is_there(self, key: str, walk: Walk) -> bool:

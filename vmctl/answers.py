@@ -79,11 +79,10 @@ class Answers:
     def _lost(self, lost: Any) -> None:
         """The peer lacks recordings that were asked for: what waits for one is held back, as it may never come."""
         gone = set(map(str, lost)) if isinstance(lost, list) else set()
-        for key, version in self._index.acks() if gone else ():
-            entry = self._index.get(key)
-            audio = audio_of(entry.record.document) if entry else None
-            if entry and audio and audio["sha256"] in gone and not self._applier.holds_audio(entry):
-                self._index.shelf.hold(key, version, LOST)
+        for entry in (entry for sha256 in sorted(gone) for entry in self._index.with_audio(sha256)):
+            version = self._index.replies.ack_of(entry.record.key)
+            if version is not None and not self._applier.holds_audio(entry):
+                self._index.shelf.hold(entry.record.key, version, LOST)
 
 
 def _rows(value: Any, length: int) -> list[list[Any]]:

@@ -36,7 +36,7 @@ _AT_ONCE = 200
 
 @dataclass(slots=True)
 class Applied:
-    """What was written, and what waits: for a recording that has not come, or for a file to stand still."""
+    """What was written, and what was found to wait: for a recording that is not here, or for a file to stand still."""
 
     written: list[str] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
@@ -54,15 +54,16 @@ class Applier:
         self._graves = Graves(store)
         self._placing = Placing(store, clock)
         self._asides: list[Path] = []
+        self.unfinished = False  # whether a file may have been written without being noted
 
     def apply_all(self) -> Applied:
-        """Write every file that lags behind the index.
+        """Write every file that lags behind the index and does not wait for its recording.
 
         What was written is noted in one commit for many files: after a crash `reconcile` finds the others by their
         content, and those that have gone since by their marks.
         """
         done = Applied()
-        todo = self._index.todo()
+        todo = self._index.writable()
         for start in range(0, len(todo), _AT_ONCE):
             with self._index.transaction():
                 for key in todo[start : start + _AT_ONCE]:
@@ -81,7 +82,7 @@ class Applier:
             self._bury(key)
         except StoreUnusable as error:
             path = self._graves.tomb(key).relative_to(self._store.root).as_posix()
-            self._index.set_fault(path, error.why or error.what, error.hint, self._clock.wall())
+            self._index.faults.set(path, error.why or error.what, error.hint, self._clock.wall())
 
     def _bury(self, key: str) -> None:
         """Have the tomb of a record say what the index does, also of one that never had a file here.
@@ -101,7 +102,8 @@ class Applier:
         try:
             (done.written if self._apply(key, marked=True) else done.waiting).append(key)
         except StoreUnusable as error:  # one odd file must not keep all others from being written
-            self._index.set_fault(self._store.path(key), error.words, error.hint, self._clock.wall())
+            self.unfinished = True
+            self._index.faults.set(self._store.path(key), error.words, error.hint, self._clock.wall())
             done.waiting.append(key)
 
     def _drop_asides(self) -> None:
@@ -152,7 +154,7 @@ class Applier:
         return None
 
     def _lies_at(self, path: str, sha256: str, size: int) -> bool:
-        look, known = self._store.look(path), self._index.file(path)
+        look, known = self._store.look(path), self._index.looks.file(path)
         if look is None or look.size != size:
             return False
         if known is not None and known[0] == look:
@@ -162,7 +164,7 @@ class Applier:
             return False
         if self._store.look(path) != look:
             return False
-        self._index.set_file(path, look, sha256)  # touched, or placed just before a crash
+        self._index.looks.set_file(path, look, sha256)  # touched, or placed just before a crash
         return True
 
     # One record
@@ -171,7 +173,7 @@ class Applier:
         entry = self._index.get(key)
         audio = audio_of(entry.shown.document) if entry and entry.shown else None
         path = self._store.path(key, audio["format"] if audio else "wav")
-        look, known = self._store.look(path), self._index.file(path)
+        look, known = self._store.look(path), self._index.looks.file(path)
         if look is None:
             # a file that somebody took away waits for the verdict of the scans: it may have been deleted
             return entry is None or entry.shown is None or not entry.record.lives
@@ -199,7 +201,9 @@ class Applier:
         if not self._place(entry, audio, target):
             return False
         if kind == MESSAGE:
-            self._index.expect_folder(self._store.folder(str(parse_key(record.key).mailbox)))  # should all of it go
+            self._index.looks.expect_folder(
+                self._store.folder(str(parse_key(record.key).mailbox))
+            )  # should all of it go
             data = self._store.text(record)
             if marked and entry.shown is None and self._store.look(path) is None:
                 self._placing.write(record, path, data)
@@ -215,6 +219,7 @@ class Applier:
 
         See `_exchange`, `reconcile` and `Placing`.
         """
+        self.unfinished = False
         take_back(self._store, self._index, self._pool)
         self._asides.clear()
         folder = self._store.state / "replaced"
@@ -234,19 +239,19 @@ class Applier:
                     if entry is None or entry.shown is not None or entry.record.version != version:
                         continue
                     if entry.record.lives:
-                        self._index.expect_folder(self._store.folder(str(parse_key(key).mailbox)))
+                        self._index.looks.expect_folder(self._store.folder(str(parse_key(key).mailbox)))
                         self._index.put(replace(entry, shown=entry.record), self._clock.wall())
         self._placing.clear()
 
     def _recover_one(self, aside: Path, path: str, expected: str) -> None:
         """A file that was put aside: find out whether it was replaced, and whether a person saved into it before."""
-        if self._index.file(_settled_name(aside)) is not None:
+        if self._index.looks.file(_settled_name(aside)) is not None:
             self._forget_aside(aside)  # it was merged, and the commit came before the crash
             return
         key = next((key for key, _ in self._store.walk().files.values() if self._store.path(key) == path), None)
         entry = self._index.get(key) if key else None
         if entry is None:
-            self._index.set_fault(
+            self._index.faults.set(
                 f".vmctl/replaced/{aside.name}", "a file that was replaced when the index was lost",
                 f"take from it what you need into {path}, then remove it", self._clock.wall(),
             )  # fmt: skip
@@ -259,20 +264,23 @@ class Applier:
                 late, settled = self._merge_late(entry, path, aside, expected)
                 if not late:
                     self._index.put(replace(entry, shown=entry.record), self._clock.wall())
-                self._index.drop_file(path)  # to be read again: a person may have saved into the new one since
+                self._index.looks.drop_file(path)  # to be read again: a person may have saved into the new one since
         if settled:
             self._forget_aside(aside)
 
     def _forget_aside(self, aside: Path) -> None:
         durable.discard(aside)
-        self._index.drop_file(_settled_name(aside))
+        self._index.looks.drop_file(_settled_name(aside))
 
     def reconcile(self) -> None:
         """Note the files that already hold what was intended: they were written just before a crash, or a full disk.
 
-        Before a newer version comes in: compared with that one they would look like a person's edit.
+        Before a newer version comes in: compared with that one they would look like a person's edit. A message has its
+        document last, so that most of those that wait for a recording cost one look.
         """
         for key in self._index.todo():
+            if parse_key(key).kind == MESSAGE and not self._is_there(self._store.path(key)):
+                continue
             entry = self._index.get(key)
             if entry is None or not entry.record.lives or not self._holds(entry):
                 continue
@@ -280,6 +288,12 @@ class Applier:
             path = self._store.path(key, audio["format"] if audio else "wav")
             digest = digest_of(self._store.root / path)[0]
             self._shown(entry, path, digest)
+
+    def _is_there(self, path: str) -> bool:
+        try:
+            return self._store.look(path) is not None
+        except StoreUnusable:
+            return True
 
     def _holds(self, entry: Entry) -> bool:
         """Whether the files of a record are byte for byte what would be written."""
@@ -299,18 +313,20 @@ class Applier:
 
     def _exchange(self, entry: Entry, path: str, data: bytes) -> None:
         """Replace a file that people edit, and look once more at what was replaced."""
-        known = self._index.file(path)
+        known = self._index.looks.file(path)
         expected = known[1] if known else "unknown"
         aside = self._aside(path, expected)
         replaced = durable.exchange(self._store.root / path, data, aside)
         with self._index.transaction():
             late, settled = self._merge_late(entry, path, aside, expected) if replaced else (False, False)
             if late and settled:  # known as merged with the commit that merges it
-                self._index.set_file(_settled_name(aside), self._store.look_now(aside), "")
-            self._index.set_file(path, self._store.look_now(self._store.root / path), hashlib.sha256(data).hexdigest())
+                self._index.looks.set_file(_settled_name(aside), self._store.look_now(aside), "")
+            self._index.looks.set_file(
+                path, self._store.look_now(self._store.root / path), hashlib.sha256(data).hexdigest()
+            )
             if not late:
                 self._index.put(replace(entry, shown=entry.record), self._clock.wall())
-            self._index.drop_fault(path)
+            self._index.faults.drop(path)
         if settled:
             self._asides.append(aside)
         if not self._index.in_transaction:
@@ -327,7 +343,7 @@ class Applier:
         try:
             document = self._store.parse(before.record.key, aside.read_bytes(), path)[0]
         except RecordError as error:
-            self._index.set_fault(
+            self._index.faults.set(
                 f".vmctl/replaced/{aside.name}", f"saved while it was replaced, and broken: {error.what}",
                 f"take from it what you need into {path}, then remove it", self._clock.wall(),
             )  # fmt: skip
@@ -342,10 +358,12 @@ class Applier:
         """Put the recording at its place; what was there goes to the pool. False where it has not come yet."""
         sha256 = audio["sha256"]
         place = self._store.root / target
-        known, look = self._index.file(target), self._store.look(target)
+        known, look = self._index.looks.file(target), self._store.look(target)
         if look is not None and known is not None and known == (look, sha256):
             return True
         source = self.find(sha256)
+        if source is None:
+            self._index.replies.awaits(sha256)
         if source is None or source == target:
             return source is not None
         if look is not None:
@@ -360,7 +378,7 @@ class Applier:
             self._pool.place(sha256, place, last=not others)
         else:
             durable.copy(self._store.root / source, place)
-        self._index.set_file(target, self._store.look_now(place), sha256)
+        self._index.looks.set_file(target, self._store.look_now(place), sha256)
         return True
 
     def _drop_former_format(self, entry: Entry, target: str) -> None:
@@ -370,7 +388,7 @@ class Applier:
         path = self._store.audio_path(entry.record.key, former["format"])
         if path != target and self._store.look(path) is not None:
             self._pool.take_in(self._store.root / path, former["sha256"])
-            self._index.drop_file(path)
+            self._index.looks.drop_file(path)
 
     def _remove(self, entry: Entry) -> None:
         """Take a deleted record's files out of the store; what can be restored stays under .vmctl."""
@@ -393,16 +411,16 @@ class Applier:
             durable.move(last, self._graves.document(key))
         with self._index.transaction():
             for path in paths:
-                self._index.drop_file(path)
+                self._index.looks.drop_file(path)
             self._index.put(replace(entry, shown=None), self._clock.wall())
             self._index.tombstones.buried(key)
         self._tidy(paths[0])
 
     def _shown(self, entry: Entry, path: str, digest: str) -> None:
         with self._index.transaction():
-            self._index.set_file(path, self._store.look_now(self._store.root / path), digest)
+            self._index.looks.set_file(path, self._store.look_now(self._store.root / path), digest)
             self._index.put(replace(entry, shown=entry.record), self._clock.wall())
-            self._index.drop_fault(path)
+            self._index.faults.drop(path)
         if self._index.tombstones.is_unburied(entry.record.key):
             self._bury(entry.record.key)
 

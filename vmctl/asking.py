@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from vmctl.backoff import backoff
 from vmctl.entry import audio_of
 from vmctl.ranges import without
+from vmctl.replies import WAITS
 
 if TYPE_CHECKING:
     from vmctl.apply import Applier
@@ -73,6 +74,19 @@ class Asker:
         self._clock = clock
         self._records: dict[str, _Asked] = {}
         self._audio: dict[str, _Asked] = {}
+        self._here: set[str] = set()
+        self._settled: Word | None = None
+
+    def look(self) -> None:
+        """Before a row of mails, look for what anything may have happened to: recordings of conflicts, and those on offer.
+
+        A conflict has no file, and both servers may have made it themselves, with the recording at one of them.
+        """
+        self._here.clear()
+        lost = self._index.entries(
+            f"mailbox IS NULL AND kind = 'conflict' AND audio IS NOT NULL AND lives AND NOT {WAITS}"
+        )
+        self._await([entry for entry in lost if not self._applier.holds_audio(entry)])
 
     def word(self, bound: int, *, eager: bool) -> Word:
         """What there is to say now, in a mail of at most `bound` bytes.
@@ -80,18 +94,17 @@ class Asker:
         `eager` asks for everything that is missing, however lately it was asked for.
         """
         share = bound // 8
-        ripe, unripe = self._acks(min(_MOST_ACKS, share // _ACK_BYTES))
+        acks = self._acks(min(_MOST_ACKS, share // _ACK_BYTES))
         wants = {
             "records": self._wanted_records(min(_MOST_WANTS, share // _WANT_BYTES), eager=eager),
-            "audio": self._wanted_audio(unripe, share, eager=eager),
+            "audio": self._wanted_audio(share, eager=eager),
         }
         holds = self._index.shelf.holds(min(_MOST_HOLDS, share // _HOLD_BYTES))
-        return Word(ripe, holds, wants, self._lost(min(_MOST_LOST, share // _LOST_BYTES)), self._doubt.told())
+        return Word(acks, holds, wants, self._lost(min(_MOST_LOST, share // _LOST_BYTES)), self._doubt.page())
 
-    @property
-    def unfinished(self) -> bool:
-        """Whether there is more to say than one mail had room for."""
-        return self._doubt.due
+    def unfinished(self, word: Word) -> bool:
+        """Whether the mail with this word left, and there is more to say than it had room for."""
+        return self._settled is word and self._doubt.due
 
     def forget(self) -> None:
         """Whatever is missing may be asked for again at once."""
@@ -101,51 +114,73 @@ class Asker:
     def settle(self, word: Word) -> None:
         """The mail that said it left. Call inside a transaction."""
         for key, version in word.acks:
-            self._index.drop_ack(key, version)
+            self._index.replies.drop_ack(key, version)
         for key, version, _ in word.holds:
             self._index.shelf.told(key, version)
         for sha256 in word.lost:
             self._index.offers.drop(sha256)
+        self._index.replies.tidy()
+        self._doubt.told(word.groups)
+        self._settled = word
 
-    def _acks(self, most: int) -> tuple[list[tuple[str, str]], list[Entry]]:
-        """The versions to acknowledge, a record with its recording once that is durable here; and who waits for one."""
-        ripe, unripe = [], []
-        for key, version in self._index.acks():
-            entry = self._index.get(key)
-            if entry is not None and not self._applier.holds_audio(entry):
-                unripe.append(entry)
-                continue
-            ripe.append((key, version))
-            if len(ripe) >= most:
-                break  # the others are looked at when these have left
-        return ripe, unripe
+    def _acks(self, most: int) -> list[tuple[str, str]]:
+        """The versions to acknowledge, a record with its recording once that is durable here."""
+        while True:
+            acks, waiting = [], []
+            for key, version in self._index.replies.acks(most):  # the others are looked at when these have left
+                entry = self._index.get(key)
+                if entry is not None and not self._applier.holds_audio(entry):
+                    waiting.append(entry)
+                else:
+                    acks.append((key, version))
+            self._await(waiting)
+            if acks or not waiting:
+                return acks
+
+    def _await(self, entries: list[Entry]) -> None:
+        """The recordings of these are not here: until one comes they are not looked at again."""
+        if entries:
+            with self._index.transaction():
+                for audio in filter(None, (audio_of(entry.record.document) for entry in entries)):
+                    self._index.replies.awaits(audio["sha256"])
 
     def _lost(self, most: int) -> list[str]:
-        """The recordings that the peer waits for and that are not here either."""
-        return [sha256 for sha256 in self._index.offers.recordings() if self._applier.find(sha256) is None][:most]
+        """The recordings that the peer waits for and that are not here either; each is looked for once in a row of mails."""
+        lost: list[str] = []
+        for sha256 in self._index.offers.recordings():
+            if len(lost) >= most:
+                break
+            if sha256 not in self._here:
+                (lost.append if self._applier.find(sha256) is None else self._here.add)(sha256)
+        return lost
 
-    def _wanted_audio(self, unripe: list[Entry], share: int, *, eager: bool) -> list[dict[str, Any]]:
+    def _wanted_audio(self, share: int, *, eager: bool) -> list[dict[str, Any]]:
         """Ranges of recordings that are missing: of records to be acknowledged, of files to be written, of conflicts.
 
-        A conflict has no file, and both servers may have made it themselves, with the recording at one of them.
         A recording is asked for only when nothing of it came for a moment: its pieces may be on their way.
         """
-        missing: dict[str, tuple[Span, ...]] = {}
-        lost = self._index.entries("mailbox IS NULL AND kind = 'conflict' AND lives AND audio IS NOT NULL")
-        for entry in (*unripe, *map(self._index.get, self._index.todo()), *lost):
-            audio = audio_of(entry.record.document) if entry and entry.record.lives else None
-            if audio is not None and audio["sha256"] not in missing and not self._applier.find(audio["sha256"]):
-                gaps = without([(0, audio["size"])], self._index.parts.of(audio["sha256"]))
-                missing[audio["sha256"]] = tuple(gaps)
+        came = self._index.parts.all()
+        missing = {
+            sha256: tuple(without([(0, size)], came.get(sha256, [])))
+            for sha256, size in self._index.replies.awaited().items()
+        }
         self._audio = {sha256: asked for sha256, asked in self._audio.items() if sha256 in missing}
         most_gaps = min(_MOST_GAPS, share // 10 // _GAP_BYTES)
         most = min(_MOST_WANTS, share // (_WANT_BYTES + most_gaps * _GAP_BYTES))
         due = self._due(self._audio, missing, most, eager=eager, at_once=False)
-        return [{"sha256": one, "missing": [list(gap) for gap in missing[one][:most_gaps]]} for one in due]
+        here = [sha256 for sha256 in due if self._applier.find(sha256) is not None]
+        if here:  # it did not come in a mail
+            with self._index.transaction():
+                self._index.replies.came(here)
+        return [
+            {"sha256": one, "missing": [list(gap) for gap in missing[one][:most_gaps]]}
+            for one in due
+            if one not in here
+        ]
 
     def _wanted_records(self, most: int, *, eager: bool) -> list[str]:
         """Records to be sent whole: at once, then now and again, as the peer may not have them any more."""
-        missing: dict[str, tuple[Span, ...]] = dict.fromkeys(self._index.wants(), ())
+        missing: dict[str, tuple[Span, ...]] = dict.fromkeys(self._index.replies.wants(), ())
         self._records = {key: asked for key, asked in self._records.items() if key in missing}
         return self._due(self._records, missing, most, eager=eager, at_once=True)
 

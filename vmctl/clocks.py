@@ -74,10 +74,10 @@ def watch(index: Index, skew: float | None, *, limit: float, peer: str, at: int)
         return None
     index.set_note("skewed", off)
     if not off:
-        index.drop_fault(_FAULT)
+        index.faults.drop(_FAULT)
         return f"the clock of {peer} is right again"
     why = f"the clock of {peer} is {words(skew)} this server's: nothing is deleted for its age"
-    index.set_fault(_FAULT, why, "set the clock that is wrong; nothing is lost by it", at)
+    index.faults.set(_FAULT, why, "set the clock that is wrong; nothing is lost by it", at)
     return f"the clock of {peer} is off"
 
 

@@ -314,9 +314,9 @@ class Desk:
             if not report.unsettled or time.monotonic() > deadline:
                 break
             time.sleep(0.02)
-        look, known = self._store.look(path), self._index.file(path)
+        look, known = self._store.look(path), self._index.looks.file(path)
         if look is not None and (known is None or known[0] != look):
-            fault = next((fault for fault in self._index.faults() if fault["path"] == path), None)
+            fault = next((fault for fault in self._index.faults.all() if fault["path"] == path), None)
             if fault is not None:
                 raise BrokenFile(fault["why"], hint=fault["mend"])
             raise StoreBusy(f"{path} is being edited at this moment", hint="save it, then try again")
@@ -328,7 +328,7 @@ class Desk:
         self._index.put(entry, self._replica.clock.wall())
 
     def _tick(self) -> Tick:
-        return Tick(self._index.next_number(self._replica.clock.wall()), self._index.meta("incarnation"))
+        return self._index.next_tick(self._replica.clock.wall())
 
     def _message(self, extension: str, ident: str) -> str:
         return message_key(check_extension(extension), check_name(ident, "message id"))

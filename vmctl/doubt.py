@@ -12,8 +12,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
-from vmctl.errors import JournalError
-from vmctl.index import NO_FILE
+from vmctl.fault_list import NO_FILE
 from vmctl.model import MAILBOX
 
 if TYPE_CHECKING:
@@ -111,7 +110,7 @@ class Doubt:
         if doubt is None:
             return
         self._index.set_note(_NOTE, None)
-        self._index.drop_fault(FAULT)
+        self._index.faults.drop(FAULT)
         log.warning("both servers hold the same again")
         if doubt["groups"]:
             self._event("the stores agree again", doubt["groups"])
@@ -128,24 +127,29 @@ class Doubt:
             return True
         return doubt["stage"] == _ASKING and self._passed(doubt["told"], doubt) >= _ASK_AGAIN
 
-    def told(self) -> dict[str, Any]:
+    def page(self) -> dict[str, Any]:
         """The member `groups` of a mail's status, if it is due: as many digests as there is room for, from where the last ended."""
-        if not self.due:
+        doubt = self._index.note(_NOTE)
+        if doubt is None or not self.due:
             return {}
-        with self._index.transaction():
-            doubt = self._index.note(_NOTE)
-            digests = group_digests(self._index)
-            page: dict[str, str] = {}
-            size, upto = 0, None
-            for name in sorted(name for name in digests if name > doubt["after"]):
-                size += len(name) + _ENTRY_BYTES
-                if page and size > self._room:
-                    upto = max(page)
-                    break
-                page[name] = digests[name]
-            after = doubt["after"]
+        digests = group_digests(self._index)
+        page: dict[str, str] = {}
+        size, upto = 0, None
+        for name in sorted(name for name in digests if name > doubt["after"]):
+            size += len(name) + _ENTRY_BYTES
+            if page and size > self._room:
+                upto = max(page)
+                break
+            page[name] = digests[name]
+        return {"groups": {"after": doubt["after"], "upto": upto, "of": page, "asks": doubt["stage"] == _ASKING}}
+
+    def told(self, page: dict[str, Any]) -> None:
+        """The mail with this page left. Call inside a transaction."""
+        doubt = self._index.note(_NOTE)
+        groups = page.get("groups")
+        if doubt is not None and groups is not None and groups["after"] == doubt["after"]:
+            upto = groups["upto"]
             self._keep(doubt | {"after": upto or "", "told": None if upto else self._clock.steady()})
-        return {"groups": {"after": after, "upto": upto, "of": page, "asks": doubt["stage"] == _ASKING}}
 
     # Notes, words and events
 
@@ -162,15 +166,12 @@ class Doubt:
     def _tell_fault(self, doubt: Note, mend: str) -> None:
         where = f" in {_named(doubt['groups'])}" if doubt["groups"] else ""
         why = f"both servers have shipped everything and hold different records{where}"
-        self._index.drop_fault(FAULT)
-        self._index.set_fault(FAULT, why, mend, doubt["since"])
+        self._index.faults.drop(FAULT)
+        self._index.faults.set(FAULT, why, mend, doubt["since"])
 
     def _event(self, event: str, groups: list[str]) -> None:
-        facts: Note = {"event": event, "groups": groups[:_MOST_NAMED], "count": len(groups)}
-        try:
-            self._journal.append("event", at=self._clock.wall(), server=self._server, **facts)
-        except JournalError as error:
-            log.error("%s", error.what)  # the stores are kept in step whatever the journal looks like
+        facts: Note = {"groups": groups[:_MOST_NAMED], "count": len(groups)}
+        self._journal.tell(event, at=self._clock.wall(), server=self._server, **facts)
 
 
 def group_digests(index: Index) -> dict[str, str]:

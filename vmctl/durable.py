@@ -17,6 +17,7 @@ import fcntl
 import os
 import secrets
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vmctl.errors import DiskFull, StoreBusy, StoreUnusable
@@ -31,6 +32,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _CHUNK = 1 << 20
 _MOST_SINGLY = 100  # files: more are made durable by one sync of everything
 _TOLD = 1024  # bytes that a lock holds
+_ENDED_WELL = "nobody: the last one ended well"
 
 _open = os.open
 _truncate = os.ftruncate
@@ -290,15 +292,31 @@ def fsync_directory(path: Path) -> None:
         os.close(fd)
 
 
+@dataclass(slots=True)
+class Turn:
+    """One holding of a lock: whether the holder before ended well, so that nothing is left of its work, and whether this does."""
+
+    follows_well: bool
+    ends_well: bool = True
+
+
 @contextlib.contextmanager
-def lock(path: Path, *, timeout: float, what: str, shared_text: str = "") -> Iterator[None]:
+def lock(path: Path, *, timeout: float, what: str, shared_text: str = "") -> Iterator[Turn]:
     """Hold `path` locked against other processes and threads. Raises StoreBusy after `timeout` seconds.
 
-    `shared_text` is written into the file, so that a refused process can say who holds it.
+    `shared_text` is written into the file, so that a refused process can say who holds it. What is there when the lock
+    is had tells how the last holder ended: killed, by an exception, or well. A power cut may hide that, and ends
+    every process: so who opens something anew asks nothing of it.
     """
-    fd = take_lock(path, timeout=timeout, what=what, shared_text=shared_text)
+    fd = take_lock(path, timeout=timeout, what=what)
     try:
-        yield
+        turn = Turn(_all_told(fd) == _ENDED_WELL)
+        if not tell(fd, shared_text):
+            with contextlib.suppress(OSError):
+                _truncate(fd, 0)  # that takes no room: should this holder be killed, the next must not find a good end
+        yield turn
+        if turn.ends_well:
+            tell(fd, _ENDED_WELL)
     finally:
         os.close(fd)
 
@@ -315,7 +333,8 @@ def take_lock(path: Path, *, timeout: float, what: str, shared_text: str = "") -
                 raise StoreBusy(f"{what} is in use by {_told(fd).partition(chr(10))[0]}")  # noqa: TRY301 - the descriptor is closed below
             time.sleep(pause)
             pause = min(pause * 2, 0.05)
-        tell(fd, shared_text)
+        if shared_text:
+            tell(fd, shared_text)
     except BaseException:
         os.close(fd)
         raise
@@ -362,7 +381,12 @@ def _opened(path: Path) -> int | None:
 
 
 def _told(fd: int) -> str:
-    return os.pread(fd, _TOLD, 0).decode("utf-8", "replace").strip("\0 \n") or "another process"
+    told = _all_told(fd)
+    return "another process" if told in {"", _ENDED_WELL} else told
+
+
+def _all_told(fd: int) -> str:
+    return os.pread(fd, _TOLD, 0).decode("utf-8", "replace").strip("\0 \n")
 
 
 def _try_lock(fd: int, path: Path) -> bool:

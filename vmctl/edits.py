@@ -96,7 +96,7 @@ class Edits:
         Whoever removed its folder had not seen what lies in it now. What is in `absent` does not.
         """
         entry = self._index.get(mailbox_key(extension))
-        inside = (inner.record for inner in self._index.in_mailbox(extension) if inner.record.key not in absent)
+        inside = (inner.record for inner in self._index.living_in(extension) if inner.record.key not in absent)
         if entry is None or (conflict := left_in_deleted(entry.record, inside)) is None:
             return
         self._put(replace(entry, record=restored(entry.record, self._tick()), shown=None))
@@ -211,7 +211,7 @@ class Edits:
         self.changed.append(entry.record.key)
 
     def _tick(self) -> Tick:
-        return Tick(self._index.next_number(self._clock.wall()), self._index.meta("incarnation"))
+        return self._index.next_tick(self._clock.wall())
 
     def _witness(self, record: Record) -> None:
         self._index.witness(max(record.vector.values(), default=0))

@@ -93,9 +93,9 @@ class Inbox:
         start under a new incarnation, when no number means two changes any more.
         """
         taken = Taken(request=mail.request, status=mail.status)
-        for audio in mail.audio:
-            self._sound(audio)
+        here = [audio.sha256 for audio in mail.audio if self._sound(audio)]
         with self._index.transaction():
+            self._index.replies.came(here)
             current = self._peer_incarnation(mail)
             if (current or _is_refuted(mail)) and self._was_rolled_back(mail):
                 taken.rolled_back, taken.above = True, self._forgotten_number(mail)
@@ -124,7 +124,7 @@ class Inbox:
                 entry = self._index.get(mailbox_key(extension))
                 if entry is None or not all(map(self._holds_up_to, deletions(entry.record))):
                     continue
-                inside = (inner.record for inner in self._index.in_mailbox(extension))
+                inside = (inner.record for inner in self._index.living_in(extension))
                 if (conflict := left_in_deleted(entry.record, inside)) is not None:
                     self._put(replace(entry, record=restored(entry.record, self._tick())), taken)
                     self._list(conflict, taken)
@@ -203,7 +203,7 @@ class Inbox:
         number, nonce = echoed.get("number"), echoed.get("nonce")
         if not (isinstance(number, int) and isinstance(nonce, str)):
             return False
-        return not self._index.confirm_checkpoint(number, nonce)
+        return not self._index.checkpoints.confirm(number, nonce)
 
     def _has_forgotten(self, mail: SyncMail) -> bool:
         """Whether the peer does not know the checkpoint that was taken from it last; else notes the one of this mail.
@@ -257,12 +257,12 @@ class Inbox:
         entry = self._index.get(key)
         mine = entry.record if entry else None
         if vector is not None and not holds(mine, vector, based_on):
-            self._index.add_want(key)
+            self._index.replies.add_want(key)
             if entry is not None:
                 self._list_conflicts(entry.record, part, taken)
                 self._put(replace(entry, record=merge_fields(entry.record, part)), taken)
             return
-        self._index.drop_want(key)
+        self._index.replies.drop_want(key)
         if entry is None and self._was_dropped(part):
             self._put(Entry(deleted(part, self._tick())), taken)
             taken.forgotten.append(key)
@@ -275,7 +275,7 @@ class Inbox:
                 log.error("%s: equal vectors over different content: merged alike", key)
             merged = merge(entry.record, part)
             self._put(replace(entry, record=merged, base=merged if merged.version == version else entry.base), taken)
-        self._index.add_ack(key, version)
+        self._index.replies.add_ack(key, version)
 
     def _was_dropped(self, part: Record) -> bool:
         return self._index.tombstones.was_dropped(part, self._index.meta("incarnation"), self._index.last_number)
@@ -306,7 +306,7 @@ class Inbox:
         return self._index.tombstones.bound(peer) >= (change.number if change.by == peer else 1)
 
     def _tick(self) -> Tick:
-        return Tick(self._index.next_number(self._clock.wall()), self._index.meta("incarnation"))
+        return self._index.next_tick(self._clock.wall())
 
     def _put(self, entry: Entry, taken: Taken) -> None:
         self._index.put(entry, self._clock.wall())
@@ -314,23 +314,25 @@ class Inbox:
 
     # Recordings
 
-    def _sound(self, audio: Audio) -> None:
-        """A recording, or a piece of one, into the pool, durably, before the record that names it."""
-        whole = audio.offset == 0 and len(audio.data) == audio.size
+    def _sound(self, audio: Audio) -> bool:
+        """A recording, or a piece of one, into the pool, durably, before the record that names it; tells whether it is whole."""
         if self._applier.find(audio.sha256):
-            return  # a mail that came twice must not leave a second copy
-        if whole:
-            if hashlib.sha256(audio.data).hexdigest() == audio.sha256:
+            return True  # a mail that came twice must not leave a second copy
+        if audio.offset == 0 and len(audio.data) == audio.size:
+            good = hashlib.sha256(audio.data).hexdigest() == audio.sha256
+            if good:
                 self._pool.put(audio.data, audio.sha256)
-            return
+            return good
         self._pool.put_part(audio.sha256, audio.offset, audio.data)
         with self._index.transaction():
             self._index.parts.add(audio.sha256, audio.offset, audio.offset + len(audio.data))
             if without([(0, audio.size)], self._index.parts.of(audio.sha256)):
-                return
+                return False
             self._index.parts.drop(audio.sha256)
-        if not self._pool.finish(audio.sha256):
+        good = self._pool.finish(audio.sha256)
+        if not good:
             log.error("a recording in pieces had other bytes than its digest: it is asked for again")
+        return good
 
 
 def _is_refuted(mail: SyncMail) -> bool:

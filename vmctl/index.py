@@ -13,18 +13,17 @@ import contextlib
 import json
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from vmctl import database, history, ranges, shelf, tombstones
+from vmctl import checkpoints, database, fault_list, history, looks, ranges, replies, shelf, tombstones
 from vmctl.clock import tick
-from vmctl.entry import Entry, Look, audio_of
+from vmctl.entry import Entry, audio_of
 from vmctl.errors import DiskFull, IndexDamaged, StoreUnusable
-from vmctl.model import CALLFLOW, GREETING, MAILBOX, MESSAGE, PROMPT, SETTINGS, Record, canonical, parse_key
+from vmctl.model import CALLFLOW, GREETING, MAILBOX, MESSAGE, PROMPT, SETTINGS, Record, Tick, canonical, parse_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-FORMAT: Final = 2
-NO_FILE: Final = "vmctl:"  # so begin the names of faults that no file has
+FORMAT: Final = 3
 _SAME = "="
 # The order of shipping: what a server needs to answer calls at all comes before what callers left.
 _RANK = {SETTINGS: 0, CALLFLOW: 0, MAILBOX: 0, PROMPT: 1, GREETING: 1, MESSAGE: 3}
@@ -49,22 +48,14 @@ CREATE INDEX IF NOT EXISTS by_audio ON records (audio) WHERE audio IS NOT NULL;
 CREATE INDEX IF NOT EXISTS by_name ON records (name) WHERE kind = 'message';
 DROP INDEX IF EXISTS by_mailbox;
 CREATE INDEX IF NOT EXISTS inside ON records (mailbox, kind, lives);
-CREATE TABLE IF NOT EXISTS files (
-    path TEXT PRIMARY KEY, folder TEXT NOT NULL, size INTEGER NOT NULL, mtime INTEGER NOT NULL, ctime INTEGER NOT NULL,
-    inode INTEGER NOT NULL, digest TEXT NOT NULL) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS by_folder ON files (folder);
-CREATE TABLE IF NOT EXISTS folders (
-    path TEXT PRIMARY KEY, mtime INTEGER NOT NULL, ctime INTEGER NOT NULL, inode INTEGER NOT NULL,
-    looked INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS faults (path TEXT PRIMARY KEY, why TEXT NOT NULL, mend TEXT NOT NULL, since INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS checkpoints (number INTEGER PRIMARY KEY, nonce TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS acks (key TEXT PRIMARY KEY, version TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS wants (key TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS unacked (key TEXT PRIMARY KEY, above INTEGER NOT NULL, first INTEGER NOT NULL) WITHOUT ROWID;
 INSERT OR IGNORE INTO unacked SELECT key, 0, number FROM records WHERE base IS NOT '=';
 """
 _AGING = f"CREATE INDEX IF NOT EXISTS aging ON records ({_STATUS}, {_SINCE}) WHERE kind = 'message' AND lives;"
-_TABLES = _SCHEMA + _AGING + history.TABLE + tombstones.TABLE + ranges.TABLES + shelf.TABLES
+_TABLES = (
+    _SCHEMA + _AGING + history.TABLE + tombstones.TABLE + ranges.TABLES + shelf.TABLES + replies.TABLES
+    + looks.TABLES + fault_list.TABLE + checkpoints.TABLE
+)  # fmt: skip
 
 
 class Index:
@@ -81,6 +72,10 @@ class Index:
         self.history = history.History(self._run)
         self.parts, self.offers = ranges.Ranges(self._run, "parts"), ranges.Ranges(self._run, "offers")
         self.shelf = shelf.Shelf(self._run)
+        self.replies = replies.Replies(self._run)
+        self.checkpoints = checkpoints.Checkpoints(self._run, self.meta, self.set_meta)
+        self.looks = looks.Looks(self._run, lambda sha256: self.replies.came([sha256]))
+        self.faults = fault_list.Faults(self._run)
         self.tombstones = tombstones.Tombstones(self._run, self.note, self.set_note)
 
     @property
@@ -172,6 +167,10 @@ class Index:
         assert self._depth, "numbers are given inside a transaction"  # noqa: S101
         self._last = tick(self._last, wall)
         return self._last
+
+    def next_tick(self, wall: int) -> Tick:
+        """The number of a new change with this server's incarnation; only inside a transaction."""
+        return Tick(self.next_number(wall), self.meta("incarnation"))
 
     def witness(self, number: int) -> None:
         """Raise the clock above a reading of the peer's; only inside a transaction."""
@@ -278,6 +277,10 @@ class Index:
             SELECT 1 FROM records WHERE mailbox = substr(dead.key, 9) AND kind IN ('greeting', 'message') AND lives)"""
         return [row[0] for row in self._run(query)]
 
+    def living_in(self, extension: str) -> list[Entry]:
+        """Of these the living ones."""
+        return list(self.entries("mailbox = ? AND kind IN ('greeting', 'message') AND lives", (extension,)))
+
     def with_audio(self, sha256: str) -> list[Entry]:
         """The entries that name a recording."""
         return list(self.entries("audio = ?", (sha256,)))
@@ -314,6 +317,11 @@ class Index:
         """The keys whose files are to be written, the most needed first."""
         return [row[0] for row in self._run("SELECT key FROM records WHERE todo ORDER BY rank, key")]
 
+    def writable(self) -> list[str]:
+        """Of these keys those whose recording is not awaited."""
+        query = f"SELECT key FROM records WHERE todo AND NOT {replies.WAITS} ORDER BY rank, key"  # noqa: S608
+        return [row[0] for row in self._run(query)]
+
     def pending(self) -> list[tuple[str, str, str]]:
         """Key, kind and version of what the peer lacks: settings, callflows and mailboxes first, then the newest."""
         query = "SELECT key, kind, version FROM records WHERE base IS NOT '=' ORDER BY rank, number DESC"
@@ -339,7 +347,7 @@ class Index:
         self._run("UPDATE records SET base = NULL")
         self._run("INSERT OR REPLACE INTO unacked SELECT key, 0, number FROM records")
         self._run("DELETE FROM offers")
-        self._run("DELETE FROM wants")
+        self.replies.drop_wants()
         self.shelf.clear()
 
     def offer_again(self, group: str) -> None:
@@ -382,117 +390,6 @@ class Index:
     def forget_records(self) -> None:
         """Nothing is remembered any more."""
         self._run("DROP TABLE IF EXISTS remembered")
-
-    # Files and folders as the last scan saw them
-
-    def file(self, path: str) -> tuple[Look, str] | None:
-        """How a file looked and the SHA-256 of its bytes."""
-        row = self._run("SELECT size, mtime, ctime, inode, digest FROM files WHERE path = ?", (path,)).fetchone()
-        return None if row is None else (Look(*row[:4]), row[4])
-
-    def files_in(self, folder: str) -> dict[str, tuple[Look, str]]:
-        """The known files of one folder."""
-        rows = self._run("SELECT path, size, mtime, ctime, inode, digest FROM files WHERE folder = ?", (folder,))
-        return {row[0]: (Look(*row[1:5]), row[5]) for row in rows}
-
-    def hand_files(self) -> dict[str, tuple[Look, str]]:
-        """The known files outside of message folders."""
-        rows = self._run(
-            "SELECT path, size, mtime, ctime, inode, digest FROM files WHERE folder NOT IN (SELECT path FROM folders)"
-        )
-        return {row[0]: (Look(*row[1:5]), row[5]) for row in rows}
-
-    def set_file(self, path: str, look: Look, digest: str) -> None:
-        """Remember how a file looks and what it holds."""
-        folder = path.rpartition("/")[0]
-        self._run("INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?,?)", (path, folder, *look, digest))
-
-    def drop_file(self, path: str) -> None:
-        """Forget a file."""
-        self._run("DELETE FROM files WHERE path = ?", (path,))
-
-    def folders(self) -> dict[str, tuple[int, int, int, int]]:
-        """Message folders: mtime, ctime, inode, and when they were looked at (all ns but the inode)."""
-        return {row[0]: (row[1], row[2], row[3], row[4]) for row in self._run("SELECT * FROM folders")}
-
-    def set_folder(self, path: str, mtime: int, ctime: int, inode: int, looked: int) -> None:
-        """Remember how a message folder looked, and when."""
-        self._run("INSERT OR REPLACE INTO folders VALUES (?,?,?,?,?)", (path, mtime, ctime, inode, looked))
-
-    def expect_folder(self, path: str) -> None:
-        """Have a message folder listed by the next scan, there or not, unless it is known."""
-        self._run("INSERT OR IGNORE INTO folders VALUES (?,0,0,0,0)", (path,))
-
-    def drop_folder(self, path: str) -> None:
-        """Forget a message folder."""
-        self._run("DELETE FROM folders WHERE path = ?", (path,))
-
-    def faults(self) -> list[dict[str, Any]]:
-        """What is at fault, most of it files that cannot be read or are odd: path, why, mend, since (microseconds)."""
-        names = ("path", "why", "mend", "since")
-        return [dict(zip(names, row, strict=True)) for row in self._run("SELECT * FROM faults ORDER BY path")]
-
-    def set_fault(self, path: str, why: str, mend: str, since: int) -> bool:
-        """Name a fault; tells whether it is new."""
-        old = self._run("SELECT why FROM faults WHERE path = ?", (path,)).fetchone()
-        if old is not None and old[0] == why:
-            return False
-        self._run("INSERT OR REPLACE INTO faults VALUES (?,?,?,?)", (path, why, mend, since))
-        return True
-
-    def drop_fault(self, path: str) -> None:
-        """The fault is mended."""
-        self._run("DELETE FROM faults WHERE path = ?", (path,))
-
-    # What the conversation with the peer needs
-
-    def add_checkpoint(self, number: int, nonce: str) -> None:
-        """Remember a checkpoint before it leaves in a mail."""
-        self._run("INSERT OR REPLACE INTO checkpoints VALUES (?, ?)", (number, nonce))
-
-    def last_checkpoint(self) -> int:
-        """The number of the newest checkpoint that was given; 0 before the first of this incarnation."""
-        number = self._run("SELECT max(number) FROM checkpoints").fetchone()[0]
-        return int(self.meta("confirmed", "0")) if number is None else int(number)
-
-    def confirm_checkpoint(self, number: int, nonce: str) -> bool:
-        """Whether the echoed checkpoint is one of ours or older than the last confirmed one; forgets older ones."""
-        if number <= int(self.meta("confirmed", "0")):
-            return True
-        if not self._run("SELECT 1 FROM checkpoints WHERE number = ? AND nonce = ?", (number, nonce)).fetchone():
-            return False
-        self._run("DELETE FROM checkpoints WHERE number < ?", (number,))
-        self.set_meta("confirmed", str(number))
-        return True
-
-    def drop_checkpoints(self) -> None:
-        """A new incarnation begins without any."""
-        self._run("DELETE FROM checkpoints")
-        self.set_meta("confirmed", "0")
-
-    def add_ack(self, key: str, version: str) -> None:
-        """Remember to acknowledge a version in the next mail."""
-        self._run("INSERT OR REPLACE INTO acks VALUES (?, ?)", (key, version))
-
-    def acks(self) -> list[tuple[str, str]]:
-        """The versions to acknowledge."""
-        return [(row[0], row[1]) for row in self._run("SELECT key, version FROM acks ORDER BY key")]
-
-    def drop_ack(self, key: str, version: str) -> None:
-        """The acknowledgement left."""
-        self._run("DELETE FROM acks WHERE key = ? AND version = ?", (key, version))
-
-    def add_want(self, key: str) -> None:
-        """Remember to ask for a record whole."""
-        self._run("INSERT OR REPLACE INTO wants VALUES (?)", (key,))
-
-    def wants(self) -> list[str]:
-        """The records to ask for."""
-        return [row[0] for row in self._run("SELECT key FROM wants ORDER BY key")]
-
-    def drop_want(self, key: str) -> None:
-        """The record came whole."""
-        self._run("DELETE FROM wants WHERE key = ?", (key,))
 
 
 def _dump(record: Record) -> str:

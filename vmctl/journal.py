@@ -18,12 +18,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import os
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from vmctl import durable
 from vmctl.clock import parse_rfc3339, rfc3339
-from vmctl.errors import JournalBroken, StoreUnusable
+from vmctl.errors import JournalBroken, JournalError, StoreUnusable
 from vmctl.model import canonical
 from vmctl.view import View, fresh_view
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
     from vmctl.evidence import Evidence
     from vmctl.roles import Transition
+
+log = logging.getLogger("vmctl.journal")
 
 VERSION: Final = 1
 LONGEST: Final = 1 << 20  # a longer line was not written by vmctl
@@ -65,6 +68,14 @@ class Journal:
             raise ValueError(f"an entry of {len(line)} bytes is too long for the journal")
         durable.append(self.path, line)
         return entry
+
+    def tell(self, event: str, *, at: int, server: str, **facts: Any) -> Entry | None:
+        """Add an event. A journal that cannot be trusted any more is left as it is, and keeps nobody from his work: None."""
+        try:
+            return self.append("event", at=at, server=server, event=event, **facts)
+        except JournalError as error:  # the roles stand still, and say why; the stores are kept in step all the same
+            log.error("%s could not be journalled: %s", event, error)
+            return None
 
     def transition(
         self, move: Transition, evidence: Evidence, *, at: int, server: str, operator: str | None = None

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from vmctl.apply import Applier
     from vmctl.clock import Clock
-    from vmctl.config import Config
+    from vmctl.config import Config, Server
     from vmctl.doubt import Doubt
     from vmctl.entry import Entry
     from vmctl.index import Index
@@ -85,13 +85,14 @@ class Outbox:
         lot: Lot,
         doubt: Doubt,
         clock: Clock,
+        peer: Server,
     ) -> None:
         self._resend = config.sync.resend
         self._index = index
         self._clock = clock
         self._writer = writer
         self._lot = lot
-        self._packer = Packer(config, store, index, applier)
+        self._packer = Packer(config, store, index, applier, clock, peer.address)
         self._asker = Asker(index, applier, doubt, clock)
         self._refusals = Refusals()
         self._deferrals = Deferrals()
@@ -113,6 +114,9 @@ class Outbox:
         if anew:
             self._sent.clear()
         self._due, count = None, 0
+        if self._packer.renew():
+            self._lot.look_again()
+        self._asker.look()
         while True:
             urgent, messages = self._due = self._due or self._find_due()
             group = self._group(others=bool(urgent or messages))
@@ -128,7 +132,7 @@ class Outbox:
             packet, subject, raw = self._writer.write(load, facts, request or {})
             yield Parcel(raw, packet, subject, load, word)
             count += 1
-            if group is None and not load and not self._asker.unfinished:
+            if group is None and not load and not self._asker.unfinished(word):
                 return
 
     def _group(self, *, others: bool) -> Group | None:

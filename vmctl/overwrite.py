@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmctl.absence import OVERWRITTEN, is_gone
 from vmctl.entry import audio_of
-from vmctl.errors import JournalError, NotInStep
+from vmctl.errors import NotInStep
 from vmctl.merge import namesake_key
 from vmctl.model import ABSENT, KINDS, MAILBOX, MESSAGE, Record, Tick, canonical, deleted, edited, restored
 from vmctl.replica import Replica
@@ -120,7 +120,7 @@ def set_back(replica: Replica, by: str) -> dict[str, str]:
             mine = {(index.note(_NOTE) or {}).get("incarnation", ""), index.meta("incarnation")}
             differing = {key: then for key, then in index.remembered_otherwise() if key.partition("/")[0] in KINDS}
             kept = _ousted(index, differing)
-            tick = Tick(index.next_number(clock.wall()), index.meta("incarnation"))  # one act: see 'mailbox restore'
+            tick = index.next_tick(clock.wall())  # one act: see 'mailbox restore'
             for key, then in differing.items():
                 entry = index.get(key)
                 if entry is None or key in kept:
@@ -132,7 +132,7 @@ def set_back(replica: Replica, by: str) -> dict[str, str]:
             index.forget_records()
             index.set_note(_NOTE, None)
             index.set_note(OVERWRITTEN, tick.number)  # every mail tells it: what is gone at the peer is written again
-        _journal(replica, changes, by)
+        replica.tell(f"overwritten from {replica.server.name}", records=len(changes), by=f"operator {by}")
         replica.applier.apply_all()
     return changes
 
@@ -192,12 +192,3 @@ def _differs(one: Any, other: Any) -> bool:
 
 def _what(before: Record, after: Record) -> str:
     return SET if before.lives and after.lives else RESTORED if after.lives else DELETED
-
-
-def _journal(replica: Replica, changes: dict[str, str], by: str) -> None:
-    me = replica.server.name
-    facts: dict[str, Any] = {"event": f"overwritten from {me}", "records": len(changes), "by": f"operator {by}"}
-    try:
-        replica.journal.append("event", at=replica.clock.wall(), server=me, **facts)
-    except JournalError:
-        return  # a journal that is damaged is named by `status`; the stores do not depend on it

@@ -1,6 +1,8 @@
 """Fills one mail: records and recordings up to the bound, longer recordings in pieces.
 
-The bound is the least of `mail.max`, the SIZE that the peer's server names, and what a server on the way let pass.
+The bound is the least of `mail.max`, the SIZE that the peer's server names, and what a server on the way let pass. What
+was found out of an address is remembered for a day, or until `mail.max` is another or a person retries what was too
+large.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ from vmctl.audio import WAV
 from vmctl.entry import Entry, audio_of
 from vmctl.mail import AUDIO_FRAME, BASE64_GROWTH, FRAME, MAX_AUDIO, Audio, estimate
 from vmctl.model import field_as_json
+from vmctl.parked import LARGEST_MAIL
 from vmctl.refusals import Piece, Version
 
 if TYPE_CHECKING:
     from vmctl.apply import Applier
-    from vmctl.config import Config
+    from vmctl.clock import Clock
+    from vmctl.config import Address, Config
     from vmctl.index import Index
     from vmctl.refusals import Group
     from vmctl.store.format import Format
@@ -27,6 +31,7 @@ log = logging.getLogger("vmctl.packing")
 
 MOST_RECORDS = 500
 SMALLEST_BOUND = 64_000  # bytes: the least that `mail.max` may be
+_FOR = 86_400_000_000  # microseconds
 _SHORTEST_PIECE = 4096
 
 
@@ -61,11 +66,23 @@ class TooLarge(Exception):
 class Packer:
     """Fills the mails of one server."""
 
-    def __init__(self, config: Config, store: Format, index: Index, applier: Applier) -> None:
+    def __init__(
+        self, config: Config, store: Format, index: Index, applier: Applier, clock: Clock, address: Address
+    ) -> None:
         self._store = store
         self._index = index
         self._applier = applier
-        self.bound = config.mail.max
+        self._clock = clock
+        self._address = str(address)
+        self._most = self.bound = config.mail.max
+        self.renew()
+
+    def renew(self) -> bool:
+        """Bound the mails by what is known now; tells whether larger ones may leave than before."""
+        note, before = self._index.note(LARGEST_MAIL), self.bound
+        counts = note is not None and [note["to"], note["of"]] == [self._address, self._most]
+        self.bound = note["bytes"] if counts and 0 <= self._clock.wall() - note["at"] < _FOR else self._most
+        return self.bound > before
 
     @property
     def piece(self) -> int:
@@ -78,8 +95,10 @@ class Packer:
         bound = max(SMALLEST_BOUND, limit or min(self.bound, size) // 2)
         if bound >= self.bound:
             return False
-        log.warning("a mail of %d bytes was too large: from now on none is larger than %d", size, bound)
+        log.warning("a mail of %d bytes was too large: for a day none is larger than %d", size, bound)
         self.bound = bound
+        found = {"to": self._address, "of": self._most, "bytes": bound, "at": self._clock.wall()}
+        self._index.set_note(LARGEST_MAIL, found)
         return True
 
     def add(self, load: Load, entry: Entry, *, again: bool = False) -> bool:
@@ -147,7 +166,7 @@ class Packer:
             log.warning("cannot read the recording %s: %s", path, error.strerror or error)
             return None
         if start == 0 and stop == audio["size"] and hashlib.sha256(data).hexdigest() != sha256:
-            self._index.drop_file(path)  # it rotted under an unchanged look: the next full scan finds it damaged
+            self._index.looks.drop_file(path)  # it rotted under an unchanged look: the next full scan finds it damaged
             return None
         name = entry.record.key.replace("/", "-") if entry else sha256[:16]
         return Audio(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vmctl.clock import rfc3339
 from vmctl.errors import NotFound, StoreError
-from vmctl.index import NO_FILE
+from vmctl.fault_list import NO_FILE
 from vmctl.model import canonical
 from vmctl.refusals import Piece, Version
 from vmctl.shelf import Parked
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("vmctl.parked")
 
 OUT, IN = "out", "in"
+LARGEST_MAIL = "largest_mail"  # the note of how large a mail may be that leaves
 _LONGEST_REPLY = 400
 
 
@@ -43,7 +44,7 @@ class Lot:
     def versions(self) -> set[Version]:
         """The versions of records that are not to be sent. What is of no use any more goes first."""
         stale = self._shelf.stale()
-        if not self._looked:  # 'mail.max' may be another since the last start
+        if not self._looked:  # what was too large need not be any more
             stale += [parked for parked in self._shelf.all() if not parked.tries and not parked.given_up]
             self._looked = True
         if stale:
@@ -51,6 +52,10 @@ class Lot:
                 for parked in stale:
                     self._forget(parked)
         return {Version(parked.key, parked.version) for parked in self._shelf.all()}
+
+    def look_again(self) -> None:
+        """Larger mails may leave than before."""
+        self._looked = False
 
     def pieces(self) -> set[Piece]:
         """The pieces of recordings that are not to be sent."""
@@ -107,7 +112,7 @@ class Lot:
         why = f"it needs a mail of up to {size} bytes, the largest that can leave has {bound}"
         mend = "raise 'mail.max' in vmctl.yaml on both servers, or what a mail server between them takes, or make it shorter"
         with self._index.transaction():
-            self._index.set_fault(NO_FILE + key, why, mend, now)
+            self._index.faults.set(NO_FILE + key, why, mend, now)
             self._put(Parked(_mark(key, entry.record.version), key, entry.record.version, why, now, tries=0))
 
     def _put(self, parked: Parked) -> None:
@@ -120,7 +125,7 @@ class Lot:
 
     def _forget(self, parked: Parked) -> None:
         self._shelf.drop(parked.packet)
-        self._index.drop_fault(NO_FILE + parked.key)
+        self._index.faults.drop(NO_FILE + parked.key)
         self._spool.unpark(parked.packet)
 
     # What a person orders
@@ -133,6 +138,8 @@ class Lot:
             return
         with self._index.transaction():
             self._forget(parked)
+            if not parked.tries:
+                self._index.set_note(LARGEST_MAIL, None)  # whoever retries it believes that a larger mail goes
             if parked.piece is not None:
                 self._index.offers.add(*parked.piece)
 

@@ -183,9 +183,9 @@ class Housekeeper:
             mend = "set the clock right; if it is, 'vmctl housekeeping --trust-clock'"
         with self._index.transaction():
             if why:
-                self._index.set_fault(_FAULT, why, mend, self._replica.clock.wall())
+                self._index.faults.set(_FAULT, why, mend, self._replica.clock.wall())
             else:
-                self._index.drop_fault(_FAULT)
+                self._index.faults.drop(_FAULT)
 
     # Doing it
 
@@ -214,7 +214,7 @@ class Housekeeper:
         self._index.put(replace(entry, record=record), self._replica.clock.wall())
 
     def _tick(self) -> Tick:
-        return Tick(self._index.next_number(self._replica.clock.wall()), self._index.meta("incarnation"))
+        return self._index.next_tick(self._replica.clock.wall())
 
     # What is left of it
 

@@ -33,6 +33,13 @@ class Ranges:
         rows = self._run(f"SELECT start, stop FROM {self._table} WHERE sha256 = ? ORDER BY start", (sha256,))  # noqa: S608
         return [(row[0], row[1]) for row in rows]
 
+    def all(self) -> dict[str, list[Span]]:
+        """The ranges of every recording."""
+        found: dict[str, list[Span]] = {}
+        for sha256, start, stop in self._run(f"SELECT sha256, start, stop FROM {self._table} ORDER BY sha256, start"):  # noqa: S608
+            found.setdefault(sha256, []).append((start, stop))
+        return found
+
     def add(self, sha256: str, start: int, stop: int) -> None:
         """Add a range."""
         self._set(sha256, united([*self.of(sha256), (start, stop)]))

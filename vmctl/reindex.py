@@ -65,7 +65,7 @@ def _built(config: Config, name: str, clock: Clock, wait: Callable[[float], obje
             index.meta("incarnation"),
             index.count("shown IS NOT NULL"),
             index.count("shown IS NOT NULL AND kind = ?", (MESSAGE,)),
-            index.faults(),
+            index.faults.all(),
         )
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vmctl import identity
-from vmctl.errors import IndexDamaged, JournalError
+from vmctl.errors import IndexDamaged
 from vmctl.model import Field, Record, Vector, join
 
 if TYPE_CHECKING:
@@ -65,20 +65,15 @@ def start_over(
             if record is not entry.record:
                 index.put(replace(entry, record=record), wall)
         index.forget_bases()
-        index.drop_checkpoints()
+        index.checkpoints.drop_all()
         index.set_meta("full_scan", "0")
         index.set_meta("incarnation", whose.incarnation)
     _tell(journal, server, wall, former, whose.incarnation, why)
 
 
 def _tell(journal: Journal, server: str, wall: int, former: str, now: str, why: str) -> None:
-    facts = {"event": "new incarnation", "now": now, "before": former, "reason": why}
-    try:
-        began = journal.length_and_hash()[0] == 0
-        journal.append("event", at=wall, server=server, **facts)
-    except JournalError as error:  # the roles stand still, and say why; the stores are kept in step all the same
-        log.error("%s", error.what)
-        began = False
+    entry = journal.tell("new incarnation", at=wall, server=server, now=now, before=former, reason=why)
+    began = entry is not None and entry["seq"] == 1
     if former:
         log.warning("%s starts over as %s: %s", server, now, why)
     elif not began and why != ORDERED:

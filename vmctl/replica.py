@@ -17,7 +17,7 @@ from vmctl import absence, clocks, durable, identity, rejoin
 from vmctl.apply import Applied, Applier
 from vmctl.contact import Contact
 from vmctl.doubt import Doubt
-from vmctl.errors import JournalError, MailError, StoreExchanged, StoreUnusable
+from vmctl.errors import MailError, StoreExchanged, StoreUnusable
 from vmctl.inbox import Inbox, Taken
 from vmctl.index import Index
 from vmctl.journal import Journal
@@ -90,7 +90,7 @@ class Replica:
         doubt = Doubt(index, self.contact, self.journal, clock, server.name, config.mail.max // _SHARE_OF_DIGESTS)
         self.lot = Lot(index, self.spool, clock)
         writer = Writer(config, server.name, index, self.contact, self.journal, clock)
-        self.outbox = Outbox(config, self.store, index, self.applier, writer, self.lot, doubt, clock)
+        self.outbox = Outbox(config, self.store, index, self.applier, writer, self.lot, doubt, clock, self.peer)
         self.inbox = Inbox(index, self.pool, self.applier, self.contact, self.outbox, self.lot, doubt, clock)
 
     @classmethod
@@ -128,12 +128,14 @@ class Replica:
     def locked(self) -> Iterator[None]:
         """Hold the store against other processes. Raises StoreMissing, StoreExchanged, ... for one that is not ours."""
         identity.read(self.store.root, self.config.network, self.server.name)  # no lock is made in what is not ours
-        with store_lock(self.store.root):
+        with store_lock(self.store.root) as turn:
             whose = identity.read(self.store.root, self.config.network, self.server.name)
             if not self.index.is_there or whose.incarnation != self.index.meta("incarnation"):
                 raise StoreExchanged(f"the store {self.store.root} was exchanged while it was in use")
-            self.applier.recover()  # another process may have been killed since
+            if not turn.follows_well:
+                self.applier.recover()  # another process may have been killed since
             yield
+            turn.ends_well = not self.applier.unfinished
 
     # From the store into the index
 
@@ -174,7 +176,7 @@ class Replica:
         """What a scan now would find and what would be shipped, without keeping anything of it."""
         with self.locked(), self.index.transaction(rollback=True):
             report = self.scanner.scan()
-            return Preview(self.outbox.preview(), sorted(report.unsettled | report.absent), self.index.faults())
+            return Preview(self.outbox.preview(), sorted(report.unsettled | report.absent), self.index.faults.all())
 
     def _full_is_due(self) -> bool:
         last = int(self.index.meta("full_scan", "0"))
@@ -259,20 +261,17 @@ class Replica:
         return parse(raw, network=self.config.network, me=self.server.name, peer=self.peer.name, verify=verify)
 
     def tell(self, event: str, **facts: Any) -> None:
-        """Add an event to the journal; one that cannot be trusted any more does not keep the stores from their work."""
-        try:
-            self.journal.append("event", at=self.clock.wall(), server=self.server.name, event=event, **facts)
-        except JournalError as error:
-            log.error("%s could not be journalled: %s", event, error)
+        """Add an event to the journal, if that can be trusted."""
+        self.journal.tell(event, at=self.clock.wall(), server=self.server.name, **facts)
 
 
 @contextlib.contextmanager
-def store_lock(root: Path) -> Iterator[None]:
+def store_lock(root: Path) -> Iterator[durable.Turn]:
     """Hold a store against other processes. Raises StoreBusy."""
     with durable.lock(
         root / identity.DIRECTORY / "lock", timeout=LOCK_TIMEOUT, what=f"the store {root}", shared_text=_me()
-    ):
-        yield
+    ) as turn:
+        yield turn
 
 
 def _me() -> str:

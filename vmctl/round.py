@@ -304,7 +304,7 @@ def _index_of(server: Server) -> Iterator[Index]:
 
 
 def _faults(index: Index) -> list[dict[str, Any]]:
-    return [{**fault, "since": rfc3339(fault["since"])} for fault in index.faults()]
+    return [{**fault, "since": rfc3339(fault["since"])} for fault in index.faults.all()]
 
 
 def nudge(server: Server) -> None:

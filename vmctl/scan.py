@@ -20,8 +20,8 @@ from vmctl.audio import digest_of, inspect
 from vmctl.edits import Edits
 from vmctl.entry import Look, audio_of
 from vmctl.errors import BadAudio, BrokenFile, RecordError, StoreError, StoreUnusable
+from vmctl.fault_list import NO_FILE
 from vmctl.graves import Graves
-from vmctl.index import NO_FILE
 from vmctl.model import (
     CALLFLOW,
     MAILBOX,
@@ -30,10 +30,12 @@ from vmctl.model import (
     message_key,
     parse_key,
 )  # fmt: skip
-from vmctl.setback import set_back
+from vmctl.setback import Listing, set_back
 from vmctl.store.format import STATE, Format, Walk, look_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from vmctl.clock import Clock
     from vmctl.index import Index
 
@@ -72,6 +74,7 @@ class Scanner:
         self._faulty: set[str] = set()
         self._new: list[str] = []
         self._set_back: dict[str, str] = {}
+        self._listings: dict[str, tuple[int, dict[str, os.stat_result] | None]] = {}
         self._plain_pin = False
         self._report = Report()
 
@@ -80,13 +83,14 @@ class Scanner:
         self._report = Report()
         self._faulty = set()
         self._new.clear()
+        self._listings.clear()
         with self._index.transaction():
             walk = self._store.walk()
             for path, why in {**walk.odd, **walk.unread}.items():
                 self._fault(path, why, "move it out of the store, or mend its name or permissions")
             folders = self._folders_to_list(walk, full=full)
-            self._hold({} if accept_deletions else set_back(self._store, self._index, walk, folders))
-            known = self._index.hand_files()
+            self._hold({} if accept_deletions else set_back(self._store, self._index, walk, self._listed(folders)))
+            known = self._index.looks.hand_files()
             for path, (key, look) in walk.files.items():
                 if path in self._set_back:
                     continue
@@ -112,14 +116,17 @@ class Scanner:
         with self._index.transaction():
             parts = parse_key(key)
             if parts.kind == MESSAGE:
-                folder = self._store.folder(str(parts.mailbox))
-                if self._store.look(self._store.path(key)) is not None:
-                    self._message(key, self._store.messages(folder), self._index.files_in(folder))
+                there = self._store.beside(key)
+                if _name(self._store.path(key)) in there:
+                    folder = self._store.folder(str(parts.mailbox))
+                    paths = [f"{folder}/{name}" for name in there]
+                    files = {one: seen for one in paths if (seen := self._index.looks.file(one)) is not None}
+                    self._message(key, there, files)
             else:
                 path = self._file_of(key)
                 look = None if path is None else self._store.look(path)
                 if path is not None and look is not None:
-                    known = self._index.file(path)
+                    known = self._index.looks.file(path)
                     if known is None or known[0] != look:
                         self._hand_file(key, path, look)
             self._keep_new()
@@ -139,10 +146,10 @@ class Scanner:
                     self.edits.recall(dead)
 
     def _seen(self, path: str, look: Look, digest: str) -> None:
-        known = self._index.file(path)
+        known = self._index.looks.file(path)
         if known is None or known[1] != digest:
             self._new.append(path)
-        self._index.set_file(path, look, digest)
+        self._index.looks.set_file(path, look, digest)
 
     def _keep_new(self) -> None:
         """What was taken in is accepted, so it is made durable first: whoever wrote it may not have waited for the disk."""
@@ -188,27 +195,52 @@ class Scanner:
     # Messages, which machines write
 
     def _folders_to_list(self, walk: Walk, *, full: bool) -> list[str]:
-        known = self._index.folders()
+        known = self._index.looks.folders()
         return [folder for folder, (_, status) in walk.folders.items() if full or _changed(status, known.get(folder))]
 
+    def _listed(self, folders: list[str]) -> Iterator[Listing]:
+        """List folders for a first look. What is in them is kept for the second, where there is anything to be looked at."""
+        for folder in folders:
+            looked = self._clock.wall() * 1000
+            try:
+                there = self._store.messages(folder)
+            except StoreUnusable:  # the second look will name it
+                continue
+            known = self._index.looks.files_in(folder)
+            yield Listing(folder, there, known)
+            quiet = self._is_quiet(self._store.mailbox_of(folder), there, known)
+            self._listings[folder] = looked, None if quiet else there
+
+    def _is_quiet(self, extension: str, there: dict[str, os.stat_result], known: dict[str, tuple[Look, str]]) -> bool:
+        """Whether all that lies in a folder is known as it is."""
+        if there.keys() != set(map(_name, known)):
+            return False
+        parts = [part for path in known if (part := self._store.part_of(path)) is not None and part.form is None]
+        return all(self._unchanged(message_key(extension, part.ident), there, known) for part in parts)
+
     def _message_folders(self, walk: Walk, folders: list[str]) -> set[str]:
-        known = self._index.folders()
+        known = self._index.looks.folders()
         for folder in folders:
             extension, status = walk.folders[folder]
             looked = self._clock.wall() * 1000
             try:
-                well = self._messages(extension, folder)
+                if folder in self._listings:
+                    looked, found = self._listings.pop(folder)
+                else:
+                    found = self._store.messages(folder)
+                well = found is None or self._messages(extension, folder, found)
             except StoreUnusable as error:
                 walk.unread[folder], well = error.words, False
                 self._fault(folder, error.words, error.hint)
-            self._index.set_folder(folder, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, looked if well else 0)
+            self._index.looks.set_folder(
+                folder, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, looked if well else 0
+            )
         return {*folders, *(known.keys() - walk.folders.keys())}
 
-    def _messages(self, extension: str, folder: str) -> bool:
+    def _messages(self, extension: str, folder: str, found: dict[str, os.stat_result]) -> bool:
         """Look at each message of a folder; tells whether all was well, so that it need not be listed again."""
-        found = self._store.messages(folder)
         there = {name: status for name, status in found.items() if stat.S_ISREG(status.st_mode)}
-        known = self._index.files_in(folder)
+        known = self._index.looks.files_in(folder)
         for name in found.keys() - there.keys():
             self._fault(f"{folder}/{name}", "it is no plain file; symbolic links are not followed", "move it away")
         before = len(self._faulty) + len(self._report.unsettled) + len(self._report.damaged)
@@ -362,10 +394,10 @@ class Scanner:
     def _fault(self, path: str, why: str, mend: str) -> None:
         shown = os.fsencode(path).decode("utf-8", "backslashreplace")
         self._faulty.add(shown)
-        self._index.set_fault(shown, why, mend, self._clock.wall())
+        self._index.faults.set(shown, why, mend, self._clock.wall())
 
     def _mended(self, walk: Walk, listed: set[str]) -> None:
-        for fault in self._index.faults():
+        for fault in self._index.faults.all():
             path = fault["path"]
             folder = path.rpartition("/")[0]
             if path.startswith(NO_FILE):
@@ -373,7 +405,7 @@ class Scanner:
             if path in self._faulty or (path.startswith(f"{STATE}/") and self._store.look(path) is not None):
                 continue
             if folder in listed or folder not in walk.folders:
-                self._index.drop_fault(path)
+                self._index.faults.drop(path)
 
     def _settled(self, look: Look) -> bool:
         age = self._clock.wall() * 1000 - look.ctime

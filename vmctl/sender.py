@@ -50,14 +50,6 @@ class Courier:
         """Close."""
         self.close()
 
-    def size_limit(self) -> int:
-        """Bytes of the largest mail that the peer takes now: the lesser of ours and its SIZE (RFC 1870).
-
-        Connects if need be. Raises PeerUnreachable.
-        """
-        with self._faults():
-            return self._limit(self._connected())
-
     def send(self, raw: bytes, sender: str, recipient: str) -> None:
         """Deliver one mail with this envelope; on return the peer has answered 250.
 

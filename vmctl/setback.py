@@ -7,13 +7,13 @@ for which there is `vmctl reindex`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from vmctl.errors import StoreUnusable
 from vmctl.model import message_key
 from vmctl.store.format import look_of
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterable
 
     from vmctl.entry import Look
@@ -23,30 +23,35 @@ if TYPE_CHECKING:
 _MOST_BACK = 20
 
 
-def set_back(store: Format, index: Index, walk: Walk, folders: Iterable[str]) -> dict[str, str]:
+class Listing(NamedTuple):
+    """A message folder with what lies in it, and its files as the index knows them."""
+
+    folder: str
+    there: dict[str, os.stat_result]
+    known: dict[str, tuple[Look, str]]
+
+
+def set_back(store: Format, index: Index, walk: Walk, listings: Iterable[Listing]) -> dict[str, str]:
     """Path and key of the files that are older than what was in their place, or than their deletion, where they are many.
 
-    `folders` are the message folders to look into. A new index knows of nothing that was there before.
+    `listings` are those of the message folders to look into. A new index knows of nothing that was there before.
     """
     if index.is_new:
         return {}
-    known = index.hand_files()
+    known = index.looks.hand_files()
     found = {
         path: key
         for path, (key, look) in walk.files.items()
         if _is_older(index, key, look, known.get(path, (None,))[0])
     }
-    for folder in folders:
-        found |= _messages(store, index, folder)
+    for listing in listings:
+        found |= _messages(store, index, *listing)
     return found if len(found) > _MOST_BACK else {}
 
 
-def _messages(store: Format, index: Index, folder: str) -> dict[str, str]:
-    try:
-        there = store.messages(folder)
-    except StoreUnusable:  # the scan will name it
-        return {}
-    known = index.files_in(folder)
+def _messages(
+    store: Format, index: Index, folder: str, there: dict[str, os.stat_result], known: dict[str, tuple[Look, str]]
+) -> dict[str, str]:
     found = {}
     for name, status in there.items():
         path = f"{folder}/{name}"

@@ -111,7 +111,7 @@ def _memory(config: Config, server: Server, journal: Journal, clock: Clock) -> _
             "last_sync": rfc3339(step) if step else None,
             "records": index.count("lives"),
             "conflicts": index.count("kind = 'conflict' AND lives"),
-            "faults": [{**fault, "since": rfc3339(fault["since"])} for fault in index.faults()],
+            "faults": [{**fault, "since": rfc3339(fault["since"])} for fault in index.faults.all()],
             "parked": listing(index, Spool(_state(server))),
             "link": {**link, "since": rfc3339(link["since"])} if link else None,
         }

@@ -63,8 +63,8 @@ class Writer:
         with self._index.transaction():
             # a number of its own: two mails with one number could not be told apart when one is echoed
             number, nonce = self._index.next_number(self._clock.wall()), secrets.token_hex(8)
-            after = self._index.last_checkpoint()
-            self._index.add_checkpoint(number, nonce)
+            after = self._index.checkpoints.last()
+            self._index.checkpoints.add(number, nonce)
             mail = SyncMail(
                 packet=_packet(load, incarnation),
                 network=self._config.network,

@@ -57,7 +57,7 @@ def restart(directory, promises, ahead):
     problems += gone_for_good(again, promises)
     for name, replica in again.servers.items():
         problems += broken(again, name, promises, "in step")
-        problems += [f"{name} names {fault['path']}: {fault['why']}" for fault in replica.index.faults()]
+        problems += [f"{name} names {fault['path']}: {fault['why']}" for fault in replica.index.faults.all()]
         problems += [f"the journal of {name}: {fault}" for fault in replica.journal.verify()]
     problems += litter(directory)
     again.close()

@@ -15,6 +15,7 @@ from vmctl.errors import StoreUnusable
 from vmctl.index import Index
 from vmctl.purge import Housekeeper
 from vmctl.replica import Replica
+from vmctl.replies import Replies
 from vmctl.store.native import NativeStore
 
 from .schedule import Profile, run, schedule_of
@@ -163,7 +164,7 @@ def sent_is_held(self, parcel):
 _left = outbox.Outbox.left
 
 
-@plant(Index, "add_want", "records net memory", fates=LOSSY)
+@plant(Replies, "add_want", "records net memory", fates=LOSSY)
 def wants_forgotten(self, key):
     """A record whose base is missing is not asked for."""
 

@@ -2,7 +2,7 @@
 
 A format reads; `vmctl.apply` writes what it is told the bytes of a file are. Nothing here says how many folders a store
 has or what its files are called: paths are texts relative to the store, with '/', and mean something to the format
-alone. `tests/test_store_contract.py` is the suite that every format must pass.
+alone. `tests/test_store_contract*.py` are the suites that every format must pass.
 
 What is asked of all of it:
 - Reading changes nothing, and follows no symbolic link.
@@ -91,6 +91,9 @@ class Format(Protocol):
 
     def messages(self, folder: str) -> dict[str, os.stat_result]:
         """Names and stats of a message folder's files, without what editors hide. Raises StoreUnusable."""
+
+    def beside(self, key: str) -> dict[str, os.stat_result]:
+        """As `messages`, of one message's own files only, and without listing the folder. Raises StoreUnusable."""
 
     def names(self, kind: str, mailbox: str | None = None) -> list[str]:
         """The names of the callflows, prompts, mailboxes, or of a mailbox's greetings or messages, in order.

@@ -117,8 +117,12 @@ class NativeStore:
 
     def look(self, path: str) -> Look | None:
         """How a file looks, None where there is none. Raises StoreUnusable, so that a fault is no absence."""
+        status = self._status(path)
+        return None if status is None else look_of(status)
+
+    def _status(self, path: str) -> os.stat_result | None:
         try:
-            return look_of(_lstat(self.root / path))
+            return _lstat(self.root / path)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -300,6 +304,12 @@ class NativeStore:
             return dict(_listed(self.root / folder))
         except OSError as error:
             raise StoreUnusable(f"cannot read {folder}", why=error.strerror or str(error)) from error
+
+    def beside(self, key: str) -> dict[str, os.stat_result]:
+        """Names and stats of one message's own files, without listing its folder. Raises StoreUnusable."""
+        paths = (self.path(key), *(self.audio_path(key, form) for form in self.formats))
+        found = ((path.rpartition("/")[2], self._status(path)) for path in paths)
+        return {name: status for name, status in found if status is not None}
 
 
 def _ours(name: str) -> bool:

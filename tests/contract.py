@@ -1,0 +1,42 @@
+"""What the suites of the contract of a store's format share: two servers with stores of one layout, and a hand at each."""
+
+import os
+
+from hands import NativeHand
+from wire import Wire
+
+FORMATS = {"native": NativeHand}
+STEPS = ("_open", "_write", "_truncate", "_fsync", "_rename", "_link", "_unlink", "_mkdir", "_rmdir", "_sync")
+
+
+class Pair(Wire):
+    """Two servers whose stores are of one layout, with a hand at each."""
+
+    def __init__(self, directory, hand):
+        super().__init__(directory)
+        self.hands = {name: hand(self.root(name)) for name in self.servers}
+        self.hand = self.hands["primary"]
+        self.store = self.a.store
+
+    def faults(self, name="primary"):
+        """What is wrong of a server's store, by path; `in_step` of the wire asks for what keeps both apart."""
+        return {fault["path"] for fault in self.servers[name].index.faults.all()}
+
+    def in_step(self):
+        for name in self.servers:
+            self.scan(name)
+        self.exchange()
+        for name in self.servers:
+            self.scan(name)
+        self.exchange()
+        assert [] == super().faults()
+
+
+def shown(path):
+    """A path as a fault shows it."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def there(pair, name="secondary"):
+    """The messages of mailbox 2001 at a server."""
+    return pair.messages("2001", name)

@@ -1,0 +1,51 @@
+"""The checkpoints that this server gave in its mails: who is echoed one that he does not know was rolled back.
+
+Each is a change number with random bits, kept until the peer has echoed a later one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TABLE: Final = """
+CREATE TABLE IF NOT EXISTS checkpoints (number INTEGER PRIMARY KEY, nonce TEXT NOT NULL);
+"""
+_CONFIRMED = "confirmed"
+
+
+class Checkpoints:
+    """The rows in the index of one server; `run` executes SQL in the index's transaction, the others its notes."""
+
+    def __init__(
+        self, run: Callable[..., Any], meta: Callable[[str, str], str], set_meta: Callable[[str, str], None]
+    ) -> None:
+        self._run = run
+        self._meta = meta
+        self._set_meta = set_meta
+
+    def add(self, number: int, nonce: str) -> None:
+        """Remember a checkpoint before it leaves in a mail."""
+        self._run("INSERT OR REPLACE INTO checkpoints VALUES (?, ?)", (number, nonce))
+
+    def last(self) -> int:
+        """The number of the newest checkpoint that was given; 0 before the first of this incarnation."""
+        number = self._run("SELECT max(number) FROM checkpoints").fetchone()[0]
+        return int(self._meta(_CONFIRMED, "0")) if number is None else int(number)
+
+    def confirm(self, number: int, nonce: str) -> bool:
+        """Whether the echoed checkpoint is one of ours or older than the last confirmed one; forgets older ones."""
+        if number <= int(self._meta(_CONFIRMED, "0")):
+            return True
+        if not self._run("SELECT 1 FROM checkpoints WHERE number = ? AND nonce = ?", (number, nonce)).fetchone():
+            return False
+        self._run("DELETE FROM checkpoints WHERE number < ?", (number,))
+        self._set_meta(_CONFIRMED, str(number))
+        return True
+
+    def drop_all(self) -> None:
+        """A new incarnation begins without any."""
+        self._run("DELETE FROM checkpoints")
+        self._set_meta(_CONFIRMED, "0")

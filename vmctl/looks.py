@@ -1,0 +1,74 @@
+"""How the files and message folders of a store looked when they were last read: what looks the same is left alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from vmctl.entry import Look
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TABLES: Final = """
+CREATE TABLE IF NOT EXISTS files (
+    path TEXT PRIMARY KEY, folder TEXT NOT NULL, size INTEGER NOT NULL, mtime INTEGER NOT NULL, ctime INTEGER NOT NULL,
+    inode INTEGER NOT NULL, digest TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS by_folder ON files (folder);
+CREATE TABLE IF NOT EXISTS folders (
+    path TEXT PRIMARY KEY, mtime INTEGER NOT NULL, ctime INTEGER NOT NULL, inode INTEGER NOT NULL,
+    looked INTEGER NOT NULL) WITHOUT ROWID;
+"""
+
+
+class Looks:
+    """The rows in the index of one server; `run` executes SQL in the index's transaction.
+
+    `came` is told the SHA-256 of whatever lies in a file of the store.
+    """
+
+    def __init__(self, run: Callable[..., Any], came: Callable[[str], None]) -> None:
+        self._run = run
+        self._came = came
+
+    def file(self, path: str) -> tuple[Look, str] | None:
+        """How a file looked and the SHA-256 of its bytes."""
+        row = self._run("SELECT size, mtime, ctime, inode, digest FROM files WHERE path = ?", (path,)).fetchone()
+        return None if row is None else (Look(*row[:4]), row[4])
+
+    def files_in(self, folder: str) -> dict[str, tuple[Look, str]]:
+        """The known files of one folder."""
+        rows = self._run("SELECT path, size, mtime, ctime, inode, digest FROM files WHERE folder = ?", (folder,))
+        return {row[0]: (Look(*row[1:5]), row[5]) for row in rows}
+
+    def hand_files(self) -> dict[str, tuple[Look, str]]:
+        """The known files outside of message folders."""
+        rows = self._run(
+            "SELECT path, size, mtime, ctime, inode, digest FROM files WHERE folder NOT IN (SELECT path FROM folders)"
+        )
+        return {row[0]: (Look(*row[1:5]), row[5]) for row in rows}
+
+    def set_file(self, path: str, look: Look, digest: str) -> None:
+        """Remember how a file looks and what it holds."""
+        folder = path.rpartition("/")[0]
+        self._run("INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?,?)", (path, folder, *look, digest))
+        self._came(digest)
+
+    def drop_file(self, path: str) -> None:
+        """Forget a file."""
+        self._run("DELETE FROM files WHERE path = ?", (path,))
+
+    def folders(self) -> dict[str, tuple[int, int, int, int]]:
+        """Message folders: mtime, ctime, inode, and when they were looked at (all ns but the inode)."""
+        return {row[0]: (row[1], row[2], row[3], row[4]) for row in self._run("SELECT * FROM folders")}
+
+    def set_folder(self, path: str, mtime: int, ctime: int, inode: int, looked: int) -> None:
+        """Remember how a message folder looked, and when."""
+        self._run("INSERT OR REPLACE INTO folders VALUES (?,?,?,?,?)", (path, mtime, ctime, inode, looked))
+
+    def expect_folder(self, path: str) -> None:
+        """Have a message folder listed by the next scan, there or not, unless it is known."""
+        self._run("INSERT OR IGNORE INTO folders VALUES (?,0,0,0,0)", (path,))
+
+    def drop_folder(self, path: str) -> None:
+        """Forget a message folder."""
+        self._run("DELETE FROM folders WHERE path = ?", (path,))
