@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from vmctl import durable
-from vmctl.errors import DiskFull, StoreBusy, StoreUnusable
+from vmctl.errors import DiskFull, NotFound, StoreBusy, StoreUnusable
 
 OLD, NEW = b"the old content\n", b"what is to be there now\n"
 FAULTS = [
@@ -358,3 +358,25 @@ def test_a_lock_that_the_system_refuses_is_a_fault_of_the_store(tmp_path, monkey
     with pytest.raises(StoreUnusable):
         durable.take_lock(tmp_path / "lock", timeout=0, what="it")
     assert before == len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_what_an_application_made_with_its_folders_is_durable(tmp_path, monkeypatch):
+    """A file that somebody else put there is synced, and every folder up to the root: their names may be new, too."""
+    file = tmp_path / "root/mailboxes/2001/messages/one.wav"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"RIFF")
+    synced = []
+    monkeypatch.setattr(durable, "_fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    durable.keep([file], tmp_path / "root")
+    folders = ["root/mailboxes/2001/messages", "root/mailboxes/2001", "root/mailboxes", "root"]
+    assert [str(file), *(str(tmp_path / folder) for folder in folders)] == synced
+
+
+def test_a_lock_after_a_refusal_is_no_lock_after_a_kill(tmp_path):
+    """A command that is refused leaves nothing in the air; what is raised by a fault of the disk may."""
+    path = tmp_path / "lock"
+    for error, killed in ((NotFound("no"), False), (StoreUnusable("broken"), True), (SystemExit(), True)):
+        with pytest.raises(type(error)), durable.lock(path, timeout=1, what="it", shared_text="me"):
+            raise error
+        with durable.lock(path, timeout=1, what="it", shared_text="me") as turn:
+            assert (False, killed) == (turn.follows_well, turn.follows_kill)

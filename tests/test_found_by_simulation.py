@@ -232,3 +232,27 @@ def test_what_a_person_saves_over_a_change_that_no_file_showed_yet_is_listed(wor
     for name in NAMES:
         listed = [entry.record.document for entry in world.machines[name].index.entries("kind = 'conflict'")]
         assert [("Cleo", "Bob")] == [(one["won"]["is"], one["lost"]["is"]) for one in listed]
+
+
+@pytest.mark.parametrize("steps", range(1, 16))
+def test_a_file_that_a_killed_process_wrote_is_durable_before_it_is_noted(world, steps):
+    """A command is killed at some step, the next process finds its file, the power is cut: the file is there, or written."""
+    machine = world.machines[A]
+    machine.side.crash_at = machine.side.steps + steps
+    world.product(A, lambda: world.desk(A).create_mailbox("2002", {"name": "Bob"}))
+    machine.side.crash_at = None
+    assert "ok" == world.turn(A, scan=False, send=False)
+    known = world.documents(A, ["mailbox/2002"])
+    world.cut(A)
+    assert bool(known) == world.at(A, "mailboxes/2002/mailbox.yaml").exists()
+
+
+def test_a_mailbox_made_again_leaves_no_tomb_to_a_new_index(world):
+    """It is deleted, made again, and the index is lost before the next turn: nothing remembers that it was dead."""
+    world.desk(A).delete_mailbox("2001")
+    world.desk(A).create_mailbox("2001", {"name": "Cleo"})
+    lose_index(world, A)
+    world.look(A)
+    come_to_rest(world)
+    for name in NAMES:
+        assert "Cleo" == world.documents(name, ["mailbox/2001"])["mailbox/2001"]["name"]

@@ -533,8 +533,8 @@ def test_two_processes_that_open_a_store_without_its_index_begin_one_life(wire, 
     def locked_second(root):
         monkeypatch.setattr(replica, "store_lock", real)
         Replica.open(wire.config, "primary", wire.clock).close()
-        with real(root):
-            yield
+        with real(root) as turn:
+            yield turn
 
     monkeypatch.setattr(replica, "store_lock", locked_second)
     lose_index(wire, "primary")

@@ -126,14 +126,13 @@ class Applier:
             if not self._as_last_seen(key):
                 return False  # a person is at it: when the file stands still it is merged first
         entry = self._index.get(key)
-        if entry is None or not entry.todo:
-            if self._index.tombstones.is_unburied(key):
-                self._bury(key)
-            return True
-        if not entry.record.lives:
-            self._remove(entry)
-        elif not self._write(entry, marked=marked):
-            return False
+        if entry is not None and entry.todo:
+            if not entry.record.lives:
+                self._remove(entry)
+            elif not self._write(entry, marked=marked):
+                return False
+        if self._index.tombstones.is_unburied(key):
+            self._bury(key)
         return True
 
     def holds_audio(self, entry: Entry) -> bool:
@@ -421,8 +420,6 @@ class Applier:
             self._index.looks.set_file(path, self._store.look_now(self._store.root / path), digest)
             self._index.put(replace(entry, shown=entry.record), self._clock.wall())
             self._index.faults.drop(path)
-        if self._index.tombstones.is_unburied(entry.record.key):
-            self._bury(entry.record.key)
 
     def _tidy(self, path: str) -> None:
         """Remove the folders that a deleted mailbox leaves empty."""

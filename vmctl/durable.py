@@ -20,7 +20,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vmctl.errors import DiskFull, StoreBusy, StoreUnusable
+from vmctl.errors import DiskFull, RecordError, StoreBusy, StoreUnusable, SyncError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -33,6 +33,7 @@ _CHUNK = 1 << 20
 _MOST_SINGLY = 100  # files: more are made durable by one sync of everything
 _TOLD = 1024  # bytes that a lock holds
 _ENDED_WELL = "nobody: the last one ended well"
+_ENDED_ILL = "nobody: the last one ended with an error"
 
 _open = os.open
 _truncate = os.ftruncate
@@ -256,13 +257,22 @@ def discard(path: Path) -> None:
         _discard(path)
 
 
-def keep(paths: Iterable[Path]) -> None:
-    """Make files durable that somebody else wrote, with their names. One that is gone meanwhile is left out."""
+def keep_all() -> None:
+    """Make everything durable that anybody has written: a process may have been killed before it waited for that."""
+    _sync()
+
+
+def keep(paths: Iterable[Path], root: Path) -> None:
+    """Make files below `root` durable that somebody else wrote, with their names and those of the folders that hold them.
+
+    One that is gone meanwhile is left out.
+    """
     files = list(paths)
     if len(files) > _MOST_SINGLY:
-        _sync()
+        keep_all()
         return
-    for path in [*files, *sorted({path.parent for path in files})]:
+    folders = {folder for path in files for folder in path.parents if folder.is_relative_to(root)}
+    for path in [*files, *sorted(folders, reverse=True)]:
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError:
@@ -294,9 +304,14 @@ def fsync_directory(path: Path) -> None:
 
 @dataclass(slots=True)
 class Turn:
-    """One holding of a lock: whether the holder before ended well, so that nothing is left of its work, and whether this does."""
+    """One holding of a lock: how the holder before ended, and whether this one does well.
+
+    Of one that ended well nothing is left to be done. What one that was killed, or met a fault of the disk, has written
+    may be in the page cache only: nobody waited for it.
+    """
 
     follows_well: bool
+    follows_kill: bool
     ends_well: bool = True
 
 
@@ -310,13 +325,17 @@ def lock(path: Path, *, timeout: float, what: str, shared_text: str = "") -> Ite
     """
     fd = take_lock(path, timeout=timeout, what=what)
     try:
-        turn = Turn(_all_told(fd) == _ENDED_WELL)
+        before = _all_told(fd)
+        turn = Turn(before == _ENDED_WELL, before not in {_ENDED_WELL, _ENDED_ILL})
         if not tell(fd, shared_text):
             with contextlib.suppress(OSError):
                 _truncate(fd, 0)  # that takes no room: should this holder be killed, the next must not find a good end
         yield turn
         if turn.ends_well:
             tell(fd, _ENDED_WELL)
+    except (RecordError, SyncError):  # nothing of the disk
+        tell(fd, _ENDED_ILL)
+        raise
     finally:
         os.close(fd)
 
@@ -382,7 +401,7 @@ def _opened(path: Path) -> int | None:
 
 def _told(fd: int) -> str:
     told = _all_told(fd)
-    return "another process" if told in {"", _ENDED_WELL} else told
+    return "another process" if told in {"", _ENDED_WELL, _ENDED_ILL} else told
 
 
 def _all_told(fd: int) -> str:

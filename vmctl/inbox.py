@@ -119,6 +119,8 @@ class Inbox:
         Not before all is here that was deleted with it: that comes in many mails, in any order.
         """
         taken = Taken()
+        if self._index.is_new:  # the mailbox may be there: nobody has looked yet
+            return taken
         with self._index.transaction():
             for extension in self._index.deleted_with_content():
                 entry = self._index.get(mailbox_key(extension))

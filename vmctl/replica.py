@@ -103,12 +103,12 @@ class Replica:
         server = config.servers[name]
         assert server.store is not None, "a replica needs a store on this host"  # noqa: S101
         identity.read(server.store, config.network, name)  # before its lock is made in what may be no store of ours
-        with store_lock(server.store):
+        with store_lock(server.store) as turn:
             whose = identity.read(server.store, config.network, name)  # another process may have begun a new one
             index = Index.open(server.store / identity.DIRECTORY / "index.db", create=True)
             try:
                 replica = cls(config, server, index, clock, remembers=rejoin.remembers(index, whose), why=why)
-                replica.applier.recover()
+                replica.recover(turn)
             except BaseException:
                 index.close()
                 raise
@@ -133,9 +133,15 @@ class Replica:
             if not self.index.is_there or whose.incarnation != self.index.meta("incarnation"):
                 raise StoreExchanged(f"the store {self.store.root} was exchanged while it was in use")
             if not turn.follows_well:
-                self.applier.recover()  # another process may have been killed since
+                self.recover(turn)  # another process may have been killed since
             yield
             turn.ends_well = not self.applier.unfinished
+
+    def recover(self, turn: durable.Turn) -> None:
+        """Finish what others left unfinished. The caller holds the store's lock in this turn."""
+        if turn.follows_kill:
+            durable.keep_all()
+        self.applier.recover()
 
     # From the store into the index
 

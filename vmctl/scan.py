@@ -153,7 +153,7 @@ class Scanner:
 
     def _keep_new(self) -> None:
         """What was taken in is accepted, so it is made durable first: whoever wrote it may not have waited for the disk."""
-        durable.keep(self._store.root / path for path in self._new)
+        durable.keep((self._store.root / path for path in self._new), self._store.root)
         self._new.clear()
 
     # Files that people edit

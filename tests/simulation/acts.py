@@ -31,6 +31,7 @@ ACTS = {}
 BOXES = ("200", "201", "202")
 GREETING_NAMES = ("busy", "name")
 FLOWS = ("day", "night")
+BIRTHS = ("leave", "dropped in")  # of messages, as acts
 SERVICE = "voicemail"  # which the config names, and every new mailbox gets
 
 
@@ -676,6 +677,9 @@ def _remove(world, name, key, *, sync):
         "callflow": lambda: [root / f"callflows/{ident}.yaml"],
         "greeting": lambda: sorted((root / f"mailboxes/{mailbox}/greetings").glob(f"{ident}.*")),
     }[kind]()
+    seen = set(world.shown(name, key))
+    if kind == "message" and paths:  # whoever removes a file has seen that there was one
+        seen |= {act.number for act in world.ledger.of(world.ledger.know(name, key)) if act.what in BIRTHS}
     for path in paths:
         world.disk.take_away(path, sync=sync)
     if kind == "message":  # with the file goes the recording
@@ -688,7 +692,7 @@ def _remove(world, name, key, *, sync):
         del world.dropped[name][key]  # nobody had scanned it: it is gone
     elif key not in world.removed[name]:
         world.removed[name][key] = {
-            "seen": world.shown(name, key),
+            "seen": seen,
             "paths": [path for path in paths if kind != "message" or path.suffix == ".json"],
             "power": False,
         }

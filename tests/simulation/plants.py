@@ -79,7 +79,7 @@ def answered_before_fsync(self, raw, packet, wall):
 
 
 @plant(durable, "keep", "hand crash", power=1.0)
-def scanned_before_durable(paths):
+def scanned_before_durable(_paths, _root):
     """What an application or a person wrote counts as accepted before it is durable."""
 
 
