@@ -366,7 +366,7 @@ def test_what_an_application_made_with_its_folders_is_durable(tmp_path, monkeypa
     file.parent.mkdir(parents=True)
     file.write_bytes(b"RIFF")
     synced = []
-    monkeypatch.setattr(durable, "_fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    monkeypatch.setattr(durable, "_fsync", lambda fd: synced.append(str(Path(f"/proc/self/fd/{fd}").readlink())))
     durable.keep([file], tmp_path / "root")
     folders = ["root/mailboxes/2001/messages", "root/mailboxes/2001", "root/mailboxes", "root"]
     assert [str(file), *(str(tmp_path / folder) for folder in folders)] == synced

@@ -256,3 +256,21 @@ def test_a_mailbox_made_again_leaves_no_tomb_to_a_new_index(world):
     come_to_rest(world)
     for name in NAMES:
         assert "Cleo" == world.documents(name, ["mailbox/2001"])["mailbox/2001"]["name"]
+
+
+def test_a_message_whose_folder_went_while_the_mailbox_could_not_be_read_is_missed_later(world):
+    """Its absence is no deletion then, and is not forgotten either: when the folder can be read again it counts."""
+    ident = world.message("2001", B)
+    world.exchange()
+    world.look(A)
+    for path in sorted(world.at(A, "mailboxes/2001/messages").iterdir()):
+        world.disk.take_away(path)
+    with world.disk.by_hand():
+        world.disk.rmdir(world.at(A, "mailboxes/2001/messages"))
+    world.machines[A].side.unreadable[str(world.at(A, "mailboxes/2001"))] = ("list",)
+    world.look(A, accept=True)
+    assert world.documents(A, [f"message/2001/{ident}"])
+    world.machines[A].side.unreadable.clear()
+    world.look(A, accept=True)
+    assert not world.documents(A, [f"message/2001/{ident}"])
+    come_to_rest(world)

@@ -72,11 +72,11 @@ class Absences:
         keys = [key for key in keys if key not in there]
         for folder in sorted(listed):
             extension = self._store.mailbox_of(folder)
-            keys += self._index.keys("mailbox = ? AND kind = 'message' AND shown IS NOT NULL", (extension,))
-        missing = {key for key in keys if not self._is_there(key, walk)}
-        for folder in listed:
-            if folder not in walk.folders and folder not in walk.unread:
+            inside = self._index.keys("mailbox = ? AND kind = 'message' AND shown IS NOT NULL", (extension,))
+            if not inside and folder not in walk.folders:  # else it is asked for until it is known to be gone
                 self._index.looks.drop_folder(folder)
+            keys += inside
+        missing = {key for key in keys if not self._is_there(key, walk)}
         for key in missing:  # to be listed again, by another process too, until the absence is decided
             if parse_key(key).kind == MESSAGE:
                 self._index.looks.set_folder(self._store.folder(str(parse_key(key).mailbox)), 0, 0, 0, 0)

@@ -567,6 +567,7 @@ def _edited(world, name, key, path, document, change, how, sync):
         "power": False,
         "text": text,
         "old": old,
+        "former": pending if pending and pending["sync"] else None,
     }
     world.hand[name][key]["loose"] = bool(pending and pending.get("loose"))
 
@@ -679,7 +680,8 @@ def _remove(world, name, key, *, sync):
     }[kind]()
     seen = set(world.shown(name, key))
     if kind == "message" and paths:  # whoever removes a file has seen that there was one
-        seen |= {act.number for act in world.ledger.of(world.ledger.know(name, key)) if act.what in BIRTHS}
+        known = world.ledger.know(name, key) | world.ledger.perhaps(name, key)
+        seen |= {act.number for act in world.ledger.of(known) if act.what in BIRTHS}
     for path in paths:
         world.disk.take_away(path, sync=sync)
     if kind == "message":  # with the file goes the recording
@@ -824,7 +826,7 @@ def _forget(world, name):
     world.forgot.add(name)
     ledger = world.ledger
     if machine.post is not None:
-        lagging = set(machine.index.todo())
+        lagging = {*machine.index.todo(), *machine.index.tombstones.unburied()}
     else:
         lagging = {key for key in ledger.keys() if ledger.know(name, key) != ledger.shown(name, key)}
     _down(world, name)
@@ -833,6 +835,8 @@ def _forget(world, name):
         there = has_file(world, name, key)
         if key.startswith("message/"):
             lost = known - ledger.shown(name, key) if key in lagging and there else set() if there else set(known)
+        elif there and key not in lagging and not has_file(world, name, key, tombs=False):
+            lost = set()  # a tombstone says all that there was
         else:  # of YAML only the values are left, and of greetings the bytes: who made them when is forgotten
             lost = set(known)
             if there:
@@ -959,11 +963,14 @@ def by_outcome(world, name, what, before):
         if key in before and is_there(hand):
             values = before[key] | hand["writes"]
             before[key] = {field: value for field, value in values.items() if value != ABSENT}
+    there = {
+        key for key in world.ledger.keys() if has_file(world, name, key, tombs=False)
+    }  # a new index may not know of it yet
 
     def note(*, maybe, keys):
         for key in sorted(keys, key=lambda key: key.startswith("mailbox/")) if maybe is not None else ():
             was, now = before.get(key), world.documents(name, [key]).get(key)
-            if was == now:
+            if was == now and not (now is None and key in there and not has_file(world, name, key, tombs=False)):
                 continue
             values, former = now or {}, was or {}
             changed = {field for field in values.keys() | former.keys() if values.get(field) != former.get(field)}

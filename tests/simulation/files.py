@@ -109,7 +109,7 @@ def _sha(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def has_file(world, name, key):
+def has_file(world, name, key, *, tombs=True):
     """Whether a store has a file that tells a new index of a record: its own, or its tombstone."""
     kind, mailbox, ident = parse_key(key)
     base = world.machines[name].unmounted or world.machines[name].root
@@ -119,7 +119,9 @@ def has_file(world, name, key):
         "prompt": [f"prompts/{ident}.wav"],
         "mailbox": [f"mailboxes/{ident}/mailbox.yaml"],
         "greeting": [f"mailboxes/{mailbox}/greetings/{ident}.wav"],
-        "message": [f"{under}mailboxes/{mailbox}/messages/{ident}.json" for under in ("", ".vmctl/deleted/")],
+        "message": [
+            f"{under}mailboxes/{mailbox}/messages/{ident}.json" for under in ("", ".vmctl/deleted/")[: 1 + tombs]
+        ],
     }[kind]
-    paths += [f".vmctl/deleted/{path}.tomb.json" for path in paths if kind != "message"]
+    paths += [f".vmctl/deleted/{path}.tomb.json" for path in paths if kind != "message" and tombs]
     return any((base / path).exists() for path in paths)

@@ -97,6 +97,10 @@ def _learn_edit(world, machine, key, hand):
         return  # it waits for a scan
     if is_torn(hand):
         return  # a power cut tore it: it waits for its writer to look at it again
+    if hand["power"] and not hand["sync"] and hand.get("former"):
+        world.hand[name][key] = hand["former"]  # the power cut took the last save; the one before was synced
+        _learn_edit(world, machine, key, hand["former"])
+        return
     require(
         hand["power"] and not hand["sync"],
         f"{name}: a person's edit of {key} was overwritten: {hand['writes']}, the file holds {there}",
