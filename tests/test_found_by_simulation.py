@@ -274,3 +274,32 @@ def test_a_message_whose_folder_went_while_the_mailbox_could_not_be_read_is_miss
     world.look(A, accept=True)
     assert not world.documents(A, [f"message/2001/{ident}"])
     come_to_rest(world)
+
+
+class Until(Unlucky):
+    """Of what was not synced so many changes survive, the oldest."""
+
+    def __init__(self, survive):
+        self.survive = survive
+
+    def choice(self, _values):
+        return 0.5
+
+    def random(self):
+        self.survive -= 1
+        return 0.0 if self.survive >= 0 else 1.0
+
+
+@pytest.mark.parametrize("survive", range(5))
+def test_what_a_power_cut_brings_back_of_an_earlier_exchange_stands_for_no_later_one(world, survive):
+    """A file was replaced, the next change is committed and not written; the file put aside is there again: no edit."""
+    world.desk(A).set_mailbox("2001", {"name": "Bob"})
+    machine = world.machines[A]
+    machine.side.crash_at = machine.side.steps + 3
+    assert "crash" == world.product(A, lambda: world.desk(A).set_mailbox("2001", {"quota": 7}))
+    assert 7 == world.documents(A, ["mailbox/2001"])["mailbox/2001"]["quota"]
+    world.disk.power_cut(machine.side, Until(survive))
+    world.look(A)
+    come_to_rest(world)
+    for name in NAMES:
+        assert 7 == world.documents(name, ["mailbox/2001"])["mailbox/2001"]["quota"]

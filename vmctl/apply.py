@@ -256,7 +256,8 @@ class Applier:
             )  # fmt: skip
             return
         settled = True  # the file that is still there was not replaced
-        if not entry.todo:  # its replacement was committed; what is not as expected was broken, and is named
+        if not entry.todo or self._is_as_noted(path, aside):
+            # its replacement was committed, this or one before; what is not as expected was broken, and is named
             settled = digest_of(aside)[0] == expected
         elif not aside.samefile(self._store.root / path):
             with self._index.transaction():
@@ -266,6 +267,16 @@ class Applier:
                 self._index.looks.drop_file(path)  # to be read again: a person may have saved into the new one since
         if settled:
             self._forget_aside(aside)
+
+    def _is_as_noted(self, path: str, aside: Path) -> bool:
+        """Whether a file is what the index last noted of it, and not what was put aside: that is from an earlier exchange.
+
+        A power cut brings it back after it was done with, as nobody waits for its removal to be durable.
+        """
+        place, known = self._store.root / path, self._index.looks.file(path)
+        if known is None or not place.is_file() or aside.samefile(place):
+            return False
+        return digest_of(place)[0] == known[1]
 
     def _forget_aside(self, aside: Path) -> None:
         durable.discard(aside)
