@@ -303,3 +303,43 @@ def test_what_a_power_cut_brings_back_of_an_earlier_exchange_stands_for_no_later
     come_to_rest(world)
     for name in NAMES:
         assert 7 == world.documents(name, ["mailbox/2001"])["mailbox/2001"]["quota"]
+
+
+@pytest.mark.parametrize("steps", range(3, 15))
+def test_a_file_that_says_what_is_known_makes_it_no_younger(world, steps):
+    """A file was written, and perhaps not noted; a person edits one value in it: the others are as old as they were."""
+    machine = world.machines[B]
+    world.desk(A).create_mailbox("2002", {"name": "Bob", "quota": 5})
+    for parcel in world.machines[A].post.parcels(always=True):
+        world.machines[A].post.deliver(parcel)
+    path = world.at(B, "mailboxes/2002/mailbox.yaml")
+    machine.side.crash_at = machine.side.steps + steps
+    world.turn(B, scan=False, send=False)
+    machine.side.crash_at = None
+    world.now += 60_000_000
+    world.machines[A].clock.offset -= 55_000_000
+    world.desk(A).set_mailbox("2002", {"quota": 6})
+    name = "Cleo" if path.exists() else "Bob"
+    if path.exists():
+        world.disk.put(path, path.read_bytes().replace(b"Bob", b"Cleo"))
+    world.look(B)
+    come_to_rest(world)
+    for server in NAMES:
+        (found,) = world.documents(server, ["mailbox/2002"]).values()
+        assert (name, 6) == (found["name"], found["quota"])
+
+
+def test_a_message_that_the_first_scan_could_not_reach_is_not_put_back_by_anybody(world):
+    """A new index could not look into a mailbox; the peer has deleted a message in it meanwhile: it stays deleted."""
+    ident = world.message("2001")
+    world.exchange()
+    world.desk(A).delete_message("2001", ident)
+    world.machines[B].side.unreadable[str(world.at(B, "mailboxes/2001"))] = ("list",)
+    lose_index(world, B)
+    world.look(B)
+    world.exchange()
+    world.machines[B].side.unreadable.clear()
+    world.look(B)
+    come_to_rest(world)
+    for name in NAMES:
+        assert not world.documents(name, [f"message/2001/{ident}"])

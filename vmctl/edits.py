@@ -153,7 +153,7 @@ class Edits:
                 self._put(replace(entry, shown=state if record.kind == MESSAGE else record))
                 return
             # made here by hand while the peer's was on its way: both were made without knowing the other
-            mine = state or created(record.key, document, self._tick(), at)
+            mine = state or _no_younger(created(record.key, document, self._tick(), at), record)
             self._edit(entry, mine, state.vector if state else {})
         elif state is not None and self._index.is_new:
             # a new index meets the file of a message that the peer or a tombstone knows as deleted: nobody put it there
@@ -215,6 +215,16 @@ class Edits:
 
     def _witness(self, record: Record) -> None:
         self._index.witness(max(record.vector.values(), default=0))
+
+
+def _no_younger(mine: Record, known: Record) -> Record:
+    """A record with the values that are known already as old as they are known: who says the same sets nothing."""
+
+    def field(name: str) -> Field:
+        one, other = mine.fields[name], known.fields.get(name)
+        return other if other is not None and _equal({name: one.value}, {name: other.value}) else one
+
+    return replace(mine, fields={name: field(name) for name in mine.fields})
 
 
 def _as_in_file(record: Record) -> Record:

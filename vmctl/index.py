@@ -88,8 +88,8 @@ class Index:
 
     @property
     def is_new(self) -> bool:
-        """Whether no scan has looked at all of the store yet: what is in it need not be new."""
-        return not int(self.meta("full_scan", "0"))
+        """Whether no scan has been able to look at all of the store yet: what is in it need not be new."""
+        return not int(self.meta("seen_all", self.meta("full_scan", "0")))  # an older vmctl noted only the time
 
     @classmethod
     def open(cls, path: Path, *, create: bool = False) -> Self:

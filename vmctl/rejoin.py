@@ -67,6 +67,7 @@ def start_over(
         index.forget_bases()
         index.checkpoints.drop_all()
         index.set_meta("full_scan", "0")
+        index.set_meta("seen_all", "0")
         index.set_meta("incarnation", whose.incarnation)
     _tell(journal, server, wall, former, whose.incarnation, why)
 

@@ -104,6 +104,8 @@ class Scanner:
             self._mended(walk, listed)
             if full:
                 self._index.set_meta("full_scan", str(self._clock.wall()))
+                if not walk.unread:
+                    self._index.set_meta("seen_all", "1")
             self._keep_new()
         return self._reported()
 

@@ -550,13 +550,16 @@ def _edit(world, name):
 
 def _edited(world, name, key, path, document, change, how, sync):
     new = not path.exists()
+    if not new and world.is_unnoted(name, key):  # it may have been put there just before a crash, or by somebody else
+        for field, was in (read_document(path) or {}).items():
+            world.ledger.note(name, key, "saved with it", writes={field: was}, maybe=True, keeps=True)
     text = yaml_text(key, document)
     pending = world.hand[name].get(key)
     old = pending["old"] if pending else path.read_bytes() if path.exists() else None
     seen = pending["seen"] if pending else world.shown(name, key) | _evident(world, name, key, path)
     world.disk.put(path, text, how, sync=sync)
     writes = (pending["writes"] if pending else {}) | change
-    if new:
+    if new and not world.ledger.must_live(key, [name]):  # else what lives and has no file yet is only added to
         writes = dict.fromkeys(world.ledger.fields(key, name), ABSENT) | writes
     synced = sync and (pending is None or pending["sync"])
     world.hand[name][key] = {

@@ -25,7 +25,7 @@ def check_step(world):
         lives = {key: bool(alive) for key, alive, _ in rows}
         todo = {key for key, _, owed in rows if owed}
         learn(world, machine)
-        settled = not world.ledger.memory[name].spooled and int(machine.index.meta("full_scan", "0"))
+        settled = not world.ledger.memory[name].spooled and not machine.index.is_new
         if settled:  # a new index has not seen the files yet
             _presence(world, name, lives)
             _files_there(world, machine, lives, todo)

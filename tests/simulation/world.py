@@ -378,6 +378,15 @@ class World:
                     found[key] = values | ({"audio": audio["sha256"]} if isinstance(audio, dict) else {})
         return found
 
+    def is_unnoted(self, name, key):
+        """Whether a server's index has a record and does not know of a file that shows it."""
+        path = self.machines[name].root / ".vmctl/index.db"
+        if not path.exists():
+            return False
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            row = db.execute("SELECT shown FROM records WHERE key = ?", (key,)).fetchone()
+            return row is not None and row[0] is None
+
     def aged(self, name):
         """Housekeeping was cut off: what it had deleted by then."""
         for key in self.ledger.keys("message/"):
