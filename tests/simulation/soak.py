@@ -21,6 +21,7 @@ def soak(state, seeds, first=None, jobs=2, seconds=float("inf"), *, show=print):
     is interrupted tells what it has found so far, and the next one goes on from there.
     """
     state.mkdir(exist_ok=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     start = first if first is not None else _next(state)
     began, counts, failures, done = time.monotonic(), Counter(), {}, 0
     todo = iter(range(start, start + seeds, _BATCH))
@@ -76,6 +77,7 @@ def _next(state):
 
 def _work(work, results):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the one who waits for the results
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     while (batch := work.get()) is not None:
         counts, bad = Counter(), {}
         for seed in range(*batch):
