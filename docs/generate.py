@@ -74,8 +74,10 @@ def exit_codes() -> str:
         "|--:|---|---|---|---|",
     ]
     found = [one for _, one in inspect.getmembers(errors, inspect.isclass) if issubclass(one, errors.VmctlError)]
-    leaves = [one for one in found if not one.__subclasses__()]
-    for one in sorted(leaves, key=lambda one: one.exit_code):
+    raised = [
+        one for one in found if not one.__subclasses__() or (one.retry and "hint" in vars(one))
+    ]  # the others are families
+    for one in sorted(raised, key=lambda one: one.exit_code):
         words = inspect.getdoc(one) or ""
         hint = one.hint.replace("|", "or")
         lines.append(f"| {one.exit_code} | `{one.__name__}` | {words} | {'yes' if one.retry else 'no'} | {hint} |")

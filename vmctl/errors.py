@@ -304,6 +304,8 @@ class PeerUnreachable(SyncError):
 class MailPutOff(PeerUnreachable):
     """The peer's server does not take a sync mail now."""
 
+    hint = "its words say why; it is tried again by itself, 'vmctl status' shows what waits, nothing is lost"
+
 
 class NotInStep(SyncError):
     """The time ran out before both stores were in step."""
