@@ -980,7 +980,10 @@ def by_outcome(world, name, what, before):
             if was is None:  # it is as it is now in every field, whatever was known of it
                 changed |= world.ledger.fields(key, name)
             writes = {field: values.get(field, ABSENT) for field in changed} if now is not None else {}
-            world.ledger.note(name, key, what, keeps=now is not None, deletes=now is None, writes=writes, maybe=maybe)
+            keeps = now is not None and (
+                was is None or not key.startswith("message/") or writes.get("status") == "saved"
+            )
+            world.ledger.note(name, key, what, keeps=keeps, deletes=now is None, writes=writes, maybe=maybe)
 
     return note
 
