@@ -685,6 +685,8 @@ def _remove(world, name, key, *, sync):
     if kind == "message" and paths:  # whoever removes a file has seen that there was one
         known = world.ledger.know(name, key) | world.ledger.perhaps(name, key)
         seen |= {act.number for act in world.ledger.of(known) if act.what in BIRTHS}
+    for path in paths if kind in {"mailbox", "callflow"} else ():
+        seen |= _evident(world, name, key, path)
     for path in paths:
         world.disk.take_away(path, sync=sync)
     if kind == "message":  # with the file goes the recording
