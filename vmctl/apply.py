@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vmctl.clock import Clock
+    from vmctl.errors import VmctlError
     from vmctl.index import Index
     from vmctl.model import Record
     from vmctl.scan import Scanner
@@ -80,7 +81,7 @@ class Applier:
     def _bury_one(self, key: str) -> None:
         try:
             self._bury(key)
-        except StoreUnusable as error:
+        except (StoreUnusable, RecordError) as error:
             path = self._graves.tomb(key).relative_to(self._store.root).as_posix()
             self._index.faults.set(path, error.why or error.what, error.hint, self._clock.wall())
 
@@ -103,8 +104,13 @@ class Applier:
             (done.written if self._apply(key, marked=True) else done.waiting).append(key)
         except StoreUnusable as error:  # one odd file must not keep all others from being written
             self.unfinished = True
-            self._index.faults.set(self._store.path(key), error.words, error.hint, self._clock.wall())
-            done.waiting.append(key)
+            self._wait(key, error, done)
+        except RecordError as error:
+            self._wait(key, error, done)
+
+    def _wait(self, key: str, error: VmctlError, done: Applied) -> None:
+        self._index.faults.set(self._store.path(key), error.words, error.hint, self._clock.wall())
+        done.waiting.append(key)
 
     def _drop_asides(self) -> None:
         """The files that were put aside and looked at: not before the commit, as one may hold the only copy of an edit."""

@@ -7,6 +7,7 @@ acknowledged here: the acknowledgement leaves with the next mail, after the tran
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from vmctl.model import (
     Record,
     Tick,
     Vector,
+    check_numbers,
     deleted,
     mailbox_key,
     parse_key,
@@ -240,7 +242,7 @@ class Inbox:
     def _hold(self, value: dict[str, Any], why: str) -> None:
         key, version = value.get("key"), value.get("version")
         log.error("a record of the peer is held back: %s", one_line(f"{key}: {why}", _LONGEST_REASON))
-        if isinstance(key, str) and isinstance(version, str):
+        if isinstance(key, str) and isinstance(version, str) and f"{key}{version}".isascii():
             self._index.shelf.hold(key, version, one_line(why, _LONGEST_REASON))
 
     def _record(self, value: dict[str, Any], taken: Taken) -> None:
@@ -252,6 +254,8 @@ class Inbox:
             vector: Vector | None = None if base is None else vector_from_json(key, base["vector"])
             version = str(value["version"])
             based_on = "" if base is None else str(base["version"])
+            check_numbers(part)
+            json.dumps(value, ensure_ascii=False).encode()  # half a character fits neither the index nor a file
         except (ValueError, KeyError, TypeError) as error:
             self._hold(value, f"it cannot be read: {error}")
             return
