@@ -1,10 +1,12 @@
 """Writing the store: a person's edit at any moment is merged, a crash at any moment leaves nothing but work to do."""
 
+import contextlib
 import errno
 import json
 import os
 
 import pytest
+from wire import Wire
 
 from vmctl import durable
 from vmctl.apply import Applier
@@ -221,6 +223,46 @@ def test_a_greeting_is_replaced_and_the_old_one_kept(wire, box, recording):
     wire.desk().delete_greeting("2001", "busy")
     wire.in_step()
     assert [] == wire.b.store.names("greeting", "2001")
+
+
+@pytest.mark.parametrize("form", ["wav", "gsm"])
+def test_a_crash_while_a_greeting_is_replaced_deletes_none(tmp_path, no_fsync, monkeypatch, recording, form):
+    """Whichever rename is the last, callers have a greeting, and nobody's deletion is listed afterwards."""
+    wire = Wire(tmp_path / "net", {"audio.formats": ["wav", "gsm"]})
+    wire.desk().create_mailbox("2001", {})
+    renamed, steps = durable._rename, 0
+    greetings = wire.root() / "mailboxes/2001/greetings"
+    done = False
+    while not done:
+        steps += 1
+        old, new = recording(), recording().rename(tmp_path / f"new-{steps}.{form}")
+        if (greetings / "busy.gsm").exists():
+            wire.desk().delete_greeting("2001", "busy")
+        wire.desk().set_greeting("2001", "busy", old)
+        wire.in_step()
+        wire.desk("secondary").set_greeting("2001", "busy", new)
+        wire.send("secondary")
+        wire.deliver(take=False)
+        left = [steps]
+
+        def rename_and_die(*paths, left=left):
+            renamed(*paths)
+            left[0] -= 1
+            if not left[0]:
+                raise Crash
+
+        with monkeypatch.context() as patch, contextlib.suppress(Crash):
+            patch.setattr(durable, "_rename", rename_and_die)
+            wire.a.take()
+            done = True
+        assert [] != list(greetings.iterdir())
+        wire.crash("primary")
+        wire.in_step()
+        assert [f"busy.{form}"] == [path.name for path in greetings.iterdir()]
+        assert new.read_bytes() == (greetings / f"busy.{form}").read_bytes()
+        assert [] == wire.a.index.keys("kind = 'conflict'")
+    assert steps > 2
+    wire.close()
 
 
 def test_a_crash_before_the_file_aside_is_dropped_makes_no_edit_of_it(wire, box, monkeypatch):

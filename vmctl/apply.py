@@ -292,6 +292,8 @@ class Applier:
             audio = audio_of(entry.record.document)
             path = self._store.path(key, audio["format"] if audio else "wav")
             digest = digest_of(self._store.root / path)[0]
+            if audio is not None:
+                self._drop_former_format(entry, self._store.audio_path(key, audio["format"]))
             self._shown(entry, path, digest)
 
     def _is_there(self, path: str) -> bool:
@@ -375,24 +377,25 @@ class Applier:
             found = digest_of(place)[0]
             if known is not None and found != known[1] and entry.record.kind != MESSAGE:
                 return False  # saved at the last moment: it is merged when it stands still
-            self._pool.take_in(place, found)
-        if entry.shown is not None:
-            self._drop_former_format(entry, target)
+            self._pool.keep(place, found)  # there is always one in its place: a crash must not look like a deletion
         if source.startswith(".vmctl/"):
             others = [other for other in self._index.with_audio(sha256) if other.record.key != entry.record.key]
             self._pool.place(sha256, place, last=not others)
         else:
             durable.copy(self._store.root / source, place)
+        self._drop_former_format(entry, target)
         self._index.looks.set_file(target, self._store.look_now(place), sha256)
         return True
 
     def _drop_former_format(self, entry: Entry, target: str) -> None:
+        """Take the recording that another one replaced out of the store, where that has another name."""
         former = audio_of(entry.shown.document) if entry.shown else None
         if former is None:
             return
         path = self._store.audio_path(entry.record.key, former["format"])
-        if path != target and self._store.look(path) is not None:
-            self._pool.take_in(self._store.root / path, former["sha256"])
+        place = self._store.root / path
+        if path != target and self._store.look(path) is not None and digest_of(place)[0] == former["sha256"]:
+            self._pool.take_in(place, former["sha256"])
             self._index.looks.drop_file(path)
 
     def _remove(self, entry: Entry) -> None:
