@@ -9,8 +9,8 @@ import pytest
 from wire import Wire
 
 from vmctl import durable
-from vmctl.apply import Applier
 from vmctl.errors import DiskFull
+from vmctl.replacing import Replacing
 
 EXCHANGE = durable.exchange
 
@@ -267,7 +267,7 @@ def test_a_crash_while_a_greeting_is_replaced_deletes_none(tmp_path, no_fsync, m
 
 def test_a_crash_before_the_file_aside_is_dropped_makes_no_edit_of_it(wire, box, monkeypatch):
     """The process ends after the commit of a replaced file, with the old one still aside: the new value stays."""
-    monkeypatch.setattr(Applier, "_drop_asides", lambda _self: None)
+    monkeypatch.setattr(Replacing, "noted", lambda _self: None)
     wire.desk("secondary").set_mailbox("2001", {"name": "Augusta"})
     wire.send("secondary")
     wire.deliver()

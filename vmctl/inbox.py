@@ -31,7 +31,6 @@ from vmctl.model import (
 from vmctl.ranges import without
 
 if TYPE_CHECKING:
-    from vmctl.apply import Applier
     from vmctl.clock import Clock
     from vmctl.contact import Contact
     from vmctl.doubt import Doubt
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from vmctl.mail import Audio, SyncMail
     from vmctl.outbox import Outbox
     from vmctl.parked import Lot
+    from vmctl.recordings import Recordings
     from vmctl.store.pool import Pool
 
 log = logging.getLogger("vmctl.inbox")
@@ -72,7 +72,7 @@ class Inbox:
         self,
         index: Index,
         pool: Pool,
-        applier: Applier,
+        recordings: Recordings,
         contact: Contact,
         outbox: Outbox,
         lot: Lot,
@@ -81,11 +81,11 @@ class Inbox:
     ) -> None:
         self._index = index
         self._pool = pool
-        self._applier = applier
+        self._recordings = recordings
         self._contact = contact
         self._clock = clock
         self._outbox = outbox
-        self._answers = Answers(index, applier, outbox, lot, clock)
+        self._answers = Answers(index, recordings, outbox, lot, clock)
         self._doubt = doubt
 
     def take(self, mail: SyncMail) -> Taken:
@@ -322,7 +322,7 @@ class Inbox:
 
     def _sound(self, audio: Audio) -> bool:
         """A recording, or a piece of one, into the pool, durably, before the record that names it; tells whether it is whole."""
-        if self._applier.find(audio.sha256):
+        if self._recordings.find(audio.sha256):
             return True  # a mail that came twice must not leave a second copy
         if audio.offset == 0 and len(audio.data) == audio.size:
             good = hashlib.sha256(audio.data).hexdigest() == audio.sha256
