@@ -25,7 +25,7 @@ from vmctl.mail import SyncMail, parse
 from vmctl.outbox import Outbox
 from vmctl.parked import Lot
 from vmctl.recordings import Recordings
-from vmctl.scan import Report, Scanner
+from vmctl.scan import Scanner
 from vmctl.spool import Spool
 from vmctl.store.native import NativeStore
 from vmctl.store.pool import Pool
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from vmctl.clock import Clock
     from vmctl.config import Config, Server
     from vmctl.entry import Entry
+    from vmctl.findings import Report
 
 log = logging.getLogger("vmctl.replica")
 
