@@ -10,6 +10,7 @@ from vmctl import writing
 from vmctl.clock import HIGHEST
 from vmctl.errors import MailGarbage
 from vmctl.mail import Audio
+from vmctl.undo import Undo
 
 
 @pytest.fixture
@@ -118,6 +119,32 @@ def test_a_record_that_no_file_can_show_is_named(filled, monkeypatch):
     filled.desk().set_mailbox("2001", {"name": "Bob"})
     filled.in_step()
     assert "Bob" == filled.b.store.document("mailbox/2001")["name"]
+
+
+CONFLICT = {
+    "record": "mailbox/2001", "field": None, "won": {"is": "kept", "at": [1, "a", 1]},
+    "lost": {"is": "deleted", "at": [1, "a", 1]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"record": "no/such kind"}, {"field": [5]}, {"won": 5}, {"lost": {"is": 1}}, {"lost": None}]
+)
+def test_a_conflict_that_nobody_can_show_is_held_back(filled, monkeypatch, change):
+    """What is listed can be shown and taken back; anything else is named to the peer, and all other conflicts show."""
+    document = CONFLICT | change
+
+    def altered(record):
+        at = next(iter(record["fields"].values()))["at"]
+        fields = {name: {"is": value, "at": at} for name, value in document.items()}
+        return record | {"key": "conflict/c1", "fields": fields}
+
+    deliver_altered(filled, monkeypatch, with_records("mailbox", altered))
+    listed = Undo(filled.b, filled.desk("secondary")).listed()
+    assert ([] if change else ["conflict/c1"]) == [record.key for record in listed]
+    held = filled.b.index.shelf.holds(5)
+    assert (["conflict/c1"] if change else []) == [row[0] for row in held]
+    goes_on(filled)
 
 
 MAILS = {

@@ -16,8 +16,9 @@ from vmctl.answers import Answers
 from vmctl.entry import Entry
 from vmctl.identity import server_of
 from vmctl.mail_parts import one_line
-from vmctl.merge import conflicts, deletions, holds, left_in_deleted, merge, merge_fields
+from vmctl.merge import check_conflict, conflicts, deletions, holds, left_in_deleted, merge, merge_fields
 from vmctl.model import (
+    CONFLICT,
     Record,
     Tick,
     Vector,
@@ -255,6 +256,8 @@ class Inbox:
             version = str(value["version"])
             based_on = "" if base is None else str(base["version"])
             check_numbers(part)
+            if part.kind == CONFLICT and base is None:
+                check_conflict(part)
             json.dumps(value, ensure_ascii=False).encode()  # half a character fits neither the index nor a file
         except (ValueError, KeyError, TypeError) as error:
             self._hold(value, f"it cannot be read: {error}")
