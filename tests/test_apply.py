@@ -10,6 +10,7 @@ from wire import Wire
 
 from vmctl import durable
 from vmctl.errors import DiskFull
+from vmctl.graves import Graves
 from vmctl.replacing import Replacing
 
 EXCHANGE = durable.exchange
@@ -263,6 +264,81 @@ def test_a_crash_while_a_greeting_is_replaced_deletes_none(tmp_path, no_fsync, m
         assert [] == wire.a.index.keys("kind = 'conflict'")
     assert steps > 2
     wire.close()
+
+
+def marked_by_hand(wire, ident, status):
+    """The application rewrites a message's document with another status, and leaves out what it cannot change."""
+    path = wire.root() / f"mailboxes/2001/messages/{ident}.json"
+    value = json.loads(path.read_bytes()) | {"status": status}
+    del value["audio"], value["seconds"]
+    path.with_suffix(".new").write_text(json.dumps(value))
+    path.with_suffix(".new").rename(path)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_save_of_the_application_at_the_very_rename_is_not_lost(wire, box, recording, monkeypatch, killed):
+    """The peer marks a message while the application saves it: the save is merged, also by the next process."""
+    ident = wire.desk().leave("2001", recording())
+    wire.in_step()
+    wire.desk("secondary").mark("2001", ident, "old")
+    wire.send("secondary")
+    wire.deliver(take=False)
+
+    def save_and_exchange(*words, **more):
+        marked_by_hand(wire, ident, "saved")
+        replaced = EXCHANGE(*words, **more)
+        if killed:
+            raise Crash
+        return replaced
+
+    with monkeypatch.context() as patch, contextlib.suppress(Crash):
+        patch.setattr(durable, "exchange", save_and_exchange)
+        wire.a.take()
+    if killed:
+        wire.crash("primary")
+    wire.in_step()
+    documents = [wire.servers[name].store.document(f"message/2001/{ident}") for name in wire.servers]
+    assert ["saved"] * 2 == [document["status"] for document in documents]
+    assert documents[0] == documents[1]
+    assert [] == list((wire.root() / ".vmctl/replaced").iterdir())
+
+
+def test_a_message_that_is_deleted_after_a_killed_process_marked_it_stays_deleted(wire, box, recording, monkeypatch):
+    """Its former document is aside, and nothing is in its place."""
+    ident = wire.desk().leave("2001", recording())
+    wire.in_step()
+    wire.desk("secondary").mark("2001", ident, "old")
+    wire.send("secondary")
+    with monkeypatch.context() as patch, contextlib.suppress(Crash):
+        patch.setattr(durable, "exchange", exchange_and_die)
+        wire.deliver()
+    for path in (wire.root() / "mailboxes/2001/messages").iterdir():
+        path.unlink()
+    wire.crash("primary")
+    wire.in_step()
+    assert [[], []] == [wire.messages("2001", name) for name in wire.servers]
+    assert ([], []) == (list((wire.root() / ".vmctl/replaced").iterdir()), wire.a.index.faults.all())
+
+
+def test_a_save_while_a_tomb_is_written_outlives_the_peers_delete(wire, box, recording, monkeypatch):
+    """The application saves a message in the moment in which the peer's deletion is carried out."""
+    ident = wire.desk().leave("2001", recording())
+    wire.in_step()
+    wire.desk("secondary").delete_message("2001", ident)
+    wire.send("secondary")
+    wire.deliver(take=False)
+    dig = Graves.dig
+
+    def dig_and_save(graves, record):
+        dig(graves, record)
+        marked_by_hand(wire, ident, "saved")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Graves, "dig", dig_and_save)
+        wire.a.take()
+    wire.in_step()
+    assert [[ident], [ident]] == [wire.messages("2001", name) for name in wire.servers]
+    assert not (wire.root() / f".vmctl/deleted/mailboxes/2001/messages/{ident}.json").exists()
 
 
 def test_a_crash_before_the_file_aside_is_dropped_makes_no_edit_of_it(wire, box, monkeypatch):

@@ -137,9 +137,8 @@ class Applier:
                 return False  # a person is at it: when the file stands still it is merged first
         entry = self._index.get(key)
         if entry is not None and entry.todo:
-            if not entry.record.lives:
-                self._remove(entry)
-            elif not self._write(entry, marked=marked):
+            shows = self._write(entry, marked=marked) if entry.record.lives else self._remove(entry)
+            if not shows:
                 return False
         if self._index.tombstones.is_unburied(key):
             self._bury(key)
@@ -179,26 +178,39 @@ class Applier:
         if not self._recordings.place(entry, audio, target):
             return False
         if kind == MESSAGE:
-            folder = self._store.folder(str(parse_key(record.key).mailbox))
-            self._index.looks.expect_folder(folder)  # should all of it go
-            data = self._store.text(record)
-            if marked and entry.shown is None and self._store.look(path) is None:
-                self._placing.write(record, path, data)
-            else:
-                durable.write(self._store.root / path, data)
-            self._shown(entry, path, hashlib.sha256(data).hexdigest())
+            self._write_message(entry, path, marked=marked)
         else:
             self._shown(entry, target, audio["sha256"])
         return True
 
-    def _remove(self, entry: Entry) -> None:
-        """Take a deleted record's files out of the store; what can be restored stays under .vmctl."""
+    def _write_message(self, entry: Entry, path: str, *, marked: bool) -> None:
+        """Write the document of a message, whose recording is in its place."""
+        record = entry.record
+        folder = self._store.folder(str(parse_key(record.key).mailbox))
+        self._index.looks.expect_folder(folder)  # should all of it go
+        data = self._store.text(record)
+        if entry.shown is not None:
+            self._replacing.write(entry, path, data)  # the application may be at it, too
+            return
+        if marked and self._store.look(path) is None:
+            self._placing.write(record, path, data)
+        else:
+            durable.write(self._store.root / path, data)
+        self._shown(entry, path, hashlib.sha256(data).hexdigest())
+
+    def _remove(self, entry: Entry) -> bool:
+        """Take a deleted record's files out of the store; what can be restored stays under .vmctl.
+
+        False where somebody saved into one while its tomb was written: that outlives the deletion, once it is merged.
+        """
         key = entry.record.key
         kind = parse_key(key).kind
         # of a damaged message the shown document lacks the recording
         shown = audio_of(entry.shown.document if entry.shown else {}) or audio_of(entry.record.document)
         paths = [self._store.path(key, shown["format"] if shown else "wav")]
         self._graves.dig(entry.record)
+        if not self._as_last_seen(key):
+            return False
         if kind == MESSAGE:
             durable.remove(self._store.root / paths[0])
         if shown is not None:
@@ -216,6 +228,7 @@ class Applier:
             self._index.put(replace(entry, shown=None), self._clock.wall())
             self._index.tombstones.buried(key)
         self._tidy(paths[0])
+        return True
 
     def _shown(self, entry: Entry, path: str, digest: str) -> None:
         with self._index.transaction():

@@ -1,4 +1,4 @@
-"""Replaces a file that people edit, and looks once more at what was replaced: a person may have saved into it meanwhile.
+"""Replaces a file that others edit, and looks once more at what was replaced: somebody may have saved into it meanwhile.
 
 The old file is linked into `.vmctl/replaced` before the new one takes its name, and stays there until what a person
 saved at the last moment is committed. So of a crash at any moment is left what `recover` needs.
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from vmctl import durable
 from vmctl.audio import digest_of
 from vmctl.errors import RecordError
+from vmctl.model import MESSAGE, message_key
+from vmctl.store.format import Walk
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,11 +69,19 @@ class Replacing:
         """Look at what a killed process put aside, before anything else is made of the files."""
         self._asides.clear()
         found = sorted(self._folder.iterdir()) if self._folder.is_dir() else []
-        keys = {path: key for path, (key, _) in self._store.walk().files.items()} if found else {}
+        walk = self._store.walk() if found else Walk()
         for aside in found:
             place, _, expected = aside.name.rpartition(".")[0].rpartition(".")
             path = place.replace("%", "/")
-            self._recover_one(aside, path, keys.get(path), expected)
+            self._recover_one(aside, path, self._key_of(path, walk), expected)
+
+    def _key_of(self, path: str, walk: Walk) -> str | None:
+        """The key of the record whose file this is, if it is there: of a message's document its name tells."""
+        if path in walk.files:
+            return walk.files[path][0]
+        folder = path.rpartition("/")[0]
+        part = self._store.part_of(path) if folder in walk.folders else None
+        return None if part is None else message_key(self._store.mailbox_of(folder), part.ident)
 
     def _recover_one(self, aside: Path, path: str, key: str | None, expected: str) -> None:
         """A file that was put aside: find out whether it was replaced, and whether a person saved into it before."""
@@ -85,7 +95,7 @@ class Replacing:
         settled = True  # the file that is still there was not replaced
         if not entry.todo:  # its replacement was committed; what is not as expected was broken, and is named
             settled = digest_of(aside)[0] == expected
-        elif not aside.samefile(self._store.root / path):
+        elif not _is_at(aside, self._store.root / path):
             with self._index.transaction():
                 late, settled = self._merge_late(entry, path, aside, expected)
                 if not late:
@@ -108,6 +118,9 @@ class Replacing:
         except RecordError as error:
             self._name_fault(aside, path, f"saved while it was replaced, and broken: {error.what}")
             return False, False
+        shown = before.shown.document if before.shown else {}
+        if before.record.kind == MESSAGE:  # an application need not write what it cannot change
+            document = {name: shown[name] for name in ("audio", "seconds") if name in shown} | document
         self._edits.found(before.record.key, document, self._clock.wall())
         merged = self._index.get(before.record.key)
         if merged is not None:
@@ -130,3 +143,11 @@ class Replacing:
 def _name(aside: Path) -> str:
     """The path of a file aside, by which the index knows that it was merged, and a fault names it."""
     return f".vmctl/replaced/{aside.name}"
+
+
+def _is_at(aside: Path, place: Path) -> bool:
+    """Whether a file aside is still in its place, too. A message that was replaced may have been deleted since."""
+    try:
+        return aside.samefile(place)
+    except FileNotFoundError:
+        return False
