@@ -1,14 +1,17 @@
 """Writing the store: a person's edit at any moment is merged, a crash at any moment leaves nothing but work to do."""
 
+import contextlib
 import errno
 import json
 import os
 
 import pytest
+from wire import Wire
 
 from vmctl import durable
-from vmctl.apply import Applier
 from vmctl.errors import DiskFull
+from vmctl.graves import Graves
+from vmctl.replacing import Replacing
 
 EXCHANGE = durable.exchange
 
@@ -223,9 +226,124 @@ def test_a_greeting_is_replaced_and_the_old_one_kept(wire, box, recording):
     assert [] == wire.b.store.names("greeting", "2001")
 
 
+@pytest.mark.parametrize("form", ["wav", "gsm"])
+def test_a_crash_while_a_greeting_is_replaced_deletes_none(tmp_path, no_fsync, monkeypatch, recording, form):
+    """Whichever rename is the last, callers have a greeting, and nobody's deletion is listed afterwards."""
+    wire = Wire(tmp_path / "net", {"audio.formats": ["wav", "gsm"]})
+    wire.desk().create_mailbox("2001", {})
+    renamed, steps = durable._rename, 0
+    greetings = wire.root() / "mailboxes/2001/greetings"
+    done = False
+    while not done:
+        steps += 1
+        old, new = recording(), recording().rename(tmp_path / f"new-{steps}.{form}")
+        if (greetings / "busy.gsm").exists():
+            wire.desk().delete_greeting("2001", "busy")
+        wire.desk().set_greeting("2001", "busy", old)
+        wire.in_step()
+        wire.desk("secondary").set_greeting("2001", "busy", new)
+        wire.send("secondary")
+        wire.deliver(take=False)
+        left = [steps]
+
+        def rename_and_die(*paths, left=left):
+            renamed(*paths)
+            left[0] -= 1
+            if not left[0]:
+                raise Crash
+
+        with monkeypatch.context() as patch, contextlib.suppress(Crash):
+            patch.setattr(durable, "_rename", rename_and_die)
+            wire.a.take()
+            done = True
+        assert [] != list(greetings.iterdir())
+        wire.crash("primary")
+        wire.in_step()
+        assert [f"busy.{form}"] == [path.name for path in greetings.iterdir()]
+        assert new.read_bytes() == (greetings / f"busy.{form}").read_bytes()
+        assert [] == wire.a.index.keys("kind = 'conflict'")
+    assert steps > 2
+    wire.close()
+
+
+def marked_by_hand(wire, ident, status):
+    """The application rewrites a message's document with another status, and leaves out what it cannot change."""
+    path = wire.root() / f"mailboxes/2001/messages/{ident}.json"
+    value = json.loads(path.read_bytes()) | {"status": status}
+    del value["audio"], value["seconds"]
+    path.with_suffix(".new").write_text(json.dumps(value))
+    path.with_suffix(".new").rename(path)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_save_of_the_application_at_the_very_rename_is_not_lost(wire, box, recording, monkeypatch, killed):
+    """The peer marks a message while the application saves it: the save is merged, also by the next process."""
+    ident = wire.desk().leave("2001", recording())
+    wire.in_step()
+    wire.desk("secondary").mark("2001", ident, "old")
+    wire.send("secondary")
+    wire.deliver(take=False)
+
+    def save_and_exchange(*words, **more):
+        marked_by_hand(wire, ident, "saved")
+        replaced = EXCHANGE(*words, **more)
+        if killed:
+            raise Crash
+        return replaced
+
+    with monkeypatch.context() as patch, contextlib.suppress(Crash):
+        patch.setattr(durable, "exchange", save_and_exchange)
+        wire.a.take()
+    if killed:
+        wire.crash("primary")
+    wire.in_step()
+    documents = [wire.servers[name].store.document(f"message/2001/{ident}") for name in wire.servers]
+    assert ["saved"] * 2 == [document["status"] for document in documents]
+    assert documents[0] == documents[1]
+    assert [] == list((wire.root() / ".vmctl/replaced").iterdir())
+
+
+def test_a_message_that_is_deleted_after_a_killed_process_marked_it_stays_deleted(wire, box, recording, monkeypatch):
+    """Its former document is aside, and nothing is in its place."""
+    ident = wire.desk().leave("2001", recording())
+    wire.in_step()
+    wire.desk("secondary").mark("2001", ident, "old")
+    wire.send("secondary")
+    with monkeypatch.context() as patch, contextlib.suppress(Crash):
+        patch.setattr(durable, "exchange", exchange_and_die)
+        wire.deliver()
+    for path in (wire.root() / "mailboxes/2001/messages").iterdir():
+        path.unlink()
+    wire.crash("primary")
+    wire.in_step()
+    assert [[], []] == [wire.messages("2001", name) for name in wire.servers]
+    assert ([], []) == (list((wire.root() / ".vmctl/replaced").iterdir()), wire.a.index.faults.all())
+
+
+def test_a_save_while_a_tomb_is_written_outlives_the_peers_delete(wire, box, recording, monkeypatch):
+    """The application saves a message in the moment in which the peer's deletion is carried out."""
+    ident = wire.desk().leave("2001", recording())
+    wire.in_step()
+    wire.desk("secondary").delete_message("2001", ident)
+    wire.send("secondary")
+    wire.deliver(take=False)
+    dig = Graves.dig
+
+    def dig_and_save(graves, record):
+        dig(graves, record)
+        marked_by_hand(wire, ident, "saved")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Graves, "dig", dig_and_save)
+        wire.a.take()
+    wire.in_step()
+    assert [[ident], [ident]] == [wire.messages("2001", name) for name in wire.servers]
+    assert not (wire.root() / f".vmctl/deleted/mailboxes/2001/messages/{ident}.json").exists()
+
+
 def test_a_crash_before_the_file_aside_is_dropped_makes_no_edit_of_it(wire, box, monkeypatch):
     """The process ends after the commit of a replaced file, with the old one still aside: the new value stays."""
-    monkeypatch.setattr(Applier, "_drop_asides", lambda _self: None)
+    monkeypatch.setattr(Replacing, "noted", lambda _self: None)
     wire.desk("secondary").set_mailbox("2001", {"name": "Augusta"})
     wire.send("secondary")
     wire.deliver()

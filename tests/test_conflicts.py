@@ -221,7 +221,7 @@ def test_both_recordings_are_on_both_servers_when_the_conflict_is_acknowledged(n
     narrow.in_step()
     (conflict,) = undo(narrow).listed()
     for replica in narrow.servers.values():
-        path = replica.applier.find(conflict.document["audio"]["sha256"])
+        path = replica.recordings.find(conflict.document["audio"]["sha256"])
         assert sounds[0].read_bytes() == (replica.store.root / path).read_bytes()
 
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vmctl import pin, yamltext
+from vmctl.clock import HIGHEST
 from vmctl.errors import BrokenFile, CallflowFaults
 from vmctl.fields import MAILBOX_FIELDS
 from vmctl.model import ABSENT, CALLFLOW, MAILBOX, SETTINGS, Field, Record, Stamp, Tick, canonical
@@ -27,7 +28,7 @@ PIN_HASH = "scrypt:16384:8:1:AAECAwQFBgcICQoLDA0ODw==:K/0L5mhkJxngS0LmKCWmcC1HSq
 WORDS = st.from_regex(r"[a-z][a-z0-9_-]{0,6}", fullmatch=True)
 UNKNOWN = st.dictionaries(WORDS.map(lambda word: "x" + word), JSON, max_size=3)
 
-COUNTS = st.integers(0, 2**53 - 1)
+COUNTS = st.integers(0, HIGHEST)
 AUTHORS = st.sampled_from(["p1", "s1"]) | TEXT
 VECTORS = st.dictionaries(AUTHORS, COUNTS, max_size=3)
 STAMPS = st.builds(Stamp, COUNTS, AUTHORS, COUNTS)

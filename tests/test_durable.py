@@ -131,6 +131,17 @@ def test_an_append_that_fails_leaves_whole_lines(target, monkeypatch, step, erro
     assert target.read_bytes() == OLD + NEW
 
 
+def test_a_second_name_is_given_only_where_it_is_free(target, tmp_path):
+    """What has the name already stays; both names are those of one file."""
+    other = tmp_path / "other"
+    durable.link(target, other)
+    assert target.samefile(other)
+    target.unlink()
+    target.write_bytes(NEW)
+    durable.link(target, other)
+    assert OLD == other.read_bytes()
+
+
 @pytest.mark.parametrize("step", ["_rename", "_fsync"])
 def test_a_move_that_fails_loses_nothing(target, tmp_path, monkeypatch, step):
     """The file is at the one place or at the other, whole."""

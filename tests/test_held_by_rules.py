@@ -21,6 +21,7 @@ from vmctl.apply import Applier
 from vmctl.clock import Clock
 from vmctl.desk import Desk
 from vmctl.errors import DeletionsHeld, JournalBroken, NotInStep
+from vmctl.replacing import Replacing
 from vmctl.replica import Replica
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ def test_a_crash_after_an_exchange_does_not_undo_the_peer_s_newer_edit(
     wire.send("primary")
     wire.deliver(take=False)
     if looked:  # at what was replaced; the process ends before the commit
-        crash_once(monkeypatch, Applier, "_merge_late", after=True)
+        crash_once(monkeypatch, Replacing, "_merge_late", after=True)
     else:
         crash_once(monkeypatch, durable, "exchange", after=True)
     with pytest.raises(Crash):

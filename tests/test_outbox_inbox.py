@@ -302,5 +302,5 @@ def test_the_recording_that_lost_is_asked_for_and_acknowledged_with_its_conflict
     assert sha256 in [want["sha256"] for mail in said for want in mail.status["wants"]["audio"]]
     narrow.in_step()
     for replica in narrow.servers.values():
-        found = replica.store.root / replica.applier.find(sha256)
+        found = replica.store.root / replica.recordings.find(sha256)
         assert lost.read_bytes() == found.read_bytes()

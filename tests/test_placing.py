@@ -53,6 +53,11 @@ def take_away(wire, ident):
         (folder(wire)[0] / f"{ident}.{suffix}").unlink()
 
 
+def looks(wire):
+    """Which file has which name in the folder, and when it was written: reading it changes only other times."""
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder(wire)[0].iterdir()}
+
+
 def test_what_was_deleted_before_the_next_start_stays_deleted(wire, box, recording, monkeypatch):
     """The one that was there is deleted at both servers and can be restored; those that had not been written come."""
     idents = left(wire, recording, 3)
@@ -73,10 +78,10 @@ def test_what_is_still_there_is_noted(wire, box, recording, monkeypatch):
     """Nothing was deleted: all is there, no file is written twice, and no mark is left."""
     idents = left(wire, recording, 2)
     killed_before_the_commit(wire, monkeypatch, after=2)
-    before = {path.name: path.stat() for path in folder(wire)[0].iterdir()}
+    before = looks(wire)
     wire.crash("secondary")
     wire.b.take()
-    assert before == {path.name: path.stat() for path in folder(wire)[0].iterdir()}
+    assert before == looks(wire)
     assert ([], []) == (wire.b.index.todo(), list(folder(wire)[1].iterdir()))
     wire.in_step()
     assert sorted(idents) == sorted(wire.messages(box, "secondary"))

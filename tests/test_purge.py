@@ -246,7 +246,7 @@ def test_a_recording_that_something_else_names_stays(wire, box, recording):
     assert [[kept], [kept]] == [wire.messages(box, name) for name in wire.servers]
     for replica in wire.servers.values():
         versions = replica.index.history.of(f"greeting/{box}/busy")
-        assert all(replica.applier.find(version.document["audio"]["sha256"]) for version in versions)
+        assert all(replica.recordings.find(version.document["audio"]["sha256"]) for version in versions)
 
 
 def test_what_nothing_names_any_more_goes(wire, box, recording):

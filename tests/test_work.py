@@ -276,10 +276,10 @@ def test_offers_are_looked_for_once_in_a_row_of_mails(narrow, recording, counted
     for number in (2, 4):
         waiting_for_audio(narrow, f"200{number}", number, recording)
         looked = []
-        find = narrow.a.applier.find
+        find = narrow.a.recordings.find
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
-                narrow.a.applier, "find", lambda one, find=find, looked=looked: [looked.append(one), find(one)][1]
+                narrow.a.recordings, "find", lambda one, find=find, looked=looked: [looked.append(one), find(one)][1]
             )
             mails = [[narrow.a.outbox.left(parcel), parcel][1] for parcel in narrow.a.outbox.parcels()]
         assert len(mails) >= number

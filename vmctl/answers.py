@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from vmctl.entry import audio_of
 
 if TYPE_CHECKING:
-    from vmctl.apply import Applier
     from vmctl.clock import Clock
     from vmctl.index import Index
     from vmctl.outbox import Outbox
     from vmctl.parked import Lot
+    from vmctl.recordings import Recordings
 
 LOST = "its recording is on neither server"
 
@@ -24,9 +24,9 @@ LOST = "its recording is on neither server"
 class Answers:
     """Takes the peer's answers into the index. Call inside a transaction."""
 
-    def __init__(self, index: Index, applier: Applier, outbox: Outbox, lot: Lot, clock: Clock) -> None:
+    def __init__(self, index: Index, recordings: Recordings, outbox: Outbox, lot: Lot, clock: Clock) -> None:
         self._index = index
-        self._applier = applier
+        self._recordings = recordings
         self._outbox = outbox
         self._lot = lot
         self._clock = clock
@@ -81,7 +81,7 @@ class Answers:
         gone = set(map(str, lost)) if isinstance(lost, list) else set()
         for entry in (entry for sha256 in sorted(gone) for entry in self._index.with_audio(sha256)):
             version = self._index.replies.ack_of(entry.record.key)
-            if version is not None and not self._applier.holds_audio(entry):
+            if version is not None and not self._recordings.are_here(entry):
                 self._index.shelf.hold(entry.record.key, version, LOST)
 
 

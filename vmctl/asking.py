@@ -14,12 +14,12 @@ from vmctl.ranges import without
 from vmctl.replies import WAITS
 
 if TYPE_CHECKING:
-    from vmctl.apply import Applier
     from vmctl.clock import Clock
     from vmctl.doubt import Doubt
     from vmctl.entry import Entry
     from vmctl.index import Index
     from vmctl.ranges import Span
+    from vmctl.recordings import Recordings
 
 # The most of each in one mail, and the bytes of one there at most: none may have more than an eighth of a mail.
 _MOST_ACKS, _ACK_BYTES = 2000, 200
@@ -67,9 +67,9 @@ class _Asked(NamedTuple):
 class Asker:
     """Knows what one server has to say to its peer, and when it asked for what."""
 
-    def __init__(self, index: Index, applier: Applier, doubt: Doubt, clock: Clock) -> None:
+    def __init__(self, index: Index, recordings: Recordings, doubt: Doubt, clock: Clock) -> None:
         self._index = index
-        self._applier = applier
+        self._recordings = recordings
         self._doubt = doubt
         self._clock = clock
         self._records: dict[str, _Asked] = {}
@@ -86,7 +86,7 @@ class Asker:
         lost = self._index.entries(
             f"mailbox IS NULL AND kind = 'conflict' AND audio IS NOT NULL AND lives AND NOT {WAITS}"
         )
-        self._await([entry for entry in lost if not self._applier.holds_audio(entry)])
+        self._await([entry for entry in lost if not self._recordings.are_here(entry)])
 
     def word(self, bound: int, *, eager: bool) -> Word:
         """What there is to say now, in a mail of at most `bound` bytes.
@@ -129,7 +129,7 @@ class Asker:
             acks, waiting = [], []
             for key, version in self._index.replies.acks(most):  # the others are looked at when these have left
                 entry = self._index.get(key)
-                if entry is not None and not self._applier.holds_audio(entry):
+                if entry is not None and not self._recordings.are_here(entry):
                     waiting.append(entry)
                 else:
                     acks.append((key, version))
@@ -151,7 +151,7 @@ class Asker:
             if len(lost) >= most:
                 break
             if sha256 not in self._here:
-                (lost.append if self._applier.find(sha256) is None else self._here.add)(sha256)
+                (lost.append if self._recordings.find(sha256) is None else self._here.add)(sha256)
         return lost
 
     def _wanted_audio(self, share: int, *, eager: bool) -> list[dict[str, Any]]:
@@ -168,7 +168,7 @@ class Asker:
         most_gaps = min(_MOST_GAPS, share // 10 // _GAP_BYTES)
         most = min(_MOST_WANTS, share // (_WANT_BYTES + most_gaps * _GAP_BYTES))
         due = self._due(self._audio, missing, most, eager=eager, at_once=False)
-        here = [sha256 for sha256 in due if self._applier.find(sha256) is not None]
+        here = [sha256 for sha256 in due if self._recordings.find(sha256) is not None]
         if here:  # it did not come in a mail
             with self._index.transaction():
                 self._index.replies.came(here)

@@ -37,6 +37,9 @@ class Clock:
             return "unknown"
 
 
+HIGHEST = 2**53 - 2**50  # a reading of the year 2219; above it, numbers that every JSON reader can hold come to an end
+
+
 def tick(last: int, wall: int) -> int:
     """The next reading of a hybrid logical clock: above `last`, and not below the wall clock.
 

@@ -48,7 +48,8 @@ class Contact:
     def asked(self, mail: SyncMail) -> bool:
         """Note the challenge of a mail, to be echoed; tells whether it is the newest of its incarnation."""
         last = self._index.note("peer_challenge") or {}
-        number = (mail.checkpoint or {}).get("number", 0)  # not the time: the peer's clock may be set back
+        number = (mail.checkpoint or {}).get("number")  # not the time: the peer's clock may be set back
+        number = number if type(number) is int else 0
         if number < last.get("number", 0) and mail.incarnation == last.get("incarnation"):
             return False
         value = {"nonce": mail.challenge, "number": number, "incarnation": mail.incarnation}

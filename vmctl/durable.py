@@ -166,6 +166,14 @@ def move(source: Path, target: Path) -> None:
             fsync_directory(source.parent)
 
 
+def link(source: Path, target: Path) -> None:
+    """Give a file a second name, unless something has that already; the name is durable afterwards."""
+    with disk_faults(target):
+        with contextlib.suppress(FileExistsError):
+            _link(source, target)
+        fsync_directory(target.parent)
+
+
 def copy(source: Path, target: Path, *, check: Callable[[Path], None] | None = None, mode: int = 0o600) -> None:
     """Put a copy of `source` at `target`, in place of what was there; `check` looks at the copy before that."""
     with disk_faults(target):

@@ -54,7 +54,7 @@ def audio_of(document: dict[str, Any]) -> dict[str, Any] | None:
     digest, size, form = audio.get("sha256"), audio.get("size"), audio.get("format")
     if not (isinstance(digest, str) and len(digest) == 64 and not set(digest) - set("0123456789abcdef")):  # noqa: PLR2004
         return None
-    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 2**53:
         return None
     if not (isinstance(form, str) and form.isascii() and form.isalnum() and len(form) <= _LONGEST_FORMAT):
         return None

@@ -7,6 +7,7 @@ acknowledged here: the acknowledgement leaves with the next mail, after the tran
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,13 @@ from vmctl.answers import Answers
 from vmctl.entry import Entry
 from vmctl.identity import server_of
 from vmctl.mail_parts import one_line
-from vmctl.merge import conflicts, deletions, holds, left_in_deleted, merge, merge_fields
+from vmctl.merge import check_conflict, conflicts, deletions, holds, left_in_deleted, merge, merge_fields
 from vmctl.model import (
+    CONFLICT,
     Record,
     Tick,
     Vector,
+    check_numbers,
     deleted,
     mailbox_key,
     parse_key,
@@ -29,7 +32,6 @@ from vmctl.model import (
 from vmctl.ranges import without
 
 if TYPE_CHECKING:
-    from vmctl.apply import Applier
     from vmctl.clock import Clock
     from vmctl.contact import Contact
     from vmctl.doubt import Doubt
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from vmctl.mail import Audio, SyncMail
     from vmctl.outbox import Outbox
     from vmctl.parked import Lot
+    from vmctl.recordings import Recordings
     from vmctl.store.pool import Pool
 
 log = logging.getLogger("vmctl.inbox")
@@ -70,7 +73,7 @@ class Inbox:
         self,
         index: Index,
         pool: Pool,
-        applier: Applier,
+        recordings: Recordings,
         contact: Contact,
         outbox: Outbox,
         lot: Lot,
@@ -79,11 +82,11 @@ class Inbox:
     ) -> None:
         self._index = index
         self._pool = pool
-        self._applier = applier
+        self._recordings = recordings
         self._contact = contact
         self._clock = clock
         self._outbox = outbox
-        self._answers = Answers(index, applier, outbox, lot, clock)
+        self._answers = Answers(index, recordings, outbox, lot, clock)
         self._doubt = doubt
 
     def take(self, mail: SyncMail) -> Taken:
@@ -240,7 +243,7 @@ class Inbox:
     def _hold(self, value: dict[str, Any], why: str) -> None:
         key, version = value.get("key"), value.get("version")
         log.error("a record of the peer is held back: %s", one_line(f"{key}: {why}", _LONGEST_REASON))
-        if isinstance(key, str) and isinstance(version, str):
+        if isinstance(key, str) and isinstance(version, str) and f"{key}{version}".isascii():
             self._index.shelf.hold(key, version, one_line(why, _LONGEST_REASON))
 
     def _record(self, value: dict[str, Any], taken: Taken) -> None:
@@ -252,6 +255,10 @@ class Inbox:
             vector: Vector | None = None if base is None else vector_from_json(key, base["vector"])
             version = str(value["version"])
             based_on = "" if base is None else str(base["version"])
+            check_numbers(part)
+            if part.kind == CONFLICT and base is None:
+                check_conflict(part)
+            json.dumps(value, ensure_ascii=False).encode()  # half a character fits neither the index nor a file
         except (ValueError, KeyError, TypeError) as error:
             self._hold(value, f"it cannot be read: {error}")
             return
@@ -318,7 +325,7 @@ class Inbox:
 
     def _sound(self, audio: Audio) -> bool:
         """A recording, or a piece of one, into the pool, durably, before the record that names it; tells whether it is whole."""
-        if self._applier.find(audio.sha256):
+        if self._recordings.find(audio.sha256):
             return True  # a mail that came twice must not leave a second copy
         if audio.offset == 0 and len(audio.data) == audio.size:
             good = hashlib.sha256(audio.data).hexdigest() == audio.sha256

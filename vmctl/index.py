@@ -310,8 +310,8 @@ class Index:
 
     def newest_by(self, incarnation: str) -> int:
         """The number of the newest change of an incarnation in all records; 0 where there is none."""
-        path = f'$.vector."{incarnation}"'
-        return int(self._run("SELECT max(json_extract(state, ?)) FROM records", (path,)).fetchone()[0] or 0)
+        query = "SELECT max(value) FROM records, json_each(state, '$.vector') AS one WHERE one.key = ?"
+        return int(self._run(query, (incarnation,)).fetchone()[0] or 0)
 
     def todo(self) -> list[str]:
         """The keys whose files are to be written, the most needed first."""

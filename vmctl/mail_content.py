@@ -24,6 +24,7 @@ from vmctl.names import is_name
 
 VERSION = 1
 MAX_AUDIO = 1000  # recordings, or pieces of them, in one mail
+LARGEST_AUDIO = 2**32  # bytes, as a WAV file has at most: no disk refuses a piece for lying too far out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +162,7 @@ def _audio_from_json(entry: Any, contents: dict[str, bytes]) -> Audio:
         filename=safe_filename(str(entry.get("filename"))),
         seconds=maybe(is_seconds, entry, "seconds"),
     )
-    if len(data) != length or offset + length > size or (audio.whole and part != sha256):
+    if len(data) != length or offset + length > size or size > LARGEST_AUDIO or (audio.whole and part != sha256):
         raise garbage(f"the sizes or digests of the recording {sha256} contradict each other")
     return audio
 

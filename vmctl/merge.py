@@ -23,7 +23,9 @@ from vmctl.model import (
     canonical,
     dominates,
     field_as_json,
+    field_from_json,
     join,
+    parse_key,
 )
 
 if TYPE_CHECKING:
@@ -96,6 +98,16 @@ def conflicts(mine: Record, other: Record) -> list[Record]:
     if mine.lives != other.lives:
         found += _outlived(other, mine) if mine.lives else _outlived(mine, other)
     return found
+
+
+def check_conflict(record: Record) -> None:
+    """Raise ValueError, KeyError or TypeError for a conflict that nobody can show or take back: it comes from the wire."""
+    document = record.document
+    parse_key(str(document["record"]))
+    if not isinstance(document["field"], str | None):
+        raise ValueError(f"{record.key} names no field")  # noqa: TRY004 - one error for every fault of data
+    for name in ("won", "lost"):
+        field_from_json(record.key, document[name])
 
 
 def namesake_key(key: str, sha256: str) -> str:

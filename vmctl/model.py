@@ -22,6 +22,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple, Self
 
+from vmctl.clock import HIGHEST
 from vmctl.names import GREETINGS, is_extension, is_name
 
 SETTINGS, CALLFLOW, PROMPT, MAILBOX, GREETING, MESSAGE, CONFLICT = (
@@ -289,6 +290,17 @@ def _set(fields: dict[str, Field], changes: dict[str, Any], tick: Tick, at: int)
             continue
         above = at if former is None else max(at, former.stamp.at + 1)
         fields[name] = Field(value, Stamp(above, tick.by, tick.number))
+
+
+def check_numbers(record: Record) -> None:
+    """Raise ValueError for a record of a clock that is centuries ahead: it comes from the wire or from a person.
+
+    A server's own numbers and stamps go on above all that it takes, and must still be read by everybody.
+    """
+    stamps = [number for field in record.fields.values() for number in (field.stamp.at, field.stamp.number)]
+    newest = max((record.born.number, *record.vector.values(), *record.kept.values(), *stamps))
+    if newest > HIGHEST:
+        raise ValueError(f"its number {newest} is of a time that no clock should show before the year 2219")
 
 
 def _counts(value: Any) -> bool:

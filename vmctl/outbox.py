@@ -25,13 +25,13 @@ from vmctl.refusals import BARE, STRIKES, Group, Piece, Refusals, Version
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from vmctl.apply import Applier
     from vmctl.clock import Clock
     from vmctl.config import Config, Server
     from vmctl.doubt import Doubt
     from vmctl.entry import Entry
     from vmctl.index import Index
     from vmctl.parked import Lot
+    from vmctl.recordings import Recordings
     from vmctl.refusals import Thing
     from vmctl.store.format import Format
     from vmctl.writing import Writer
@@ -80,7 +80,7 @@ class Outbox:
         config: Config,
         store: Format,
         index: Index,
-        applier: Applier,
+        recordings: Recordings,
         writer: Writer,
         lot: Lot,
         doubt: Doubt,
@@ -92,8 +92,8 @@ class Outbox:
         self._clock = clock
         self._writer = writer
         self._lot = lot
-        self._packer = Packer(config, store, index, applier, clock, peer.address)
-        self._asker = Asker(index, applier, doubt, clock)
+        self._packer = Packer(config, store, index, recordings, clock, peer.address)
+        self._asker = Asker(index, recordings, doubt, clock)
         self._refusals = Refusals()
         self._deferrals = Deferrals()
         self._deferrals.restore(index.note(_PUT_OFF))

@@ -20,10 +20,10 @@ from vmctl.parked import LARGEST_MAIL
 from vmctl.refusals import Piece, Version
 
 if TYPE_CHECKING:
-    from vmctl.apply import Applier
     from vmctl.clock import Clock
     from vmctl.config import Address, Config
     from vmctl.index import Index
+    from vmctl.recordings import Recordings
     from vmctl.refusals import Group
     from vmctl.store.format import Format
 
@@ -67,11 +67,11 @@ class Packer:
     """Fills the mails of one server."""
 
     def __init__(
-        self, config: Config, store: Format, index: Index, applier: Applier, clock: Clock, address: Address
+        self, config: Config, store: Format, index: Index, recordings: Recordings, clock: Clock, address: Address
     ) -> None:
         self._store = store
         self._index = index
-        self._applier = applier
+        self._recordings = recordings
         self._clock = clock
         self._address = str(address)
         self._most = self.bound = config.mail.max
@@ -152,7 +152,7 @@ class Packer:
 
     def _sound(self, sha256: str, start: int, stop: int) -> Audio | None:
         """The bytes of a recording as an attachment; None where it is not here."""
-        path = self._applier.find(sha256)
+        path = self._recordings.find(sha256)
         if path is None:
             return None
         entry = next(iter(self._index.with_audio(sha256)), None)

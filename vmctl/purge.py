@@ -262,7 +262,7 @@ class Housekeeper:
             sha256
             for sha256 in sorted({*since, *parts.recordings()})
             if since.get(sha256, 0) < old
-            and (not self._index.needs_audio(sha256) or self._replica.applier.find(sha256) is not None)
+            and (not self._index.needs_audio(sha256) or self._replica.recordings.find(sha256) is not None)
         ]
         with self._index.transaction():
             for sha256 in gone:

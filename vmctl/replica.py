@@ -24,7 +24,8 @@ from vmctl.journal import Journal
 from vmctl.mail import SyncMail, parse
 from vmctl.outbox import Outbox
 from vmctl.parked import Lot
-from vmctl.scan import Report, Scanner
+from vmctl.recordings import Recordings
+from vmctl.scan import Scanner
 from vmctl.spool import Spool
 from vmctl.store.native import NativeStore
 from vmctl.store.pool import Pool
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from vmctl.clock import Clock
     from vmctl.config import Config, Server
     from vmctl.entry import Entry
+    from vmctl.findings import Report
 
 log = logging.getLogger("vmctl.replica")
 
@@ -86,12 +88,13 @@ class Replica:
             with index.transaction():  # together: a new life that did not know the deleted would bring them back
                 self._start_over(why)
                 self.scanner.recall()
-        self.applier = Applier(self.store, index, self.pool, self.scanner, clock)
+        self.recordings = Recordings(self.store, index, self.pool)
+        self.applier = Applier(self.store, index, self.pool, self.recordings, self.scanner, clock)
         doubt = Doubt(index, self.contact, self.journal, clock, server.name, config.mail.max // _SHARE_OF_DIGESTS)
         self.lot = Lot(index, self.spool, clock)
         writer = Writer(config, server.name, index, self.contact, self.journal, clock)
-        self.outbox = Outbox(config, self.store, index, self.applier, writer, self.lot, doubt, clock, self.peer)
-        self.inbox = Inbox(index, self.pool, self.applier, self.contact, self.outbox, self.lot, doubt, clock)
+        self.outbox = Outbox(config, self.store, index, self.recordings, writer, self.lot, doubt, clock, self.peer)
+        self.inbox = Inbox(index, self.pool, self.recordings, self.contact, self.outbox, self.lot, doubt, clock)
 
     @classmethod
     def open(cls, config: Config, name: str, clock: Clock, *, why: str = "") -> Replica:

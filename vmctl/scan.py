@@ -9,18 +9,15 @@ with its file's mtime. Nothing is written to the store.
 from __future__ import annotations
 
 import hashlib
-import os
 import stat
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from vmctl import durable
 from vmctl.absence import Absences, Missing
 from vmctl.audio import digest_of, inspect
 from vmctl.edits import Edits
 from vmctl.entry import Look, audio_of
 from vmctl.errors import BadAudio, BrokenFile, RecordError, StoreError, StoreUnusable
-from vmctl.fault_list import NO_FILE
+from vmctl.findings import Findings, Report
 from vmctl.graves import Graves
 from vmctl.model import (
     CALLFLOW,
@@ -31,9 +28,10 @@ from vmctl.model import (
     parse_key,
 )  # fmt: skip
 from vmctl.setback import Listing, set_back
-from vmctl.store.format import STATE, Format, Walk, look_of
+from vmctl.store.format import Format, Walk, look_of
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator
 
     from vmctl.clock import Clock
@@ -42,23 +40,6 @@ if TYPE_CHECKING:
 # A directory changed as lately as this before it was listed may change again without a new mtime.
 _RACY_NS = 2_000_000_000
 _LITTER_SECONDS = 60
-
-
-@dataclass(slots=True)
-class Report:
-    """What a scan found: keys that changed, files that have to stand still first, deletions that wait for a word."""
-
-    changed: list[str] = field(default_factory=list)
-    unsettled: set[str] = field(default_factory=set)
-    absent: set[str] = field(default_factory=set)
-    held: list[str] = field(default_factory=list)
-    damaged: list[str] = field(default_factory=list)
-    opened: int = 0
-
-    @property
-    def again(self) -> bool:
-        """Whether a second look is owed."""
-        return bool(self.unsettled or self.absent)
 
 
 class Scanner:
@@ -71,23 +52,20 @@ class Scanner:
         self._settle = settle
         self.edits = Edits(index, clock)
         self._absences = Absences(store, index, clock, settle)
-        self._faulty: set[str] = set()
-        self._new: list[str] = []
+        self._findings = Findings(store, index, clock)
         self._set_back: dict[str, str] = {}
         self._listings: dict[str, tuple[int, dict[str, os.stat_result] | None]] = {}
         self._plain_pin = False
-        self._report = Report()
+        self._report = self._findings.report
 
     def scan(self, *, full: bool = False, accept_deletions: bool = False) -> Report:
         """One look at the whole store, in one transaction of the index."""
-        self._report = Report()
-        self._faulty = set()
-        self._new.clear()
+        self._report = self._findings.begin()
         self._listings.clear()
         with self._index.transaction():
             walk = self._store.walk()
             for path, why in {**walk.odd, **walk.unread}.items():
-                self._fault(path, why, "move it out of the store, or mend its name or permissions")
+                self._findings.fault(path, why, "move it out of the store, or mend its name or permissions")
             folders = self._folders_to_list(walk, full=full)
             self._hold({} if accept_deletions else set_back(self._store, self._index, walk, self._listed(folders)))
             known = self._index.looks.hand_files()
@@ -100,19 +78,18 @@ class Scanner:
             distrust = bool(self._set_back)
             self._missing(self._absences.look(walk, listed, accept=accept_deletions, distrust=distrust))
             for fault in self.edits.clashes():
-                self._fault(*fault)
-            self._mended(walk, listed)
+                self._findings.fault(*fault)
+            self._findings.forget_mended(walk, listed)
             if full:
                 self._index.set_meta("full_scan", str(self._clock.wall()))
                 if not walk.unread:
                     self._index.set_meta("seen_all", "1")
-            self._keep_new()
+            self._findings.keep_new()
         return self._reported()
 
     def look_at(self, key: str) -> Report:
         """One look at the file of one record, before a command or the peer changes it."""
-        self._report = Report()
-        self._new.clear()
+        self._report = self._findings.begin()
         if key in (self._index.note("set_back") or []):
             return self._reported()  # it waits for a person's word, and is named by the scan
         with self._index.transaction():
@@ -131,7 +108,7 @@ class Scanner:
                     known = self._index.looks.file(path)
                     if known is None or known[0] != look:
                         self._hand_file(key, path, look)
-            self._keep_new()
+            self._findings.keep_new()
         return self._reported()
 
     def recall(self) -> None:
@@ -142,21 +119,10 @@ class Scanner:
                 try:
                     dead = graves.read(path, key)
                 except (RecordError, StoreError) as error:
-                    self._fault(path, error.words, "put it back from a backup, or remove it")
+                    self._findings.fault(path, error.words, "put it back from a backup, or remove it")
                     continue
                 if dead is not None:
                     self.edits.recall(dead)
-
-    def _seen(self, path: str, look: Look, digest: str) -> None:
-        known = self._index.looks.file(path)
-        if known is None or known[1] != digest:
-            self._new.append(path)
-        self._index.looks.set_file(path, look, digest)
-
-    def _keep_new(self) -> None:
-        """What was taken in is accepted, so it is made durable first: whoever wrote it may not have waited for the disk."""
-        durable.keep((self._store.root / path for path in self._new), self._store.root)
-        self._new.clear()
 
     # Files that people edit
 
@@ -168,7 +134,7 @@ class Scanner:
         try:
             document, digest = self._read(key, path)
         except (RecordError, StoreUnusable) as error:
-            self._fault(path, error.words, error.hint)
+            self._findings.fault(path, error.words, error.hint)
             return
         if self._store.look(path) != look:
             self._report.unsettled.add(path)
@@ -176,7 +142,7 @@ class Scanner:
         self.edits.found(key, document, look.mtime // 1000)
         if self._plain_pin:
             self.edits.hide_pin(key)
-        self._seen(path, look, digest)
+        self._findings.seen(path, look, digest)
 
     def _read(self, key: str, path: str) -> tuple[dict[str, Any], str]:
         kind = parse_key(key).kind
@@ -233,7 +199,7 @@ class Scanner:
                 well = found is None or self._messages(extension, folder, found)
             except StoreUnusable as error:
                 walk.unread[folder], well = error.words, False
-                self._fault(folder, error.words, error.hint)
+                self._findings.fault(folder, error.words, error.hint)
             self._index.looks.set_folder(
                 folder, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, looked if well else 0
             )
@@ -244,26 +210,30 @@ class Scanner:
         there = {name: status for name, status in found.items() if stat.S_ISREG(status.st_mode)}
         known = self._index.looks.files_in(folder)
         for name in found.keys() - there.keys():
-            self._fault(f"{folder}/{name}", "it is no plain file; symbolic links are not followed", "move it away")
-        before = len(self._faulty) + len(self._report.unsettled) + len(self._report.damaged)
+            self._findings.fault(
+                f"{folder}/{name}", "it is no plain file; symbolic links are not followed", "move it away"
+            )
+        before = self._findings.unwell
         young = False
         for name, status in there.items():
             path = f"{folder}/{name}"
             part = self._store.part_of(path)
             if part is None:
-                self._fault(path, "its name or format is not one that vmctl keeps here", "move it out of the store")
+                self._findings.fault(
+                    path, "its name or format is not one that vmctl keeps here", "move it out of the store"
+                )
             elif part.form is not None:
                 if self._document_of(part.ident, extension) in there or path in known:
                     continue
                 if self._is_litter(status):
-                    self._fault(path, "a recording without its message", "move it away, or write its document")
+                    self._findings.fault(path, "a recording without its message", "move it away, or write its document")
                 else:
                     young = True  # its message may be on its way
             elif path in self._set_back:
                 young = True  # to be listed again, until somebody says what it is
             elif not self._unchanged(message_key(extension, part.ident), there, known):
                 self._message(message_key(extension, part.ident), there, known)
-        return not young and before == len(self._faulty) + len(self._report.unsettled) + len(self._report.damaged)
+        return not young and before == self._findings.unwell
 
     def _document_of(self, ident: str, extension: str) -> str:
         return _name(self._store.path(message_key(extension, ident)))
@@ -293,14 +263,14 @@ class Scanner:
             if not self._settled(look):
                 self._report.unsettled.add(path)
             else:
-                self._fault(path, error.words, error.hint)
+                self._findings.fault(path, error.words, error.hint)
             return
         named = audio_of(document)
         if audio is None and (named is None or not self._is_ours(key, named, state)):
             return
         whole = audio is not None
         self.edits.found(key, document | {"audio": audio or named}, look.mtime // 1000, state, whole=whole)
-        self._seen(path, look, hashlib.sha256(data).hexdigest())
+        self._findings.seen(path, look, hashlib.sha256(data).hexdigest())
         if audio is None:
             self.edits.lacks_audio(key)
 
@@ -335,19 +305,19 @@ class Scanner:
                 return None
             facts = inspect(self._store.root / path, formats=self._store.formats, longest=float("inf"))
             document.setdefault("seconds", facts.seconds)
-            self._seen(path, look, facts.sha256)
+            self._findings.seen(path, look, facts.sha256)
             return facts.as_field()
         digest = known[path][1] if path in known and known[path][0] == look else digest_of(self._store.root / path)[0]
         if digest != named["sha256"]:
             self._damage(key, path, "its recording has other bytes than the message says")
             return None
-        self._seen(path, look, digest)
+        self._findings.seen(path, look, digest)
         return named
 
     def _damage(self, key: str, path: str, why: str) -> None:
         """Damage is never a deletion or an edit: the recording is to be put back, from the pool or from the peer."""
         self._report.damaged.append(key)
-        self._fault(
+        self._findings.fault(
             path, why, "'vmctl sync' fetches it from the other server; if that has lost it too, delete the message"
         )
 
@@ -371,14 +341,14 @@ class Scanner:
         for path in found:
             why = f"older than what was here before, as {len(found) - 1} others are: was it put back from a backup?"
             mend = "'vmctl reindex' joins it with the other server, 'vmctl sync --accept-deletions' takes it as an edit"
-            self._fault(path, why, mend)
+            self._findings.fault(path, why, mend)
 
     def _missing(self, missing: Missing) -> None:
         self._report.absent = missing.again
         self._report.held += missing.held
         for key in missing.held:
             why = f"gone, with {len(missing.held) - 1} more at once: its deletion waits for a person's word"
-            self._fault(
+            self._findings.fault(
                 self._store.path(key),
                 why,
                 "put it back, or 'vmctl reindex' for the other server's, or 'vmctl sync --accept-deletions'",
@@ -390,24 +360,6 @@ class Scanner:
     def _reported(self) -> Report:
         self._report.changed, self.edits.changed = self.edits.changed, []
         return self._report
-
-    # Faults
-
-    def _fault(self, path: str, why: str, mend: str) -> None:
-        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
-        self._faulty.add(shown)
-        self._index.faults.set(shown, why, mend, self._clock.wall())
-
-    def _mended(self, walk: Walk, listed: set[str]) -> None:
-        for fault in self._index.faults.all():
-            path = fault["path"]
-            folder = path.rpartition("/")[0]
-            if path.startswith(NO_FILE):
-                continue  # whoever named it knows when it is mended
-            if path in self._faulty or (path.startswith(f"{STATE}/") and self._store.look(path) is not None):
-                continue
-            if folder in listed or folder not in walk.folders:
-                self._index.faults.drop(path)
 
     def _settled(self, look: Look) -> bool:
         age = self._clock.wall() * 1000 - look.ctime

@@ -104,7 +104,7 @@ class Undo:
         if kind == CALLFLOW:
             self._replica.store.check_callflow(str(document.get("text", "")), f"callflow {name}")
         audio = audio_of(document)
-        if audio is not None and self._replica.applier.find(audio["sha256"]) is None:
+        if audio is not None and self._replica.recordings.find(audio["sha256"]) is None:
             other = self._replica.peer.name
             raise NotFound(
                 f"the recording of version {version.number} of {key} is not on this server any more",
@@ -134,7 +134,7 @@ class Undo:
                 hint=f"'vmctl conflicts drop {ident}' is done with the conflict",
             )
         lost = field_from_json(conflict.key, document["lost"]).value
-        if audio is not None and self._replica.applier.find(audio["sha256"]) is None:
+        if audio is not None and self._replica.recordings.find(audio["sha256"]) is None:
             raise StoreBusy(f"the recording that lost in {ident} has not come yet", hint="'vmctl sync' fetches it")
         if parse_key(key).kind == GREETING:
             check_mailbox(self._replica.store, self._index, str(parse_key(key).mailbox))

@@ -101,7 +101,7 @@ def gone_for_good(wire, promises):
         if entry is None or entry.record.is_purged:
             continue
         audio = entry.record.document["audio"]
-        if not any(replica.applier.find(audio["sha256"]) for replica in wire.servers.values()):
+        if not any(replica.recordings.find(audio["sha256"]) for replica in wire.servers.values()):
             found.append(f"{key} cannot be restored: its recording is gone")
     return found
 

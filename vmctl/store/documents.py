@@ -9,7 +9,7 @@ from typing import Any
 from vmctl import callflow, yamltext
 from vmctl.errors import BadValue, BrokenFile, CallflowFaults
 from vmctl.fields import MAILBOX_FIELDS, check_mailbox, check_message, two_things
-from vmctl.model import ABSENT, CALLFLOW, MAILBOX, SETTINGS, Field, Record, Stamp, parse_key
+from vmctl.model import ABSENT, CALLFLOW, MAILBOX, SETTINGS, Field, Record, Stamp, check_numbers, parse_key
 from vmctl.names import is_name
 
 YAML_HEAD = "# vmctl rewrites this file when its values change on the other server; comments are lost then.\n"
@@ -91,6 +91,7 @@ def _record(key: str, document: dict[str, Any], sync: dict[str, Any]) -> Record:
         fields[name] = Field(document[name], Stamp(number, by, number))
     skeleton = {name: {"is": None, "at": list(field.stamp)} for name, field in fields.items()}
     checked = Record.from_json(key, sync | {"fields": skeleton})
+    check_numbers(checked)
     return replace(checked, fields=fields)
 
 

@@ -132,7 +132,10 @@ class Format(Protocol):
         """
 
     def text(self, record: Record) -> bytes:
-        """The bytes of the file that shows this record. Not for a record that is audio alone."""
+        """The bytes of the file that shows this record. Not for a record that is audio alone.
+
+        Raises BadValue, and nothing else on any record: its values may be the peer's, of which no file was ever read.
+        """
 
     def document(self, key: str) -> dict[str, Any] | None:
         """The document of settings, a callflow, a mailbox or a message, straight from its file; None without one."""

@@ -17,7 +17,7 @@ import stat
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vmctl.durable import TEMP_PREFIX
-from vmctl.errors import BrokenFile, NotFound, StoreUnusable
+from vmctl.errors import BadValue, BrokenFile, NotFound, StoreUnusable
 from vmctl.model import (
     CALLFLOW,
     GREETING,
@@ -184,10 +184,17 @@ class NativeStore:
         return documents.read_yaml(kind, data, path), None
 
     def text(self, record: Record) -> bytes:
-        """The bytes of the file that shows a record."""
-        if record.kind == MESSAGE:
-            return documents.write_message(record)
-        return documents.write_yaml(record.kind, record.document)
+        """The bytes of the file that shows a record. Raises BadValue."""
+        try:
+            if record.kind == MESSAGE:
+                return documents.write_message(record)
+            return documents.write_yaml(record.kind, record.document)
+        except (ValueError, RecursionError) as error:
+            raise BadValue(
+                f"{record.key} cannot be written as a file",
+                why=str(error),
+                hint="set it to another value, or delete it",
+            ) from error
 
     def check_mailbox(self, extension: str) -> None:
         """Raises NotFound unless the mailbox has its file, and BadName."""

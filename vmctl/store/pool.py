@@ -66,6 +66,11 @@ class Pool:
         durable.make_directory(self._folder)
         durable.move(source, self.path(sha256))
 
+    def keep(self, source: Path, sha256: str) -> None:
+        """Keep a file of the store that is about to be replaced: until then it stays in its place, too."""
+        durable.make_directory(self._folder)
+        durable.link(source, self.path(sha256))
+
     def place(self, sha256: str, target: Path, *, last: bool) -> None:
         """Put a recording of the pool at `target` by rename; `last` moves it, else it is copied."""
         (durable.move if last else durable.copy)(self.path(sha256), target)

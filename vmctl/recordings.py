@@ -1,0 +1,106 @@
+"""Where the recordings of a store lie, by their SHA-256: in the pool, in their own places, in those of others.
+
+Whoever sends a recording or waits for one asks here; what is to lie in the place of its record is put there here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vmctl import durable
+from vmctl.audio import digest_of
+from vmctl.entry import Entry, audio_of
+from vmctl.model import CONFLICT, KINDS, MESSAGE, parse_key
+
+if TYPE_CHECKING:
+    from vmctl.index import Index
+    from vmctl.model import Record
+    from vmctl.store.format import Format
+    from vmctl.store.pool import Pool
+
+
+class Recordings:
+    """The recordings of one store."""
+
+    def __init__(self, store: Format, index: Index, pool: Pool) -> None:
+        self._store = store
+        self._index = index
+        self._pool = pool
+
+    def are_here(self, entry: Entry) -> bool:
+        """Whether the recording that a record names, if it does, is here: in the pool or in its place."""
+        audio = audio_of(entry.record.document)
+        return audio is None or not entry.record.lives or self.find(audio["sha256"]) is not None
+
+    def find(self, sha256: str) -> str | None:
+        """A file with this recording, relative to the store, if any; one in the store is known by its unchanged look."""
+        if self._pool.holds(sha256):
+            return f".vmctl/audio/{sha256}"
+        for entry in self._index.with_audio(sha256):
+            audio, key = audio_of(entry.record.document), _place_of(entry.record)
+            if audio and audio["format"] in self._store.formats and key is not None:
+                path = self._store.audio_path(key, audio["format"])
+                if self.lies_at(path, sha256, audio["size"]):
+                    return path
+        return None
+
+    def lies_at(self, path: str, sha256: str, size: int) -> bool:
+        """Whether this file has these bytes; it is read only where it does not look as when it was last read."""
+        look, known = self._store.look(path), self._index.looks.file(path)
+        if look is None or look.size != size:
+            return False
+        if known is not None and known[0] == look:
+            return known[1] == sha256
+        place = self._store.root / path
+        if place.is_symlink() or not place.is_file() or digest_of(place)[0] != sha256:
+            return False
+        if self._store.look(path) != look:
+            return False
+        self._index.looks.set_file(path, look, sha256)  # touched, or placed just before a crash
+        return True
+
+    def place(self, entry: Entry, audio: dict[str, Any], target: str) -> bool:
+        """Put the recording of a record at its place; what was there goes to the pool. False where it has not come yet."""
+        sha256 = audio["sha256"]
+        place = self._store.root / target
+        known, look = self._index.looks.file(target), self._store.look(target)
+        if look is not None and known is not None and known == (look, sha256):
+            return True
+        source = self.find(sha256)
+        if source is None:
+            self._index.replies.awaits(sha256)
+        if source is None or source == target:
+            return source is not None
+        if look is not None:
+            found = digest_of(place)[0]
+            if known is not None and found != known[1] and entry.record.kind != MESSAGE:
+                return False  # saved at the last moment: it is merged when it stands still
+            self._pool.keep(place, found)  # there is always one in its place: a crash must not look like a deletion
+        if source.startswith(".vmctl/"):
+            others = [other for other in self._index.with_audio(sha256) if other.record.key != entry.record.key]
+            self._pool.place(sha256, place, last=not others)
+        else:
+            durable.copy(self._store.root / source, place)
+        self.drop_former_format(entry, target)
+        self._index.looks.set_file(target, self._store.look_now(place), sha256)
+        return True
+
+    def drop_former_format(self, entry: Entry, target: str) -> None:
+        """Take the recording that another one replaced out of the store, where that has another name."""
+        former = audio_of(entry.shown.document) if entry.shown else None
+        if former is None:
+            return
+        path = self._store.audio_path(entry.record.key, former["format"])
+        place = self._store.root / path
+        if path != target and self._store.look(path) is not None and digest_of(place)[0] == former["sha256"]:
+            self._pool.take_in(place, former["sha256"])
+            self._index.looks.drop_file(path)
+
+
+def _place_of(record: Record) -> str | None:
+    """The key of the record in whose place a recording may lie: what lost lies there until what won has come."""
+    key = str(record.document.get("record")) if record.kind == CONFLICT else record.key
+    try:
+        return key if parse_key(key).kind in KINDS else None
+    except ValueError:
+        return None

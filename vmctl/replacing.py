@@ -1,0 +1,164 @@
+"""Replaces a file that others edit, and looks once more at what was replaced: somebody may have saved into it meanwhile.
+
+The old file is linked into `.vmctl/replaced` before the new one takes its name, and stays there until what a person
+saved at the last moment is committed. So of a crash at any moment is left what `recover` needs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from vmctl import durable
+from vmctl.audio import digest_of
+from vmctl.errors import RecordError
+from vmctl.model import MESSAGE, message_key
+from vmctl.store.format import Walk
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vmctl.clock import Clock
+    from vmctl.edits import Edits
+    from vmctl.entry import Entry
+    from vmctl.index import Index
+    from vmctl.store.format import Format
+
+
+class Replacing:
+    """The files that were put aside in one store. The caller holds the store's lock."""
+
+    def __init__(self, store: Format, index: Index, edits: Edits, clock: Clock) -> None:
+        self._store = store
+        self._index = index
+        self._edits = edits
+        self._clock = clock
+        self._folder = store.state / "replaced"
+        self._asides: list[Path] = []
+
+    def write(self, entry: Entry, path: str, data: bytes) -> None:
+        """Replace the file of an entry, and look at what was replaced; `noted` is to be called after the commit."""
+        known = self._index.looks.file(path)
+        expected = known[1] if known else "unknown"
+        aside = self._aside(path, expected)
+        replaced = durable.exchange(self._store.root / path, data, aside)
+        with self._index.transaction():
+            late, settled = self._merge_late(entry, path, aside, expected) if replaced else (False, False)
+            if late and settled:  # known as merged with the commit that merges it
+                self._index.looks.set_file(_name(aside), self._store.look_now(aside), "")
+            self._index.looks.set_file(
+                path, self._store.look_now(self._store.root / path), hashlib.sha256(data).hexdigest()
+            )
+            if not late:
+                self._index.put(replace(entry, shown=entry.record), self._clock.wall())
+            self._index.faults.drop(path)
+        if settled:
+            self._asides.append(aside)
+        if not self._index.in_transaction:
+            self.noted()
+
+    def noted(self) -> None:
+        """What was found in the files aside is committed: not before that, as one may hold the only copy of an edit."""
+        asides, self._asides = self._asides, []
+        for aside in asides:
+            self._forget(aside)
+
+    def recover(self) -> None:
+        """Look at what a killed process put aside, before anything else is made of the files."""
+        self._asides.clear()
+        found = sorted(self._folder.iterdir()) if self._folder.is_dir() else []
+        walk = self._store.walk() if found else Walk()
+        for aside in found:
+            place, _, expected = aside.name.rpartition(".")[0].rpartition(".")
+            path = place.replace("%", "/")
+            self._recover_one(aside, path, self._key_of(path, walk), expected)
+
+    def _key_of(self, path: str, walk: Walk) -> str | None:
+        """The key of the record whose file this is, if it is there: of a message's document its name tells."""
+        if path in walk.files:
+            return walk.files[path][0]
+        folder = path.rpartition("/")[0]
+        part = self._store.part_of(path) if folder in walk.folders else None
+        return None if part is None else message_key(self._store.mailbox_of(folder), part.ident)
+
+    def _recover_one(self, aside: Path, path: str, key: str | None, expected: str) -> None:
+        """A file that was put aside: find out whether it was replaced, and whether a person saved into it before."""
+        if self._index.looks.file(_name(aside)) is not None:
+            self._forget(aside)  # it was merged, and the commit came before the crash
+            return
+        entry = self._index.get(key) if key else None
+        if entry is None:
+            self._name_fault(aside, path, "a file that was replaced when the index was lost")
+            return
+        settled = True  # the file that is still there was not replaced
+        if not entry.todo or self._is_as_noted(path, aside):
+            # its replacement was committed, this or one before; what is not as expected was broken, and is named
+            settled = digest_of(aside)[0] == expected
+        elif not _is_at(aside, self._store.root / path):
+            with self._index.transaction():
+                late, settled = self._merge_late(entry, path, aside, expected)
+                if not late:
+                    self._index.put(replace(entry, shown=entry.record), self._clock.wall())
+                self._index.looks.drop_file(path)  # to be read again: a person may have saved into the new one since
+        if settled:
+            self._forget(aside)
+
+    def _is_as_noted(self, path: str, aside: Path) -> bool:
+        """Whether a file is what the index last noted of it, and not what was put aside: that is from an earlier exchange.
+
+        A power cut brings it back after it was done with, as nobody waits for its removal to be durable.
+        """
+        place, known = self._store.root / path, self._index.looks.file(path)
+        if known is None or not place.is_file() or aside.samefile(place):
+            return False
+        return digest_of(place)[0] == known[1]
+
+    def _merge_late(self, before: Entry, path: str, aside: Path, expected: str) -> tuple[bool, bool]:
+        """If a person saved into the replaced file at the last moment, that is an edit of what it showed before.
+
+        `before` is the entry as it was when the file was replaced by what its record says, `expected` the digest of
+        what the file held when it was last looked at. Tells whether it was so, and whether the file aside has done its
+        work.
+        """
+        if digest_of(aside)[0] == expected:
+            return False, True
+        try:
+            document = self._store.parse(before.record.key, aside.read_bytes(), path)[0]
+        except RecordError as error:
+            self._name_fault(aside, path, f"saved while it was replaced, and broken: {error.what}")
+            return False, False
+        shown = before.shown.document if before.shown else {}
+        if before.record.kind == MESSAGE:  # an application need not write what it cannot change
+            document = {name: shown[name] for name in ("audio", "seconds") if name in shown} | document
+        self._edits.found(before.record.key, document, self._clock.wall())
+        merged = self._index.get(before.record.key)
+        if merged is not None:
+            self._index.put(replace(merged, shown=before.record), self._clock.wall())
+        return True, True
+
+    def _name_fault(self, aside: Path, path: str, why: str) -> None:
+        mend = f"take from it what you need into {path}, then remove it"
+        self._index.faults.set(_name(aside), why, mend, self._clock.wall())
+
+    def _forget(self, aside: Path) -> None:
+        durable.discard(aside)
+        self._index.looks.drop_file(_name(aside))
+
+    def _aside(self, path: str, expected: str) -> Path:
+        durable.make_directory(self._folder)
+        return self._folder / f"{path.replace('/', '%')}.{expected}.{secrets.token_hex(4)}"
+
+
+def _name(aside: Path) -> str:
+    """The path of a file aside, by which the index knows that it was merged, and a fault names it."""
+    return f".vmctl/replaced/{aside.name}"
+
+
+def _is_at(aside: Path, place: Path) -> bool:
+    """Whether a file aside is still in its place, too. A message that was replaced may have been deleted since."""
+    try:
+        return aside.samefile(place)
+    except FileNotFoundError:
+        return False
