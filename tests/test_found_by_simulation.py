@@ -9,6 +9,8 @@ from simulation.schedule import Profile
 from simulation.world import NAMES, SETTLE, World
 
 from vmctl import outbox
+from vmctl.desk_mailboxes import MailboxDesk
+from vmctl.errors import AlreadyExists
 from vmctl.model import ABSENT, message_key
 
 A, B = NAMES
@@ -342,4 +344,19 @@ def test_a_message_that_the_first_scan_could_not_reach_is_not_put_back_by_anybod
     world.look(B)
     come_to_rest(world)
     for name in NAMES:
+        assert not world.documents(name, [f"message/2001/{ident}"])
+
+
+def test_a_new_index_brings_no_message_back_that_was_moved_away(world):
+    """A mailbox was renumbered, then the index is lost: the message is found under its new extension before it is restored."""
+    ident = world.message("2001")
+    with world.command(A) as desk:
+        MailboxDesk(desk._replica).renumber("2001", "2002")
+    world.exchange()
+    lose_index(world, A)
+    with pytest.raises(AlreadyExists, match="is in mailbox 2002 now"):
+        world.desk(A).restore_message("2001", ident)
+    come_to_rest(world)
+    for name in NAMES:
+        assert world.documents(name, [f"message/2002/{ident}"])
         assert not world.documents(name, [f"message/2001/{ident}"])

@@ -161,6 +161,7 @@ class Desk:
     def restore_message(self, extension: str, ident: str) -> bool:
         """Bring a deleted message back; tells whether its recording is here, or has to come from the peer first."""
         key = self._message(extension, ident)
+        self._know_all()
         with self._replica.locked():
             entry = self._index.get(key)
             if entry is None:
@@ -176,6 +177,11 @@ class Desk:
                     self._put(replace(box, record=restored(box.record, self._tick())))
             self._replica.applier.apply(mailbox_key(extension))
             return self._replica.applier.apply(key)
+
+    def _know_all(self) -> None:
+        """Have a new index look at all that is there: what is to be brought back may be there under another extension."""
+        if self._index.is_new:
+            self._replica.scan(full=True)
 
     def _refuse_moved(self, key: str) -> None:
         """An id belongs to one message: one that lives in another mailbox, as after a renumber, is not brought back here."""

@@ -54,6 +54,7 @@ class MailboxDesk(Desk):
         What was deleted before stays deleted. Raises NotFound, and AlreadyExists where it is there, made anew or not.
         """
         key = mailbox_key(check_extension(extension))
+        self._know_all()
         with self._replica.locked():
             self._ready(key)
             entry = self._index.get(key)
@@ -86,6 +87,7 @@ class MailboxDesk(Desk):
         here, there = mailbox_key(check_extension(old)), mailbox_key(check_extension(new))
         if here == there:
             raise BadValue(f"mailbox {old} has this extension already", hint="name another one")
+        self._know_all()
         with self._replica.locked():
             for key in (here, there):
                 self._ready(key)

@@ -98,13 +98,18 @@ def messages(world, name):
     return sorted((path.parent.parent.name, path.stem) for path in folder.glob("*/messages/*.json"))
 
 
-def ordered(world, name, words, keys, call, note, *, at=None):
-    """A command: what it did counts if it said so, or if the index says so after a failure. `note` tells the ledger."""
+def ordered(world, name, words, keys, call, note, *, reads=None):
+    """A command: what it did counts if it said so, or if the index says so after a failure. `note` tells the ledger.
+
+    `reads` are the keys whose files it takes in first; all of them, if nothing is said.
+    """
     if not world.start(name):
         return f"{words}: {name} is down"
     before = world.versions(name, keys)
     doubtful = any(key in world.hand[name] or key in world.dropped[name] for key in keys)
-    saved = [key for key in keys if key in world.hand[name] and is_there(world.hand[name][key])]
+    saved = [
+        key for key in (keys if reads is None else reads) if key in world.hand[name] and is_there(world.hand[name][key])
+    ]
     if world.chance.random() < 0.2:  # a process of its own beside the daemon
 
         def do():
@@ -229,7 +234,8 @@ def restore(world, name):
             keys = [one for one in both if before.get(one) != after.get(one)]
         note(maybe=maybe, keys=keys)
 
-    return ordered(world, name, f"restore {key}", both, lambda desk: desk.restore_message(box, ident), noted)
+    call = lambda desk: desk.restore_message(box, ident)  # noqa: E731
+    return ordered(world, name, f"restore {key}", both, call, noted, reads=())
 
 
 # Mailboxes, settings, callflows, greetings
