@@ -367,6 +367,18 @@ def test_what_is_gone_at_the_loser_is_written_again(net: Net, tmp_path: Path, da
     assert [] == net.status()["servers"]["secondary"]["faults"]
 
 
+def test_what_is_gone_at_the_loser_and_was_edited_since_is_written_again(net: Net, tmp_path: Path) -> None:
+    """An edit that waits with the file that is gone keeps neither a round nor the overwrite from its end."""
+    vanish(net, "secondary", tmp_path)
+    net.do("mailbox", "set", "2001", "--name", "Grace", "--server", "primary")
+    done = net.run("sync")
+    assert errors.DeletionsHeld.exit_code == done.returncode, done.stderr
+    assert "in step" in done.stdout
+    net.do("sync", "--overwrite-from", "primary", "--yes")
+    assert net.read("verify")["equal"]
+    assert "Grace" in net.path("secondary", "mailboxes/2001/mailbox.yaml").read_text()
+
+
 def test_what_is_gone_at_the_winner_goes_on_waiting(net: Net, tmp_path: Path) -> None:
     """That its files are gone is not what the winner holds before a person says so: the dry run and the run name it."""
     vanish(net, "primary", tmp_path)

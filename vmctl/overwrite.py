@@ -79,7 +79,7 @@ def _await_files(config: Config, name: str, clock: Clock, timeout: float, wait: 
     """
     deadline = clock.steady() + timeout
     with Replica.open(config, name, clock) as replica:
-        while todo := replica.index.count("todo"):
+        while todo := replica.index.unwritten():
             if clock.steady() > deadline:
                 raise NotInStep(f"{name} has not written {todo} files yet", why="their recordings have not come again")
             wait(_POLL)

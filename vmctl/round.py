@@ -279,7 +279,7 @@ class Round:
         for post in posts:
             index = post.replica.index
             pending = index.pending_count()
-            words = f"{post.server.name}: {pending} pending, {index.count('todo')} not yet written"
+            words = f"{post.server.name}: {pending} pending, {index.unwritten()} not yet written"
             if parked := pending - index.shelf.owed()[0]:
                 words += f", {parked} parked"
                 what = "not in step: what the other server does not take is parked"

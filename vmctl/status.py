@@ -117,7 +117,7 @@ def _memory(config: Config, server: Server, journal: Journal, clock: Clock) -> _
         }
         return _Memory(
             contact.heard, contact.last_heard(), contact.facts(), contact.skew(), index.note("waiting") or {},
-            pending, index.count("todo"), index.digest, own,
+            pending, index.unwritten(), index.digest, own,
         )  # fmt: skip
     finally:
         index.close()
