@@ -238,7 +238,9 @@ class Outbox:
         parked = self._lot.versions()
         suspects = {thing for thing in self._suspects() if isinstance(thing, Version)}
         pending = [row for row in self._index.pending() if (row[0], row[2]) not in parked]
-        still = {key for key, _, _ in pending}  # a suspect, too: that it left before says that its recording is on its way
+        still = {
+            key for key, _, _ in pending
+        }  # a suspect, too: that it left before says that its recording is on its way
         self._sent = {key: sent for key, sent in self._sent.items() if key in still}
         for key, kind, version in pending:
             sent = self._sent.get(key)
