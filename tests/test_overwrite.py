@@ -331,6 +331,21 @@ def test_a_peer_that_cannot_be_reached(net: Net, monkeypatch: pytest.MonkeyPatch
     assert "quota: 3" in net.path("secondary", "mailboxes/2002/mailbox.yaml").read_text()
 
 
+def test_the_dry_run_tells_what_a_run_that_was_cut_off_sets_back(net: Net, tmp_path: Path) -> None:
+    """Also what both servers hold alike by now, as it came after that which is remembered: the run does what was told."""
+    net.do("sync")
+    with Replica.open(net.config, "primary", Clock()) as replica:
+        overwrite.remember(replica)
+    ident = net.leave("secondary", "2001", wav(tmp_path / "new.wav", level=900))
+    net.do("sync")
+    done = net.run("sync", "--overwrite-from", "primary", "--dry-run", "--json")
+    assert "an overwrite was cut off: this one goes on with it" in done.stderr
+    promised = json.loads(done.stdout)["changes"]
+    assert overwrite.DELETED == promised[f"message/2001/{ident}"]
+    assert promised == json.loads(net.do("sync", "--overwrite-from", "primary", "--yes", "--json"))["changes"]
+    assert {} == net.read("sync", "--overwrite-from", "primary", "--dry-run")["changes"]
+
+
 # Where files are gone, and their deletion waits for a word
 
 
