@@ -232,7 +232,9 @@ class Replica:
     def _merged(self, mail: SyncMail) -> Taken:
         taken = self.inbox.take(mail)
         if taken.rolled_back:
-            self._start_over("the peer holds later changes of this server than this server does", taken.above)
+            with self.index.transaction():  # the tombs may be younger than the index, as with a lost one
+                self._start_over("the peer holds later changes of this server than this server does", taken.above)
+                self.scanner.recall()
             self.outbox.forget_sent()
             taken = replace(self.inbox.take(mail), rolled_back=True)
         for key in taken.forgotten:
