@@ -63,6 +63,16 @@ def test_a_command_that_asks_a_lost_index_says_that_it_is_gone(vmctl: Commands, 
         assert wrong not in done.output
 
 
+def test_an_empty_index_is_a_lost_one(vmctl: Commands) -> None:
+    """An index file of no bytes, or one that a killed process had only begun, is gone for those who read, and the status."""
+    lose_index(vmctl)
+    (vmctl.store / ".vmctl/index.db").touch()
+    for words in (("history", "list", "--all"), ("conflicts", "list"), ("status",)):  # the first begins an index in it
+        assert "the index of primary is gone" in vmctl(*words, code=errors.IndexDamaged.exit_code).output
+    vmctl("mailbox", "set", "2001", "--name", "Grace")
+    vmctl("history", "list", "--all")
+
+
 def test_a_mail_that_came_in_is_listed_without_an_index(vmctl: Commands) -> None:
     """It lies in a file: `parked list` shows it, and says that of what went out nothing is known; it can be dropped."""
     refused = vmctl.store / ".vmctl/refused"

@@ -1,6 +1,7 @@
 """What died in a store is known by its files: a new index brings nothing back, of whatever kind it was."""
 
 import json
+import shutil
 
 import pytest
 from wire import Wire, lose_index
@@ -73,6 +74,23 @@ def test_a_deletion_that_was_not_shipped_outlives_the_index(wire, box, recording
     wire.in_step()
     assert [] == there(wire, key)
     assert [] == wire.a.index.faults.all()
+
+
+@pytest.mark.parametrize("key", MAKE)
+def test_a_deletion_that_was_not_shipped_outlives_an_index_that_is_put_back(wire, box, recording, tmp_path, key):
+    """An index that is older than the record and its tomb is found out by the peer, and the tomb still counts."""
+    index = wire.root("primary") / ".vmctl/index.db"
+    wire.servers["primary"].close()
+    shutil.copy2(index, tmp_path)
+    wire.open("primary")
+    MAKE[key](wire.desk(), recording())
+    wire.in_step()
+    delete(wire, key, "command")
+    wire.servers["primary"].close()
+    shutil.copy2(tmp_path / index.name, index)
+    wire.open("primary")
+    wire.in_step()
+    assert [] == there(wire, key)
 
 
 @pytest.mark.parametrize("key", MAKE)

@@ -161,6 +161,28 @@ def test_only_the_missing_pieces_are_sent_again(narrow, recording):
     narrow.in_step()
 
 
+@pytest.mark.parametrize("what", ["refused", "put_off"])
+def test_a_record_that_is_refused_beside_a_piece_does_not_send_its_recording_anew(narrow, recording, what):
+    """What has left of a long recording does not leave again because the record goes a second time and is not taken."""
+    narrow.desk().create_mailbox("2001", {})
+    narrow.in_step()
+    narrow.desk().leave("2001", recording(frames=150_000))
+    outbox, offsets, said = narrow.a.outbox, [], 0
+    for _ in range(12):
+        for parcel in outbox.parcels():
+            if parcel.versions and parcel.load.pieces and offsets:
+                said += 1
+                getattr(outbox, what)(parcel, "no")
+                continue
+            outbox.left(parcel)
+            offsets += [piece.start for piece in parcel.load.pieces]
+            if not said:
+                break
+        narrow.clock.advance(3600)
+    assert said
+    assert len(offsets) == len(set(offsets)) > 3
+
+
 def test_a_record_is_acknowledged_when_its_audio_is_here(narrow, recording):
     """The document alone is not enough: no acknowledgement and no file before the last piece."""
     narrow.desk().create_mailbox("2001", {})

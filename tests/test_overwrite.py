@@ -331,6 +331,21 @@ def test_a_peer_that_cannot_be_reached(net: Net, monkeypatch: pytest.MonkeyPatch
     assert "quota: 3" in net.path("secondary", "mailboxes/2002/mailbox.yaml").read_text()
 
 
+def test_the_dry_run_tells_what_a_run_that_was_cut_off_sets_back(net: Net, tmp_path: Path) -> None:
+    """Also what both servers hold alike by now, as it came after that which is remembered: the run does what was told."""
+    net.do("sync")
+    with Replica.open(net.config, "primary", Clock()) as replica:
+        overwrite.remember(replica)
+    ident = net.leave("secondary", "2001", wav(tmp_path / "new.wav", level=900))
+    net.do("sync")
+    done = net.run("sync", "--overwrite-from", "primary", "--dry-run", "--json")
+    assert "an overwrite was cut off: this one goes on with it" in done.stderr
+    promised = json.loads(done.stdout)["changes"]
+    assert overwrite.DELETED == promised[f"message/2001/{ident}"]
+    assert promised == json.loads(net.do("sync", "--overwrite-from", "primary", "--yes", "--json"))["changes"]
+    assert {} == net.read("sync", "--overwrite-from", "primary", "--dry-run")["changes"]
+
+
 # Where files are gone, and their deletion waits for a word
 
 
@@ -365,6 +380,18 @@ def test_what_is_gone_at_the_loser_is_written_again(net: Net, tmp_path: Path, da
     assert sorted(there) == sorted(path.stem for path in net.path("secondary", "mailboxes/2001/messages").glob("*.wav"))
     net.do("sync")
     assert [] == net.status()["servers"]["secondary"]["faults"]
+
+
+def test_what_is_gone_at_the_loser_and_was_edited_since_is_written_again(net: Net, tmp_path: Path) -> None:
+    """An edit that waits with the file that is gone keeps neither a round nor the overwrite from its end."""
+    vanish(net, "secondary", tmp_path)
+    net.do("mailbox", "set", "2001", "--name", "Grace", "--server", "primary")
+    done = net.run("sync")
+    assert errors.DeletionsHeld.exit_code == done.returncode, done.stderr
+    assert "in step" in done.stdout
+    net.do("sync", "--overwrite-from", "primary", "--yes")
+    assert net.read("verify")["equal"]
+    assert "Grace" in net.path("secondary", "mailboxes/2001/mailbox.yaml").read_text()
 
 
 def test_what_is_gone_at_the_winner_goes_on_waiting(net: Net, tmp_path: Path) -> None:

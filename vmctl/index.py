@@ -317,6 +317,11 @@ class Index:
         """The keys whose files are to be written, the most needed first."""
         return [row[0] for row in self._run("SELECT key FROM records WHERE todo ORDER BY rank, key")]
 
+    def unwritten(self) -> int:
+        """How many files are to be written by themselves: what is gone and waits for a person's word is not."""
+        held = set(self.note("held") or [])
+        return sum(key not in held for key in self.todo()) if held else self.count("todo")
+
     def writable(self) -> list[str]:
         """Of these keys those whose recording is not awaited."""
         query = f"SELECT key FROM records WHERE todo AND NOT {replies.WAITS} ORDER BY rank, key"  # noqa: S608

@@ -235,13 +235,16 @@ class Outbox:
         now = self._clock.steady()
         urgent: deque[str] = deque()
         messages: deque[str] = deque()
-        idle = self._lot.versions() | {thing for thing in self._suspects() if isinstance(thing, Version)}
-        pending = [row for row in self._index.pending() if (row[0], row[2]) not in idle]
-        still = {key for key, _, _ in pending}
+        parked = self._lot.versions()
+        suspects = {thing for thing in self._suspects() if isinstance(thing, Version)}
+        pending = [row for row in self._index.pending() if (row[0], row[2]) not in parked]
+        still = {
+            key for key, _, _ in pending
+        }  # a suspect, too: that it left before says that its recording is on its way
         self._sent = {key: sent for key, sent in self._sent.items() if key in still}
         for key, kind, version in pending:
             sent = self._sent.get(key)
-            if sent is None or now >= sent.due or sent.version != version:
+            if (key, version) not in suspects and (sent is None or now >= sent.due or sent.version != version):
                 (messages if kind == MESSAGE else urgent).append(key)
         return urgent, messages
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from vmctl.clock import Clock
     from vmctl.config import Config
+    from vmctl.entry import Entry
     from vmctl.index import Index
 
 _NOTE = "overwrite"
@@ -79,7 +80,7 @@ def _await_files(config: Config, name: str, clock: Clock, timeout: float, wait: 
     """
     deadline = clock.steady() + timeout
     with Replica.open(config, name, clock) as replica:
-        while todo := replica.index.count("todo"):
+        while todo := replica.index.unwritten():
             if clock.steady() > deadline:
                 raise NotInStep(f"{name} has not written {todo} files yet", why="their recordings have not come again")
             wait(_POLL)
@@ -117,24 +118,40 @@ def set_back(replica: Replica, by: str) -> dict[str, str]:
     changes: dict[str, str] = {}
     with replica.locked():
         with index.transaction():
-            mine = {(index.note(_NOTE) or {}).get("incarnation", ""), index.meta("incarnation")}
-            differing = {key: then for key, then in index.remembered_otherwise() if key.partition("/")[0] in KINDS}
-            kept = _ousted(index, differing)
             tick = index.next_tick(clock.wall())  # one act: see 'mailbox restore'
-            for key, then in differing.items():
-                entry = index.get(key)
-                if entry is None or key in kept:
-                    continue
-                record = as_it_was(then, entry.record, mine, tick, clock.wall())
-                if record is not entry.record:
-                    changes[key] = _what(entry.record, record)
-                    index.put(replace(entry, record=record), clock.wall())
+            for entry, record in _otherwise(index, tick, clock.wall()):
+                changes[record.key] = _what(entry.record, record)
+                index.put(replace(entry, record=record), clock.wall())
             index.forget_records()
             index.set_note(_NOTE, None)
             index.set_note(OVERWRITTEN, tick.number)  # every mail tells it: what is gone at the peer is written again
         replica.tell(f"overwritten from {replica.server.name}", records=len(changes), by=f"operator {by}")
         replica.applier.apply_all()
     return changes
+
+
+def would_set_back(index: Index, wall: int) -> dict[str, str]:
+    """What a run that was cut off would set back now, although both servers hold the same of it; empty without one."""
+    if unfinished(index, wall) is None:
+        return {}
+    with index.transaction(rollback=True):
+        found = _otherwise(index, index.next_tick(wall), wall)
+        return {record.key: _what(entry.record, record) for entry, record in found}
+
+
+def _otherwise(index: Index, tick: Tick, wall: int) -> list[tuple[Entry, Record]]:
+    """What is not as it is remembered, with the record that sets it back by the change `tick`."""
+    mine = {(index.note(_NOTE) or {}).get("incarnation", ""), index.meta("incarnation")}
+    differing = {key: then for key, then in index.remembered_otherwise() if key.partition("/")[0] in KINDS}
+    kept, found = _ousted(index, differing), []
+    for key, then in differing.items():
+        entry = index.get(key)
+        if entry is None or key in kept:
+            continue
+        record = as_it_was(then, entry.record, mine, tick, wall)
+        if record is not entry.record:
+            found.append((entry, record))
+    return found
 
 
 def _ousted(index: Index, differing: dict[str, Record | None]) -> set[str]:

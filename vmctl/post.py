@@ -245,7 +245,7 @@ class Post:
         facts = self.replica.contact.facts()
         return (
             index.pending_count() == 0
-            and index.count("todo") == 0
+            and index.unwritten() == 0
             and facts.get("pending") == 0
             and facts.get("digest") == index.digest
         )

@@ -45,6 +45,27 @@ def gone(journal: Journal, server: str) -> IndexDamaged | None:
     )
 
 
+def to_read(path: Path, journal: Journal, server: str) -> Index | None:
+    """The index of a store, for reading; None in one that never had one. Raises IndexDamaged where it is gone.
+
+    One that knows no life of the store is as good as gone: an empty file was put there, or whoever made it was killed.
+    """
+    from vmctl.index import Index
+
+    if path.exists():
+        index = Index.to_read(path)
+        try:
+            if index.meta("incarnation"):
+                return index
+        except BaseException:
+            index.close()
+            raise
+        index.close()
+    if (lost := gone(journal, server)) is not None:
+        raise lost
+    return None
+
+
 def start_over(
     index: Index, journal: Journal, root: Path, network: str, server: str, wall: int, why: str = "", above: int = 0
 ) -> None:

@@ -86,8 +86,8 @@ class Replica:
         self.scanner = Scanner(self.store, index, clock, config.scan.settle)
         if not remembers:
             with index.transaction():  # together: a new life that did not know the deleted would bring them back
-                self._start_over(why)
                 self.scanner.recall()
+                self._start_over(why)
         self.recordings = Recordings(self.store, index, self.pool)
         self.applier = Applier(self.store, index, self.pool, self.recordings, self.scanner, clock)
         doubt = Doubt(index, self.contact, self.journal, clock, server.name, config.mail.max // _SHARE_OF_DIGESTS)
@@ -235,7 +235,9 @@ class Replica:
     def _merged(self, mail: SyncMail) -> Taken:
         taken = self.inbox.take(mail)
         if taken.rolled_back:
-            self._start_over("the peer holds later changes of this server than this server does", taken.above)
+            with self.index.transaction():
+                self.scanner.recall()  # the tombs may be younger than the index; what they say is issued again, too
+                self._start_over("the peer holds later changes of this server than this server does", taken.above)
             self.outbox.forget_sent()
             taken = replace(self.inbox.take(mail), rolled_back=True)
         for key in taken.forgotten:

@@ -70,7 +70,8 @@ class Round:
         self._config = config
         self._clock = clock
         self._timeout = timeout
-        self._deadline = clock.steady() + timeout
+        self._began = clock.steady()
+        self._deadline = self._began + timeout
         self._full = full
         self._accept = accept_deletions
         self._written = written
@@ -80,7 +81,7 @@ class Round:
 
     def run(self) -> Outcome:
         """Do it. Raises NotInStep, PeerUnreachable (try again), AlreadyServing, and what a store may raise."""
-        began, began_wall = self._clock.steady(), self._clock.wall()
+        began_wall = self._clock.wall()
         daemons = [server for server in self._config.here() if self._daemon(server)]
         for server in daemons:
             self._outcome.by[server.name] = DAEMON
@@ -104,7 +105,7 @@ class Round:
                     self._outcome.servers[server.name] = Tally(held=index.note("held") or [], faults=_faults(index))
             for post in posts:
                 self._outcome.servers[post.server.name].faults = _faults(post.replica.index)
-        self._outcome.seconds = round(self._clock.steady() - began, 3)
+        self._outcome.seconds = round(self._clock.steady() - self._began, 3)
         return self._outcome
 
     def _post(self, server: Server) -> Post:
@@ -275,11 +276,11 @@ class Round:
 
     def _not_in_step(self, posts: list[Post]) -> NotInStep:
         parts, hint = [], None
-        what = f"not in step after {duration(self._timeout)}"
+        what = f"not in step after {duration(self._clock.steady() - self._began)}"
         for post in posts:
             index = post.replica.index
             pending = index.pending_count()
-            words = f"{post.server.name}: {pending} pending, {index.count('todo')} not yet written"
+            words = f"{post.server.name}: {pending} pending, {index.unwritten()} not yet written"
             if parked := pending - index.shelf.owed()[0]:
                 words += f", {parked} parked"
                 what = "not in step: what the other server does not take is parked"

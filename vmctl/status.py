@@ -13,10 +13,9 @@ from vmctl.clock import Clock, rfc3339
 from vmctl.contact import Contact
 from vmctl.durable import lock_told
 from vmctl.errors import DiskFull, IndexDamaged, JournalError, StoreNewer, StoreUnusable
-from vmctl.index import Index
 from vmctl.journal import Journal
 from vmctl.parked import listing
-from vmctl.rejoin import gone
+from vmctl.rejoin import to_read
 from vmctl.spool import Spool
 from vmctl.trouble import Trouble, from_text, probe
 from vmctl.view import View, fresh_view, newer, role
@@ -95,12 +94,9 @@ def _local(config: Config, server: Server, clock: Clock) -> _Local:
 
 def _memory(config: Config, server: Server, journal: Journal, clock: Clock) -> _Memory | None:
     """What the index tells; None where there never was one. Raises IndexDamaged, StoreUnusable, ..."""
-    path = _state(server) / "index.db"
-    if not path.exists():
-        if (lost := gone(journal, server.name)) is not None:
-            raise lost
+    index = to_read(_state(server) / "index.db", journal, server.name)
+    if index is None:
         return None
-    index = Index.to_read(path)
     try:
         contact = Contact(index, clock, config.failover.after)
         step, oldest, link = int(index.meta("in_step_at", "0")), index.oldest_pending(), index.note("link")
@@ -117,7 +113,7 @@ def _memory(config: Config, server: Server, journal: Journal, clock: Clock) -> _
         }
         return _Memory(
             contact.heard, contact.last_heard(), contact.facts(), contact.skew(), index.note("waiting") or {},
-            pending, index.count("todo"), index.digest, own,
+            pending, index.unwritten(), index.digest, own,
         )  # fmt: skip
     finally:
         index.close()

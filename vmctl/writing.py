@@ -51,7 +51,7 @@ class Writer:
             "passed": last if oldest is None else oldest - 1,
             "pending": pending,
             "parked": pending - owed,
-            "todo": self._index.count("todo"),
+            "todo": self._index.unwritten(),
             "digest": self._index.digest,
             "journal_seen": self._index.note("peer_journal"),
             **({} if number is None else {"overwritten": number}),

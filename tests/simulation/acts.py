@@ -693,6 +693,8 @@ def _remove(world, name, key, *, sync):
         seen |= {act.number for act in world.ledger.of(known) if act.what in BIRTHS}
     for path in paths if kind in {"mailbox", "callflow"} else ():
         seen |= _evident(world, name, key, path)
+    if not world.versions(name, [key]):  # a new index has not seen it: what only this file held is gone
+        world.ledger.doubt(key, world.ledger.know(name, key) - world.ledger.know(world.other(name), key))
     for path in paths:
         world.disk.take_away(path, sync=sync)
     if kind == "message":  # with the file goes the recording

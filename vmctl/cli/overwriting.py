@@ -41,8 +41,9 @@ def check_here(session: Session, winner: str) -> None:
 def preview(session: Session, winner: str, timeout: float) -> None:
     """Show what would be set back, by record where both stores are here, else as far as the peer tells."""
     loser = session.config.peer_of(winner).name
+    again = _tell_unfinished(session, winner)
     if session.config.servers[loser].here:
-        changes = _between(_read(session.config, winner), _read(session.config, loser))
+        changes = _between(_read(session.config, winner), _read(session.config, loser)) | again
         for name in (winner, loser):
             changes = _without_waiting(session.config, name, changes, wins=name == winner)
         lines = [f"  {key}: {_WOULD[what].format(winner)}" for key, what in changes.items()]
@@ -50,7 +51,8 @@ def preview(session: Session, winner: str, timeout: float) -> None:
         counted = f"{loser}: {len(changes)} record{'' if len(changes) == 1 else 's'} would be overwritten"
     else:
         value = {"winner": winner, "loser": loser, **_of_peer(session, winner, timeout)}
-        lines = [f"  {name}: something in it differs" for name in value["groups"]]
+        lines = [f"  {key}: {_WOULD[what].format(winner)}" for key, what in again.items()]
+        lines += [f"  {name}: something in it differs" for name in value["groups"]]
         counted = f"{loser}: {value['pending_there']} records that {winner} has not got, {value['pending_here']} that it has not got"
     rest = [f"  and {len(lines) - _MOST_LINES} more"] if len(lines) > _MOST_LINES else []
     emit(session, value, "\n".join([counted, *lines[:_MOST_LINES], *rest, "nothing was changed"]))
@@ -167,22 +169,25 @@ def carry_out(
         raise
 
 
-def _tell_unfinished(session: Session, winner: str) -> None:
+def _tell_unfinished(session: Session, winner: str) -> dict[str, str]:
+    """Say that a run that was cut off is gone on with; what it sets back of what both servers hold alike by now."""
     from vmctl.clock import Clock, rfc3339
     from vmctl.index import Index
-    from vmctl.overwrite import unfinished
+    from vmctl.overwrite import unfinished, would_set_back
 
     root = session.config.servers[winner].store
     path = root / ".vmctl" / "index.db" if root is not None else None
     if path is None or not path.exists():
-        return
-    index = Index.open(path)
+        return {}
+    index, wall = Index.to_read(path), Clock().wall()
     try:
-        since = unfinished(index, Clock().wall())
+        since = unfinished(index, wall)
+        if since is None:
+            return {}
+        note(f"an overwrite was cut off: this one goes on with it, by what {winner} held at {rfc3339(since)}")
+        return would_set_back(index, wall)
     finally:
         index.close()
-    if since is not None:
-        note(f"an overwrite was cut off: this one goes on with it, by what {winner} held at {rfc3339(since)}")
 
 
 def words(done: Overwritten, winner: str, loser: str) -> str:

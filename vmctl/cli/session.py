@@ -84,17 +84,13 @@ class Session:
 
         Raises IndexDamaged where it is gone: that nothing is known must not read as if nothing had been there.
         """
-        from vmctl.index import Index
         from vmctl.journal import Journal
-        from vmctl.rejoin import gone
+        from vmctl.rejoin import to_read
 
-        path = self.store.state / "index.db"
-        if not path.exists():
-            if (lost := gone(Journal(self.store.state / "journal.jsonl"), self.server)) is not None:
-                raise lost
+        index = to_read(self.store.state / "index.db", Journal(self.store.state / "journal.jsonl"), self.server)
+        if index is None:
             yield None
             return
-        index = Index.to_read(path)
         if index.as_it_is:
             note(f"the index of {self.server} is read as it is: its disk is full or cannot be written to")
         try:
