@@ -165,7 +165,11 @@ class Desk:
         with self._replica.locked():
             entry = self._index.get(key)
             if entry is None:
-                raise NotFound(f"no message {ident} was ever in mailbox {extension}")
+                raise NotFound(
+                    f"no message {ident} of mailbox {extension} is known",
+                    why="it was never there, or nothing is left of it: what is purged is forgotten in the end",
+                    hint=f"'vmctl message list {extension} --deleted' shows what can be restored",
+                )
             if entry.record.lives:
                 raise AlreadyExists(f"message {ident} in mailbox {extension} is not deleted", hint="nothing to do")
             refuse_purged(entry.record, f"message {ident} in mailbox {extension}")

@@ -180,7 +180,7 @@ class Housekeeper:
             mend = "look at the clock and at the timers, then 'vmctl sync --accept-deletions'"
         elif kept.stopped is not None and not kept.stopped.startswith("the peer's"):  # that one has a fault of its own
             why = f"{kept.stopped}: nothing is deleted for its age"
-            mend = "set the clock right; if it is, 'vmctl housekeeping --trust-clock'"
+            mend = f"set the clock right; if it is, 'vmctl housekeeping --trust-clock --server {self._replica.server.name}'"
         with self._index.transaction():
             if why:
                 self._index.faults.set(_FAULT, why, mend, self._replica.clock.wall())

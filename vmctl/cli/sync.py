@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _SHOWN_AFTER = 1.0  # seconds of work before progress is shown
 _MOST_LINES = 100
+_MOST_TROUBLES = 10  # of one server on the terminal
 
 
 def sync(
@@ -256,8 +257,10 @@ def _in_words(outcome: Outcome) -> str:
 
 def _name_troubles(outcome: Outcome) -> None:
     for name, tally in outcome.servers.items():
-        for fault in tally.faults:
+        for fault in tally.faults[:_MOST_TROUBLES]:
             note(f"{name}: {fault['path']}: {fault['why']} - {fault['mend']}")
+        if len(tally.faults) > _MOST_TROUBLES:
+            note(f"{name}: and {len(tally.faults) - _MOST_TROUBLES} more: 'vmctl status' names them all")
         for key in tally.conflicts:
             note(f"{name}: two edits at once, what lost is kept as {key}")
 
