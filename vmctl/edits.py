@@ -150,7 +150,9 @@ class Edits:
         record = entry.record
         if record.lives:
             if _equal(record.document, document):
-                self._put(replace(entry, shown=state if record.kind == MESSAGE else record))
+                # what the file says of its presence may be younger: a new index heard of it from the peer first
+                known = merge(record, state) if state else record
+                self._put(replace(entry, record=known, shown=state if record.kind == MESSAGE else record))
                 return
             # made here by hand while the peer's was on its way: both were made without knowing the other
             mine = state or _no_younger(created(record.key, document, self._tick(), at), record)

@@ -1,7 +1,8 @@
 """Deliberate faults of the order in which things become durable: a crash test that finds none of them proves nothing."""
 
-from vmctl import apply, durable, leaving, placing
+from vmctl import durable, leaving, placing, recovery
 from vmctl.replica import Replica
+from vmctl.scan import Scanner
 from vmctl.spool import Spool
 
 
@@ -39,19 +40,21 @@ def replaced_without_a_look():
 
 def tombstones_read_later():
     """A new life of a store is durable before it knows what was deleted in the former one."""
-    start_over = Replica._start_over
+    start_over, recall = Replica._start_over, Scanner.recall
 
     def committed_first(replica, *why):
         start_over(replica, *why)
         replica.index._db.execute("COMMIT")
         replica.index._db.execute("BEGIN IMMEDIATE")
+        recall(replica.scanner)
 
     Replica._start_over = committed_first
+    Scanner.recall = lambda _self: None
 
 
 def nothing_taken_back():
     """What a killed `message leave` had written stays."""
-    apply.take_back = leaving.take_back = lambda *_: None
+    recovery.take_back = leaving.take_back = lambda *_: None
 
 
 def marks_that_nobody_reads():
@@ -62,7 +65,7 @@ def marks_that_nobody_reads():
 # Each fault, and the story that shows it.
 FAULTS = {
     gone_before_it_is_taken: "mails_are_received",
-    written_in_place: "an_application_drops_messages_in",
+    written_in_place: "an_index_is_lost",
     replaced_without_a_look: "a_person_saves_at_the_last_moment",
     tombstones_read_later: "an_index_is_lost",
     nothing_taken_back: "a_message_is_left",

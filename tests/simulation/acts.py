@@ -510,6 +510,13 @@ def _mailbox_file(world, name):
     return f"mailbox/{box}", world.machines[name].root / f"mailboxes/{box}/mailbox.yaml"
 
 
+def _callflow_file(world, name):
+    there = sorted((world.machines[name].root / "callflows").glob("*.yaml"))
+    there = [path for path in there if f"callflow/{path.stem}" not in world.removed[name]]
+    path = world.chance.choice(there) if there else None
+    return path and (f"callflow/{path.stem}", path)
+
+
 @act("hand", 2)
 def edit(world, name):
     """A person edits a mailbox, a callflow or the settings."""
@@ -734,7 +741,7 @@ def remove_callflow(world, name):
 @act("hand", 0.6)
 def away_for_a_moment(world, name):
     """An editor renames a file away, a scan looks, and the file is there again."""
-    found = _mailbox_file(world, name)
+    found = _mailbox_file(world, name) if world.chance.random() < 0.4 else _callflow_file(world, name)
     if found is None or world.machines[name].unmounted:
         return "away for a moment: nothing is there"
     key, path = found
@@ -878,6 +885,15 @@ def _found_again(world, name, key):
                 world.ledger.note(
                     name, key, "found again", writes={field: act_.value(field)}, maybe=True, keeps=True, seen=()
                 )
+    kind, _, ident = parse_key(key)
+    files = {
+        "settings": "settings.yaml",
+        "callflow": f"callflows/{ident}.yaml",
+        "mailbox": f"mailboxes/{ident}/mailbox.yaml",
+    }
+    path = (world.machines[name].unmounted or world.machines[name].root) / files.get(kind, "none")
+    for field, value in ((read_document(path) if path.exists() else None) or {}).items():
+        world.ledger.note(name, key, "found again", writes={field: value}, maybe=True, keeps=True, seen=())
     world.ledger.note(name, key, "found again", maybe=True, keeps=True, seen=())
 
 

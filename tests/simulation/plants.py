@@ -191,7 +191,7 @@ def purge_not_replicated(self, kept):
 # Files that people and applications have their hands on
 
 
-@plant(Absences, "look", "hand", acts=40)
+@plant(Absences, "look", "hand records", acts=40, more={"away_for_a_moment": 10.0, "set_callflow": 3.0})
 def absent_at_the_first_look(self, *values, **words):
     """A file that is away for a moment counts as deleted."""
     self._settle = 0.0
