@@ -25,7 +25,14 @@ def written_in_place():
         durable.discard(path)
         durable.write_at(path, 0, data, mode=mode)
 
-    durable.write = write
+    def exchange(path, data, aside, *, mode=0o600):
+        there = path.exists()
+        if there:
+            durable.copy(path, aside)
+        write(path, data, mode=mode)
+        return there
+
+    durable.write, durable.exchange = write, exchange
 
 
 def replaced_without_a_look():
@@ -65,7 +72,7 @@ def marks_that_nobody_reads():
 # Each fault, and the story that shows it.
 FAULTS = {
     gone_before_it_is_taken: "mails_are_received",
-    written_in_place: "an_index_is_lost",
+    written_in_place: "an_application_drops_messages_in",
     replaced_without_a_look: "a_person_saves_at_the_last_moment",
     tombstones_read_later: "an_index_is_lost",
     nothing_taken_back: "a_message_is_left",
