@@ -8,8 +8,10 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,11 +24,10 @@ from vmctl.clock import Clock
 from vmctl.desk import Desk
 from vmctl.errors import DeletionsHeld, JournalBroken, NotInStep
 from vmctl.replacing import Replacing
-from vmctl.replica import Replica
+from vmctl.replica import Replica, store_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 HOUR = 3600 * 1_000_000
 NOTE = {"from": "+441", "received": "2026-01-31T08:15:00Z", "status": "new"}
@@ -318,11 +319,21 @@ def test_held_deletions_where_one_server_has_a_daemon(net: Net) -> None:
         assert not net.path("secondary", "mailboxes/2001").exists()
 
 
+def stop(net: Net, daemon: subprocess.Popen[str]) -> None:
+    """Stop the primary's daemon where it holds neither the store nor the index: it must keep nobody from them."""
+    root = net.root / "primary"
+    index = sqlite3.connect(root / ".vmctl/index.db", isolation_level=None)
+    with contextlib.closing(index), store_lock(root):
+        index.execute("BEGIN IMMEDIATE")
+        os.kill(daemon.pid, signal.SIGSTOP)
+        until(lambda: ") T " in Path(f"/proc/{daemon.pid}/stat").read_text(), what="it is stopped")
+
+
 def test_a_word_that_nobody_waits_for_any_more_is_void(net: Net) -> None:
     """`--accept-deletions` of a command that gave up lets nothing go that vanishes later, whatever wakes the daemon."""
     net.do("sync")
     with both(net) as daemons:
-        os.kill(daemons["primary"].pid, signal.SIGSTOP)  # it hears the command only after that has given up
+        stop(net, daemons["primary"])  # it hears the command only after that has given up
         assert net.run("sync", "--accept-deletions", "--timeout", "0.5").returncode == NotInStep.exit_code
         os.kill(daemons["primary"].pid, signal.SIGCONT)
         shutil.rmtree(net.path("primary", "mailboxes/2001"))
