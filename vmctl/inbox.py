@@ -162,7 +162,8 @@ class Inbox:
         name, current = mail.incarnation, self._index.meta("peer_incarnation")
         past = self._index.note("peer_past") or []
         if name == current:
-            if self._contact.answers_since(mail, self._index.note("peer_since")):
+            unproven = name != self._index.meta("peer_proven")
+            if unproven and self._contact.answers_since(mail, self._index.note("peer_since")):
                 self._index.set_meta("peer_proven", name)
             return True
         if name in past:
