@@ -60,6 +60,28 @@ def test_a_save_at_the_very_rename_is_not_lost(wire, box, monkeypatch, broken):
     assert [f".vmctl/replaced/{path.name}" for path in asides] == [fault["path"] for fault in wire.a.index.faults.all()]
 
 
+def test_a_broken_save_that_is_kept_aside_says_nothing_of_a_later_change(wire, box, monkeypatch):
+    """A person's broken save is kept; the next change is committed when the process is killed: it is written all the same."""
+    rename, late = os.rename, ["name: ["]
+
+    def at_the_last_moment(source, target):
+        if target == box and late:
+            box.write_text(late.pop())
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "_rename", at_the_last_moment)
+        wire.desk().set_mailbox("2001", {"name": "Bob"})
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(durable, "exchange", die)
+        wire.desk().set_mailbox("2001", {"name": "Cleo"})
+    wire.crash("primary")
+    wire.in_step()
+    assert ["Cleo"] * 2 == [wire.servers[name].store.document("mailbox/2001")["name"] for name in wire.servers]
+    assert ["name: ["] == [path.read_text() for path in (wire.root() / ".vmctl/replaced").iterdir()]
+    assert 1 == len(wire.a.index.faults.all())
+
+
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("edited", [False, True])
 def test_a_crash_at_the_rename_does_not_turn_the_peers_change_into_ours(wire, box, monkeypatch, moment, edited):
@@ -371,6 +393,11 @@ def test_a_crash_before_the_commit_makes_no_edit_of_what_was_written(wire, box, 
     wire.in_step()
     document = wire.b.store.document("mailbox/2001")
     assert ("TWO", "de") == (document["name"], document["language"])
+
+
+def die(*_words, **_more):
+    """Nothing happens any more."""
+    raise Crash
 
 
 def exchange_and_die(*words, **more):

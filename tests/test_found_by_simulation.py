@@ -4,6 +4,7 @@ import json
 
 import pytest
 from simulation.acts import lose_index, tone
+from simulation.files import read_store
 from simulation.invariants import come_to_rest
 from simulation.schedule import Profile
 from simulation.world import NAMES, SETTLE, World
@@ -305,6 +306,52 @@ def test_what_a_power_cut_brings_back_of_an_earlier_exchange_stands_for_no_later
     come_to_rest(world)
     for name in NAMES:
         assert 7 == world.documents(name, ["mailbox/2001"])["mailbox/2001"]["quota"]
+
+
+@pytest.mark.parametrize("survive", range(6))
+def test_a_restored_message_is_written_although_a_power_cut_brought_its_former_self_back(world, survive):
+    """Marked, deleted, restored, and no file written yet: what was put aside when it was marked says nothing of that."""
+    ident = world.message("2001")
+    world.desk(A).mark("2001", ident, "saved")
+    world.desk(A).delete_message("2001", ident)
+    machine = world.machines[A]
+    machine.side.crash_at = machine.side.steps + 3
+    assert "crash" == world.product(A, lambda: world.desk(A).restore_message("2001", ident))
+    assert world.documents(A, [f"message/2001/{ident}"])
+    world.disk.power_cut(machine.side, Until(survive))
+    world.look(A)
+    come_to_rest(world)
+    for name in NAMES:
+        assert world.at(name, f"mailboxes/2001/messages/{ident}.json").exists()
+
+
+def test_two_renumbers_at_once_survive_the_loss_of_both_indexes(world):
+    """One mailbox got two extensions; each new index hears of the other's message before it looks: both have both."""
+    ident = world.message("2001")
+    world.exchange()
+    world.look(B)
+    for name, new in zip(NAMES, ("2002", "2003"), strict=True):
+        MailboxDesk(world.machines[name].post.replica).renumber("2001", new)
+    for name in NAMES:
+        lose_index(world, name)
+    world.exchange()
+    come_to_rest(world)
+    for name in NAMES:
+        assert [f"message/{box}/{ident}" for box in ("2002", "2003")] == sorted(
+            key for key in read_store(world.machines[name].root)[0] if key.startswith("message/")
+        )
+
+
+def test_what_a_former_life_of_the_peer_sent_is_offered_to_the_present_one(world):
+    """A mail arrives late, and its sender has lost its index since: it is not taken for what the peer knows."""
+    world.desk(B).create_mailbox("2002", {"name": "Cleo"})
+    late = list(world.machines[B].post.parcels(always=True))
+    lose_index(world, B)
+    world.exchange()
+    for parcel in late:
+        world.machines[A].post._receive(parcel.raw)
+    assert "ok" == world.turn(A, scan=False, send=False)
+    assert ["mailbox/2002"] == [key for key, _, _ in world.machines[A].index.pending()]
 
 
 @pytest.mark.parametrize("steps", range(3, 15))

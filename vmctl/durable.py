@@ -259,6 +259,18 @@ def remove(path: Path) -> bool:
         return there
 
 
+def remove_all(paths: Iterable[Path]) -> None:
+    """Remove files for good, if they are there, with one fsync for each directory."""
+    folders = set()
+    for path in paths:
+        with disk_faults(path):
+            _discard(path)
+        folders.add(path.parent)
+    for folder in sorted(folders):
+        with disk_faults(folder):
+            fsync_directory(folder)
+
+
 def discard(path: Path) -> None:
     """Remove a file that nobody needs, if it is there; a power cut may bring it back."""
     with disk_faults(path):

@@ -32,6 +32,10 @@ class Faults:
         self._run("INSERT OR REPLACE INTO faults VALUES (?,?,?,?)", (path, why, mend, since))
         return True
 
+    def has(self, path: str) -> bool:
+        """Whether something is named by this path."""
+        return self._run("SELECT 1 FROM faults WHERE path = ?", (path,)).fetchone() is not None
+
     def drop(self, path: str) -> None:
         """The fault is mended."""
         self._run("DELETE FROM faults WHERE path = ?", (path,))

@@ -105,7 +105,7 @@ class Inbox:
                 return taken
             forgetful = current and self._has_forgotten(mail)
             for value in mail.records if not forgetful else ():
-                self._record_or_hold(value, taken)
+                self._record_or_hold(value, taken, current=current)
             if current:
                 taken.fresh = self._heard(mail)
                 if mail.peer_incarnation == self._index.meta("incarnation") and not forgetful:
@@ -233,10 +233,10 @@ class Inbox:
 
     # Records
 
-    def _record_or_hold(self, value: dict[str, Any], taken: Taken) -> None:
+    def _record_or_hold(self, value: dict[str, Any], taken: Taken, *, current: bool) -> None:
         """One record that cannot be merged is held back: it must not keep back all others in its mail."""
         try:
-            self._record(value, taken)
+            self._record(value, taken, current=current)
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             log.exception("a record of the peer cannot be merged")
             self._hold(value, f"it cannot be merged: {type(error).__name__}: {error}")
@@ -247,7 +247,8 @@ class Inbox:
         if isinstance(key, str) and isinstance(version, str) and f"{key}{version}".isascii():
             self._index.shelf.hold(key, version, one_line(why, _LONGEST_REASON))
 
-    def _record(self, value: dict[str, Any], taken: Taken) -> None:
+    def _record(self, value: dict[str, Any], taken: Taken, *, current: bool) -> None:
+        """One record; `current` says that it is from the present life of the peer, which so holds what it sent."""
         try:
             key = str(value["key"])
             parse_key(key)
@@ -278,13 +279,14 @@ class Inbox:
             taken.forgotten.append(key)
             log.warning("%s came back from a copy that is older than its tombstone: it stays deleted", key)
         elif entry is None:
-            self._put(Entry(part, base=part if part.version == version else None), taken)
+            self._put(Entry(part, base=part if current and part.version == version else None), taken)
         else:
             self._list_conflicts(entry.record, part, taken)
             if entry.record.vector == part.vector and vector is None and entry.record.version != version:
                 log.error("%s: equal vectors over different content: merged alike", key)
             merged = merge(entry.record, part)
-            self._put(replace(entry, record=merged, base=merged if merged.version == version else entry.base), taken)
+            known = current and merged.version == version
+            self._put(replace(entry, record=merged, base=merged if known else entry.base), taken)
         self._index.replies.add_ack(key, version)
 
     def _was_dropped(self, part: Record) -> bool:

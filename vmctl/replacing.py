@@ -1,7 +1,8 @@
 """Replaces a file that others edit, and looks once more at what was replaced: somebody may have saved into it meanwhile.
 
 The old file is linked into `.vmctl/replaced` before the new one takes its name, and stays there until what a person
-saved at the last moment is committed. So of a crash at any moment is left what `recover` needs.
+saved at the last moment is committed. So of a crash at any moment is left what `recover` needs. Then it goes for good,
+before anything else is made of the files: one that a power cut brought back would tell of an exchange long done with.
 """
 
 from __future__ import annotations
@@ -62,18 +63,20 @@ class Replacing:
     def noted(self) -> None:
         """What was found in the files aside is committed: not before that, as one may hold the only copy of an edit."""
         asides, self._asides = self._asides, []
-        for aside in asides:
-            self._forget(aside)
+        self._forget(asides)
 
     def recover(self) -> None:
         """Look at what a killed process put aside, before anything else is made of the files."""
         self._asides.clear()
         found = sorted(self._folder.iterdir()) if self._folder.is_dir() else []
         walk = self._store.walk() if found else Walk()
+        done = []
         for aside in found:
             place, _, expected = aside.name.rpartition(".")[0].rpartition(".")
             path = place.replace("%", "/")
-            self._recover_one(aside, path, self._key_of(path, walk), expected)
+            if self._recover_one(aside, path, self._key_of(path, walk), expected):
+                done.append(aside)
+        self._forget(done)
 
     def _key_of(self, path: str, walk: Walk) -> str | None:
         """The key of the record whose file this is, if it is there: of a message's document its name tells."""
@@ -83,37 +86,28 @@ class Replacing:
         part = self._store.part_of(path) if folder in walk.folders else None
         return None if part is None else message_key(self._store.mailbox_of(folder), part.ident)
 
-    def _recover_one(self, aside: Path, path: str, key: str | None, expected: str) -> None:
-        """A file that was put aside: find out whether it was replaced, and whether a person saved into it before."""
+    def _recover_one(self, aside: Path, path: str, key: str | None, expected: str) -> bool:
+        """Find out whether a file that was put aside was replaced, and whether a person saved into it before.
+
+        Tells whether it has done its work.
+        """
         if self._index.looks.file(_name(aside)) is not None:
-            self._forget(aside)  # it was merged, and the commit came before the crash
-            return
+            return True  # it was merged, and the commit came before the crash
         entry = self._index.get(key) if key else None
         if entry is None:
             self._name_fault(aside, path, "a file that was replaced when the index was lost")
-            return
-        settled = True  # the file that is still there was not replaced
-        if not entry.todo or self._is_as_noted(path, aside):
-            # its replacement was committed, this or one before; what is not as expected was broken, and is named
-            settled = digest_of(aside)[0] == expected
-        elif not _is_at(aside, self._store.root / path):
-            with self._index.transaction():
-                late, settled = self._merge_late(entry, path, aside, expected)
-                if not late:
-                    self._index.put(replace(entry, shown=entry.record), self._clock.wall())
-                self._index.looks.drop_file(path)  # to be read again: a person may have saved into the new one since
-        if settled:
-            self._forget(aside)
-
-    def _is_as_noted(self, path: str, aside: Path) -> bool:
-        """Whether a file is what the index last noted of it, and not what was put aside: that is from an earlier exchange.
-
-        A power cut brings it back after it was done with, as nobody waits for its removal to be durable.
-        """
-        place, known = self._store.root / path, self._index.looks.file(path)
-        if known is None or not place.is_file() or aside.samefile(place):
             return False
-        return digest_of(place)[0] == known[1]
+        if not entry.todo or self._index.faults.has(_name(aside)):
+            # its replacement was committed, this or one before; what is not as expected was broken, and is named
+            return digest_of(aside)[0] == expected
+        if _is_at(aside, self._store.root / path):
+            return True  # it was not replaced
+        with self._index.transaction():
+            late, settled = self._merge_late(entry, path, aside, expected)
+            if not late:
+                self._index.put(replace(entry, shown=entry.record), self._clock.wall())
+            self._index.looks.drop_file(path)  # to be read again: a person may have saved into the new one since
+        return settled
 
     def _merge_late(self, before: Entry, path: str, aside: Path, expected: str) -> tuple[bool, bool]:
         """If a person saved into the replaced file at the last moment, that is an edit of what it showed before.
@@ -142,9 +136,10 @@ class Replacing:
         mend = f"take from it what you need into {path}, then remove it"
         self._index.faults.set(_name(aside), why, mend, self._clock.wall())
 
-    def _forget(self, aside: Path) -> None:
-        durable.discard(aside)
-        self._index.looks.drop_file(_name(aside))
+    def _forget(self, asides: list[Path]) -> None:
+        durable.remove_all(asides)
+        for aside in asides:
+            self._index.looks.drop_file(_name(aside))
 
     def _aside(self, path: str, expected: str) -> Path:
         durable.make_directory(self._folder)

@@ -254,7 +254,7 @@ class Scanner:
         try:
             data = self._store.read(path)
             document, state = self._store.parse(key, data, path)
-            self._only_one(key)
+            self._only_one(key, state)
             if state is None and not self._settled(look):
                 self._report.unsettled.add(path)
                 return
@@ -321,16 +321,18 @@ class Scanner:
             path, why, "'vmctl sync' fetches it from the other server; if that has lost it too, delete the message"
         )
 
-    def _only_one(self, key: str) -> None:
+    def _only_one(self, key: str, state: Record | None) -> None:
+        """Raises BrokenFile for a copy of a message. One of a birth of its own is none: its mailbox was renumbered."""
         if self._index.get(key) is not None:
             return
-        same = self._index.keys("kind = 'message' AND name = ? AND lives", (parse_key(key).name,))
-        others = [other for other in same if self._store.look(self._store.path(other)) is not None]
-        if others:
-            raise BrokenFile(
-                f"a message of this id is there twice: {key} and {others[0]}",
-                hint="give the copy an id of its own: rename both its files and mend 'id' in its JSON",
-            )
+        for other in self._index.keys("kind = 'message' AND name = ? AND lives", (parse_key(key).name,)):
+            entry = self._index.get(other)
+            born_apart = state is not None and entry is not None and entry.record.born != state.born
+            if not born_apart and self._store.look(self._store.path(other)) is not None:
+                raise BrokenFile(
+                    f"a message of this id is there twice: {key} and {other}",
+                    hint="give the copy an id of its own: rename both its files and mend 'id' in its JSON",
+                )
 
     def _hold(self, found: dict[str, str]) -> None:
         """What was put back from a backup is not read: it would undo on both servers what was done since."""
