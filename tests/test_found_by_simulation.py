@@ -11,7 +11,7 @@ from simulation.world import NAMES, SETTLE, World
 
 from vmctl import outbox
 from vmctl.desk_mailboxes import MailboxDesk
-from vmctl.errors import AlreadyExists
+from vmctl.errors import AlreadyExists, StoreBusy
 from vmctl.model import ABSENT, message_key
 
 A, B = NAMES
@@ -352,6 +352,25 @@ def test_what_a_former_life_of_the_peer_sent_is_offered_to_the_present_one(world
         world.machines[A].post._receive(parcel.raw)
     assert "ok" == world.turn(A, scan=False, send=False)
     assert ["mailbox/2002"] == [key for key, _, _ in world.machines[A].index.pending()]
+
+
+def test_a_save_that_was_not_in_the_file_yet_outlives_who_deletes_what_the_file_shows(world):
+    """The save waits for a lost recording, somebody else edits the file, the mailbox is deleted: he saw no save."""
+    ident = world.message("2001")
+    world.exchange()
+    world.look(B)
+    folder = "mailboxes/2001/messages"
+    world.disk.take_away(world.at(B, f"{folder}/{ident}.wav"))
+    with pytest.raises(StoreBusy):
+        world.desk(B).mark("2001", ident, "saved")
+    path = world.at(B, f"{folder}/{ident}.json")
+    world.disk.put(path, path.read_bytes().replace(b'"from": "unknown"', b'"from": "Ada"'))
+    world.look(B)
+    world.desk(B).delete_mailbox("2001")
+    come_to_rest(world)
+    for name in NAMES:
+        document = world.documents(name, [f"message/2001/{ident}"])[f"message/2001/{ident}"]
+        assert ("saved", "Ada") == (document["status"], document["from"])
 
 
 @pytest.mark.parametrize("steps", range(3, 15))

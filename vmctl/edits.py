@@ -195,10 +195,15 @@ class Edits:
         """The file shows `mine`, made of what was `seen`, and not of what the index took in meanwhile.
 
         That may be a change of this very server, whose file was not written yet: so the vector of `mine`, in which its
-        own number stands for all that are below, does not tell what was seen.
+        own number stands for all that are below, does not tell what was seen. A save among these is saved anew above
+        it: else who deletes what the file shows would be taken to have seen that, too.
         """
         self._list_conflicts(entry.record, replace(mine, vector=seen))
-        self._put(replace(entry, record=merge(entry.record, mine), shown=_as_in_file(mine)))
+        merged = merge(entry.record, mine)
+        if any(number > max(seen.get(by, 0), merged.deleted.get(by, 0)) and number < mine.vector.get(by, 0)
+               for by, number in entry.record.kept.items()):  # fmt: skip
+            merged = restored(merged, self._tick())
+        self._put(replace(entry, record=merged, shown=_as_in_file(mine)))
 
     def _list_conflicts(self, record: Record, mine: Record) -> None:
         for conflict in conflicts(record, mine):
