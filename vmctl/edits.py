@@ -195,15 +195,14 @@ class Edits:
         """The file shows `mine`, made of what was `seen`, and not of what the index took in meanwhile.
 
         That may be a change of this very server, whose file was not written yet: so the vector of `mine`, in which its
-        own number stands for all that are below, does not tell what was seen. A save among these is saved anew above
-        it: else who deletes what the file shows would be taken to have seen that, too.
+        own number stands for all that are below, does not tell what was seen. Where a save is among these, it is not the
+        vector of what the file shows either: who deletes that has not seen the save.
         """
         self._list_conflicts(entry.record, replace(mine, vector=seen))
-        merged = merge(entry.record, mine)
-        if any(number > max(seen.get(by, 0), merged.deleted.get(by, 0)) and number < mine.vector.get(by, 0)
-               for by, number in entry.record.kept.items()):  # fmt: skip
-            merged = restored(merged, self._tick())
-        self._put(replace(entry, record=merged, shown=_as_in_file(mine)))
+        new = {by for by, number in mine.vector.items() if number > seen.get(by, 0)}
+        unseen = any(entry.record.kept.get(by, 0) > seen.get(by, 0) for by in new)
+        shown = _as_in_file(replace(mine, vector=seen) if unseen else mine)
+        self._put(replace(entry, record=merge(entry.record, mine), shown=shown))
 
     def _list_conflicts(self, record: Record, mine: Record) -> None:
         for conflict in conflicts(record, mine):
