@@ -111,8 +111,8 @@ def example() -> tuple[mail.SyncMail, bytes]:
         sent=_NOW + 9_250_000,
         incarnation=_ME,
         peer_incarnation=_PEER,
-        checkpoint=_checkpoint(_ME, _NOW + 9_250_000, _NOW + 2_000_000),
-        echo_checkpoint=_checkpoint(_PEER, _NOW + 2_100_000, 0),
+        checkpoint=_checkpoint(_ME, _NOW + 9_250_000) | {"after": _mark(_NOW + 2_000_000), "known": _mark(_NOW)},
+        echo_checkpoint=_checkpoint(_PEER, _NOW + 2_100_000),
         challenge="58ad1f20c3b79e64",
         echo="e4017c95ab36d82f",
         config="77aa0192bcde34f5",
@@ -154,9 +154,13 @@ def _record(key: str, document: dict[str, Any], at: int) -> model.Record:
     return model.created(key, document, model.Tick(at, _ME), at)
 
 
-def _checkpoint(incarnation: str, number: int, after: int) -> dict[str, Any]:
+def _checkpoint(incarnation: str, number: int) -> dict[str, Any]:
     nonce = hashlib.sha256(incarnation.encode()).hexdigest()[:16]
-    return {"incarnation": incarnation, "number": number, "nonce": nonce, "after": after}
+    return {"incarnation": incarnation, "number": number, "nonce": nonce}
+
+
+def _mark(number: int) -> list[Any]:
+    return [number, hashlib.sha256(str(number).encode()).hexdigest()[:16]]
 
 
 def _status(*records: model.Record) -> dict[str, Any]:

@@ -214,17 +214,44 @@ def test_a_rolled_back_store_is_found_and_loses_nothing(wire, box, recording, tm
     assert 9 == wire.b.store.document("mailbox/2001")["quota"]
 
 
-def test_a_rollback_between_two_echoes_is_found(wire, box, recording, tmp_path):
-    """The forgotten mail was never answered: the peer still holds against the server what it said in it."""
+@pytest.mark.parametrize("arrive", ["yes", "yes yes", "yes no yes", "no yes", "no yes yes", "no no yes no yes"])
+def test_a_rollback_between_two_echoes_is_found(wire, box, recording, tmp_path, arrive):
+    """The forgotten mail was never answered: the peer echoes it until it is, whatever came or was lost since."""
+    wire.in_step()
     back_up(wire, "primary", tmp_path / "backup")
     lost = wire.desk().leave(box, recording())
     wire.send("primary")
     wire.deliver()
     put_back(wire, "primary", tmp_path / "backup")
-    wire.send("primary", always=True)
-    wire.deliver()
+    before = wire.a.index.meta("incarnation")
+    for fate in arrive.split():
+        wire.send("primary", always=True, anew=True)
+        if fate == "yes":
+            wire.deliver()
+        else:
+            wire.lose()
     wire.in_step()
+    assert before != wire.a.index.meta("incarnation")
     assert [[lost], [lost]] == [wire.messages(box, name) for name in wire.servers]
+
+
+def test_lost_mails_make_no_rollback_and_do_not_stop_the_echo(wire, box):
+    """Every second mail is lost each way: nobody starts over, and what is echoed goes on all the same."""
+    wire.in_step()
+    lives = [replica.index.meta("incarnation") for replica in wire.servers.values()]
+    echoed = []
+    for turn in range(8):
+        for name in wire.servers:
+            wire.desk(name).set_mailbox(box, {"quota": 5 + turn})
+            wire.send(name, always=True, anew=True)
+            if turn % 2:
+                wire.lose()
+            else:
+                wire.deliver()
+        echoed.append(wire.b.index.note("peer_checkpoint")["number"])
+    assert echoed == sorted(echoed)
+    assert 3 <= len(set(echoed))
+    assert lives == [replica.index.meta("incarnation") for replica in wire.servers.values()]
 
 
 def test_a_delete_after_a_rollback_stays_one(wire, box, recording, tmp_path):

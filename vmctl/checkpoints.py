@@ -5,7 +5,7 @@ Each is a change number with random bits, kept until the peer has echoed a later
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,6 +14,14 @@ TABLE: Final = """
 CREATE TABLE IF NOT EXISTS checkpoints (number INTEGER PRIMARY KEY, nonce TEXT NOT NULL);
 """
 _CONFIRMED = "confirmed"
+_NONCE = "confirmed_nonce"
+
+
+class Mark(NamedTuple):
+    """A checkpoint, without its incarnation."""
+
+    number: int
+    nonce: str
 
 
 class Checkpoints:
@@ -30,10 +38,15 @@ class Checkpoints:
         """Remember a checkpoint before it leaves in a mail."""
         self._run("INSERT OR REPLACE INTO checkpoints VALUES (?, ?)", (number, nonce))
 
-    def last(self) -> int:
-        """The number of the newest checkpoint that was given; 0 before the first of this incarnation."""
-        number = self._run("SELECT max(number) FROM checkpoints").fetchone()[0]
-        return int(self._meta(_CONFIRMED, "0")) if number is None else int(number)
+    def last(self) -> Mark | None:
+        """The newest checkpoint that was given; None before the first of this incarnation."""
+        row = self._run("SELECT number, nonce FROM checkpoints ORDER BY number DESC LIMIT 1").fetchone()
+        return self.known() if row is None else Mark(*row)
+
+    def known(self) -> Mark | None:
+        """The newest checkpoint that the peer has echoed: it was *confirmed*."""
+        number = int(self._meta(_CONFIRMED, "0"))
+        return Mark(number, self._meta(_NONCE, "")) if number else None
 
     def confirm(self, number: int, nonce: str) -> bool:
         """Whether the echoed checkpoint is one of ours or older than the last confirmed one; forgets older ones."""
@@ -43,6 +56,7 @@ class Checkpoints:
             return False
         self._run("DELETE FROM checkpoints WHERE number < ?", (number,))
         self._set_meta(_CONFIRMED, str(number))
+        self._set_meta(_NONCE, nonce)
         return True
 
     def drop_all(self) -> None:

@@ -30,6 +30,7 @@ from vmctl.model import (
     vector_from_json,
 )
 from vmctl.ranges import without
+from vmctl.rollback import Rollback
 
 if TYPE_CHECKING:
     from vmctl.clock import Clock
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("vmctl.inbox")
 
 _PAST_INCARNATIONS = 100
-_FORGOTTEN = "forgotten"  # the nonce of a checkpoint that nobody gave
 _LONGEST_REASON = 200
 
 
@@ -88,6 +88,7 @@ class Inbox:
         self._outbox = outbox
         self._answers = Answers(index, recordings, outbox, lot, clock)
         self._doubt = doubt
+        self._rollback = Rollback(index)
 
     def take(self, mail: SyncMail) -> Taken:
         """Take one mail, whole or not at all.
@@ -100,10 +101,10 @@ class Inbox:
         with self._index.transaction():
             self._index.replies.came(here)
             current = self._peer_incarnation(mail)
-            if (current or _is_refuted(mail)) and self._was_rolled_back(mail):
-                taken.rolled_back, taken.above = True, self._forgotten_number(mail)
+            if (current or self._rollback.is_refuted(mail)) and self._rollback.is_ours(mail):
+                taken.rolled_back, taken.above = True, self._rollback.above(mail)
                 return taken
-            forgetful = current and self._has_forgotten(mail)
+            forgetful = current and self._rollback.is_the_peers(mail)
             for value in mail.records if not forgetful else ():
                 self._record_or_hold(value, taken, current=current)
             if current:
@@ -168,7 +169,7 @@ class Inbox:
             return True
         if name in past:
             if current == self._index.meta("peer_proven"):
-                self._refute(mail)
+                self._rollback.refute(mail)
                 return False
             self._contact.asked(mail)  # it is answered, so that its sender can prove that it lives
             if not self._contact.answers_since(mail, self._index.note("peer_since")):
@@ -177,59 +178,12 @@ class Inbox:
             past = [*(one for one in past if one != name), current]
             self._index.set_note("peer_past", past[-_PAST_INCARNATIONS:])
             self._index.forget_bases()
-            self._index.set_note("peer_checkpoint", None)
+            self._rollback.forget_peer()
             self._outbox.forget_sent()
             log.warning("the peer has a new incarnation: everything is offered to it again")
         self._index.set_meta("peer_incarnation", name)
         self._index.set_note("peer_since", [self._clock.steady(), self._clock.boot()])
         return True
-
-    def _refute(self, mail: SyncMail) -> None:
-        """A mail of a past incarnation that is younger than all of the present one: the peer was rolled back to it.
-
-        It finds that out by the echo of a checkpoint that it never gave, and issues again what it did above all that
-        is known here of that incarnation.
-        """
-        theirs, newest = mail.checkpoint or {}, self._index.note("peer_checkpoint") or {}
-        if isinstance(theirs.get("number"), int) and theirs["number"] > newest.get("number", 0):
-            above = self._index.newest_by(mail.incarnation)
-            self._index.set_note("peer_checkpoint", theirs | {"nonce": _FORGOTTEN, "above": above})
-
-    @staticmethod
-    def _forgotten_number(mail: SyncMail) -> int:
-        echoed = mail.echo_checkpoint or {}
-        above = echoed.get("above", echoed.get("number"))
-        return above if isinstance(above, int) else 0
-
-    def _was_rolled_back(self, mail: SyncMail) -> bool:
-        """Whether the peer echoes a checkpoint that this server does not know any more."""
-        echoed = mail.echo_checkpoint
-        if not echoed or echoed.get("incarnation") != self._index.meta("incarnation"):
-            return False
-        number, nonce = echoed.get("number"), echoed.get("nonce")
-        if not (isinstance(number, int) and isinstance(nonce, str)):
-            return False
-        return not self._index.checkpoints.confirm(number, nonce)
-
-    def _has_forgotten(self, mail: SyncMail) -> bool:
-        """Whether the peer does not know the checkpoint that was taken from it last; else notes the one of this mail.
-
-        Then it was rolled back, and finds that out by the echo of the forgotten one. What it says until then is left:
-        it says it again under its next incarnation, and its present numbers mean other changes here.
-        """
-        theirs = mail.checkpoint
-        newest = self._index.note("peer_checkpoint")
-        if not theirs or not isinstance(theirs.get("number"), int):
-            return False
-        if newest is not None and newest.get("incarnation") != mail.incarnation:
-            newest = None
-        after = theirs.get("after")
-        if newest is not None and isinstance(after, int) and theirs["number"] > newest["number"] > after:
-            log.warning("the peer has forgotten what it said before: it was rolled back")
-            return True
-        if newest is None or theirs["number"] > newest["number"]:
-            self._index.set_note("peer_checkpoint", theirs)
-        return False
 
     # Records
 
@@ -345,12 +299,3 @@ class Inbox:
         if not good:
             log.error("a recording in pieces had other bytes than its digest: it is asked for again")
         return good
-
-
-def _is_refuted(mail: SyncMail) -> bool:
-    """Whether the peer takes this server for one of its past lives.
-
-    It counts also in a mail of what looks like a past life of the peer. When both have lost their indexes, mails of the
-    lives before can make each take the other's present one for past.
-    """
-    return (mail.echo_checkpoint or {}).get("nonce") == _FORGOTTEN

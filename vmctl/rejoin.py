@@ -78,7 +78,8 @@ def start_over(
     why = why or ("the index is not that of this life of the store" if former else "the index is new")
     whose = identity.renew(root, network, server)
     with index.transaction():
-        confirmed = int(index.meta("confirmed", "0"))
+        known = index.checkpoints.known()
+        confirmed = known.number if known else 0
         index.tombstones.set_bound(former, confirmed)
         for entry in index.entries() if former else ():
             number = index.next_number(wall)

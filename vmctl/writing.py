@@ -10,6 +10,7 @@ from vmctl.absence import overwritten
 from vmctl.errors import JournalError
 from vmctl.mail import SyncMail, compose, describe
 from vmctl.model import canonical
+from vmctl.rollback import Rollback
 
 if TYPE_CHECKING:
     from vmctl.clock import Clock
@@ -63,7 +64,7 @@ class Writer:
         with self._index.transaction():
             # a number of its own: two mails with one number could not be told apart when one is echoed
             number, nonce = self._index.next_number(self._clock.wall()), secrets.token_hex(8)
-            after = self._index.checkpoints.last()
+            after, known = self._index.checkpoints.last(), self._index.checkpoints.known()
             self._index.checkpoints.add(number, nonce)
             mail = SyncMail(
                 packet=_packet(load, incarnation),
@@ -73,8 +74,14 @@ class Writer:
                 sent=self._clock.wall(),
                 incarnation=incarnation,
                 peer_incarnation=self._index.meta("peer_incarnation") or None,
-                checkpoint={"incarnation": incarnation, "number": number, "nonce": nonce, "after": after},
-                echo_checkpoint=self._index.note("peer_checkpoint"),
+                checkpoint={
+                    "incarnation": incarnation,
+                    "number": number,
+                    "nonce": nonce,
+                    "after": after and list(after),
+                    "known": known and list(known),
+                },
+                echo_checkpoint=Rollback(self._index).to_echo(),
                 challenge=self._contact.challenge(),
                 echo=self._contact.echo(),
                 config=self._config.digest,

@@ -290,7 +290,7 @@ def delete_mailbox(world, name):
     keys = [*inside, f"mailbox/{box}"]
     shown = {key: world.shown(name, key) for key in keys}  # where a file lags behind, only what it shows was seen
     known = {key: set(world.ledger.know(name, key)) for key in keys}
-    loose = {key for key in keys if world.hand[name].get(key, {}).get("loose")}
+    loose = {key for key in keys if world.hand[name].get(key, {}).get("loose") or _says_all(world, name, key)}
 
     def note(*, maybe, keys):
         if maybe is not None:
@@ -306,6 +306,14 @@ def delete_mailbox(world, name):
                 )
 
     return ordered(world, name, f"delete mailbox/{box} with {len(inside)}", keys, lambda d: d.delete_mailbox(box), note)
+
+
+def _says_all(world, name, key):
+    """Whether a file says all that its record does although it lags behind, or a person's edit was not judged yet."""
+    entry = world.machines[name].index.get(key)
+    if entry is None or not entry.shown:
+        return False
+    return entry.shown.document == entry.record.document and (entry.todo or key in world.hand[name])
 
 
 @act("records", 1)
@@ -750,7 +758,9 @@ def away_for_a_moment(world, name):
         world.disk.rename(path, aside)
         world.disk.sync_folder(path.parent)
     end = world.turn(name, send=False)
-    if aside.exists() and not path.exists():
+    if aside.exists() and path.exists():  # the other server's came meanwhile: the editor leaves it
+        world.hand[name].pop(key, None)
+    elif aside.exists():
         with world.disk.by_hand():
             world.disk.rename(aside, path)
             world.disk.sync_folder(path.parent)

@@ -8,7 +8,7 @@ import contextlib
 from dataclasses import dataclass, replace
 from unittest import mock
 
-from vmctl import apply, desk, durable, edits, identity, inbox, merge, model, outbox, scan, spool
+from vmctl import apply, desk, durable, edits, identity, inbox, merge, model, outbox, rollback, scan, spool
 from vmctl.absence import Absences
 from vmctl.answers import Answers
 from vmctl.errors import StoreUnusable
@@ -239,7 +239,7 @@ _sound = scan.Scanner._sound
 # Memory
 
 
-@plant(inbox.Inbox, "_was_rolled_back", "memory records net", seeds=300)
+@plant(rollback.Rollback, "is_ours", "memory records net", seeds=300)
 def rollback_not_noticed(self, mail):
     """A server that was put back from a backup goes on as if nothing had happened."""
     return False
