@@ -373,6 +373,25 @@ def test_a_save_that_was_not_in_the_file_yet_outlives_who_deletes_what_the_file_
         assert ("saved", "Ada") == (document["status"], document["from"])
 
 
+def test_a_message_that_waits_for_its_recording_and_a_change_is_no_new_edit_at_each_look(world):
+    """The recording is lost on both, a change waits in the index for it: no look at the file makes another version."""
+    ident = world.message("2001")
+    world.exchange()
+    world.look(B)
+    for name in NAMES:
+        world.disk.take_away(world.at(name, f"mailboxes/2001/messages/{ident}.wav"))
+        world.look(name)
+    with pytest.raises(StoreBusy):
+        world.desk(B).mark("2001", ident, "saved")
+    world.exchange()
+    world.look(B)
+    versions = [world.versions(name, [f"message/2001/{ident}"]) for name in NAMES]
+    for _ in range(3):
+        world.look(B)
+        world.exchange()
+    assert versions == [world.versions(name, [f"message/2001/{ident}"]) for name in NAMES]
+
+
 @pytest.mark.parametrize("steps", range(3, 15))
 def test_a_file_that_says_what_is_known_makes_it_no_younger(world, steps):
     """A file was written, and perhaps not noted; a person edits one value in it: the others are as old as they were."""

@@ -179,7 +179,7 @@ def test_no_bytes_end_in_anything_but_a_fault(layout, kind, data):
         canonical(store.parse(KEY_OF[kind], bytes_, "here")[0])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lone(tmp_path_factory, layout):
     """Two servers that many examples share."""
     with pytest.MonkeyPatch.context() as patch:

@@ -61,14 +61,19 @@ class Edits:
         record, shown_before = entry.record, entry.shown
         if shown_before is None:
             self._appeared(entry, document, min(at, wall), state, whole=whole)
-        elif _equal(shown_before.document, document):
+            return
+        before = shown_before.document
+        audio = document.get("audio")
+        if audio is not None and "audio" not in before and audio == record.document.get("audio"):
+            before |= {"audio": audio}  # it was lost beside the file, which names it as ever
+        if _equal(before, document):
             if record.kind == MESSAGE and state is None:
                 self._put(replace(entry, shown=_as_in_file(shown_before)))
         else:
             if _equal(record.document, document):
                 self._put(replace(entry, shown=record if record.kind != MESSAGE else state or shown_before))
                 return
-            changes = changed_fields(shown_before.document, document)
+            changes = changed_fields(before, document)
             self._edit(entry, edited(shown_before, changes, self._tick(), min(at, wall)), shown_before.vector)
 
     def gone(self, keys: list[str]) -> None:

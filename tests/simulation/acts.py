@@ -766,7 +766,8 @@ def away_for_a_moment(world, name):
             world.disk.sync_folder(path.parent)
         if not world.documents(
             name, [key]
-        ):  # deleted meanwhile, by the other server: it is made anew, with all it says
+        ):  # deleted meanwhile, by the other server or as it was away at two looks: it is made anew, with all it says
+            world.ledger.note(name, key, "away", deletes=True, maybe=True)
             for field, value in (read_document(path) or {}).items():
                 world.ledger.note(name, key, "put back", writes={field: value}, maybe=True, keeps=True)
     return f"{key} is away for a moment at {name}: {end}"
