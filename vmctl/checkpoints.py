@@ -1,6 +1,6 @@
 """The checkpoints that this server gave in its mails: who is echoed one that he does not know was rolled back.
 
-Each is a change number with random bits, kept until the peer has echoed a later one.
+Each is a change number with random bits, kept until the peer has echoed a thousand later ones.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ TABLE: Final = """
 CREATE TABLE IF NOT EXISTS checkpoints (number INTEGER PRIMARY KEY, nonce TEXT NOT NULL);
 """
 _CONFIRMED = "confirmed"
-_NONCE = "confirmed_nonce"
+_MOST_CONFIRMED = 1000  # so many are kept, for mails that were long under way
 
 
 class Mark(NamedTuple):
@@ -41,22 +41,28 @@ class Checkpoints:
     def last(self) -> Mark | None:
         """The newest checkpoint that was given; None before the first of this incarnation."""
         row = self._run("SELECT number, nonce FROM checkpoints ORDER BY number DESC LIMIT 1").fetchone()
-        return self.known() if row is None else Mark(*row)
+        return None if row is None else Mark(*row)
 
-    def known(self) -> Mark | None:
-        """The newest checkpoint that the peer has echoed: it was *confirmed*."""
-        number = int(self._meta(_CONFIRMED, "0"))
-        return Mark(number, self._meta(_NONCE, "")) if number else None
+    @property
+    def confirmed(self) -> int:
+        """The number of the newest checkpoint that the peer has echoed; 0 before the first."""
+        return int(self._meta(_CONFIRMED, "0"))
 
-    def confirm(self, number: int, nonce: str) -> bool:
-        """Whether the echoed checkpoint is one of ours or older than the last confirmed one; forgets older ones."""
-        if number <= int(self._meta(_CONFIRMED, "0")):
-            return True
-        if not self._run("SELECT 1 FROM checkpoints WHERE number = ? AND nonce = ?", (number, nonce)).fetchone():
-            return False
-        self._run("DELETE FROM checkpoints WHERE number < ?", (number,))
-        self._set_meta(_CONFIRMED, str(number))
-        self._set_meta(_NONCE, nonce)
+    def confirm(self, mark: Mark) -> bool:
+        """Whether an echoed checkpoint is one of ours; those that are long confirmed are forgotten, and taken for ours."""
+        confirmed = self.confirmed
+        if not self._run("SELECT 1 FROM checkpoints WHERE number = ? AND nonce = ?", mark).fetchone():
+            return (
+                mark.number <= confirmed
+                and not self._run("SELECT 1 FROM checkpoints WHERE number <= ?", (mark.number,)).fetchone()
+            )
+        if mark.number > confirmed:
+            self._set_meta(_CONFIRMED, str(mark.number))
+            self._run(
+                "DELETE FROM checkpoints WHERE number < "
+                "(SELECT number FROM checkpoints WHERE number <= ? ORDER BY number DESC LIMIT 1 OFFSET ?)",
+                (mark.number, _MOST_CONFIRMED),
+            )
         return True
 
     def drop_all(self) -> None:

@@ -101,8 +101,9 @@ class Inbox:
         with self._index.transaction():
             self._index.replies.came(here)
             current = self._peer_incarnation(mail)
-            if (current or self._rollback.is_refuted(mail)) and self._rollback.is_ours(mail):
-                taken.rolled_back, taken.above = True, self._rollback.above(mail)
+            speaks_of_us = current or self._rollback.is_refuted(mail)
+            if speaks_of_us and (above := self._rollback.forgotten(mail)) is not None:
+                taken.rolled_back, taken.above = True, above
                 return taken
             forgetful = current and self._rollback.is_the_peers(mail)
             for value in mail.records if not forgetful else ():

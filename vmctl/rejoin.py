@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from vmctl import identity
 from vmctl.errors import IndexDamaged
 from vmctl.model import Field, Record, Vector, join
+from vmctl.rollback import Rollback
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,8 +79,7 @@ def start_over(
     why = why or ("the index is not that of this life of the store" if former else "the index is new")
     whose = identity.renew(root, network, server)
     with index.transaction():
-        known = index.checkpoints.known()
-        confirmed = known.number if known else 0
+        confirmed = index.checkpoints.confirmed
         index.tombstones.set_bound(former, confirmed)
         for entry in index.entries() if former else ():
             number = index.next_number(wall)
@@ -87,7 +87,7 @@ def start_over(
             if record is not entry.record:
                 index.put(replace(entry, record=record), wall)
         index.forget_bases()
-        index.checkpoints.drop_all()
+        Rollback(index).forget_own()
         index.set_meta("full_scan", "0")
         index.set_meta("seen_all", "0")
         index.set_meta("incarnation", whose.incarnation)

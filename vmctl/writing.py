@@ -35,6 +35,7 @@ class Writer:
         self._contact = contact
         self._journal = journal
         self._clock = clock
+        self._rollback = Rollback(index)
         self._key: PrivateKey | None = None
 
     def status(self) -> dict[str, Any]:
@@ -62,10 +63,7 @@ class Writer:
         """The packet id, the subject and the bytes of a mail. Its checkpoint is durable when this returns."""
         incarnation = self._index.meta("incarnation")
         with self._index.transaction():
-            # a number of its own: two mails with one number could not be told apart when one is echoed
-            number, nonce = self._index.next_number(self._clock.wall()), secrets.token_hex(8)
-            after, known = self._index.checkpoints.last(), self._index.checkpoints.known()
-            self._index.checkpoints.add(number, nonce)
+            checkpoint = self._rollback.next(self._clock.wall(), secrets.token_hex(8))
             mail = SyncMail(
                 packet=_packet(load, incarnation),
                 network=self._config.network,
@@ -74,14 +72,8 @@ class Writer:
                 sent=self._clock.wall(),
                 incarnation=incarnation,
                 peer_incarnation=self._index.meta("peer_incarnation") or None,
-                checkpoint={
-                    "incarnation": incarnation,
-                    "number": number,
-                    "nonce": nonce,
-                    "after": after and list(after),
-                    "known": known and list(known),
-                },
-                echo_checkpoint=Rollback(self._index).to_echo(),
+                checkpoint=checkpoint,
+                echo_checkpoint=self._rollback.to_echo(),
                 challenge=self._contact.challenge(),
                 echo=self._contact.echo(),
                 config=self._config.digest,

@@ -239,10 +239,10 @@ _sound = scan.Scanner._sound
 # Memory
 
 
-@plant(rollback.Rollback, "is_ours", "memory records net", seeds=300)
+@plant(rollback.Rollback, "forgotten", "memory records net", seeds=300)
 def rollback_not_noticed(self, mail):
     """A server that was put back from a backup goes on as if nothing had happened."""
-    return False
+    return
 
 
 @plant(identity, "renew", "memory records", seeds=300)
