@@ -6,7 +6,7 @@ import json
 import os
 
 import pytest
-from wire import Wire
+from wire import SETTLE, Wire
 
 from vmctl import durable
 from vmctl.errors import DiskFull
@@ -301,11 +301,14 @@ def marked_by_hand(wire, ident, status):
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_save_of_the_application_at_the_very_rename_is_not_lost(wire, box, recording, monkeypatch, killed):
     """The peer marks a message while the application saves it: the save is merged, also by the next process."""
+    wire.clock.as_files()
     ident = wire.desk().leave("2001", recording())
     wire.in_step()
+    wire.clock.as_files()
     wire.desk("secondary").mark("2001", ident, "old")
     wire.send("secondary")
     wire.deliver(take=False)
+
 
     def save_and_exchange(*words, **more):
         marked_by_hand(wire, ident, "saved")
@@ -394,6 +397,24 @@ def test_a_crash_before_the_commit_makes_no_edit_of_what_was_written(wire, box, 
     wire.in_step()
     document = wire.b.store.document("mailbox/2001")
     assert ("TWO", "de") == (document["name"], document["language"])
+
+
+def test_an_edit_that_was_merged_in_the_lost_commit_is_merged_again(wire, box, monkeypatch):
+    """A person's save is taken in with the peer's later one and replaced, all in one commit that is lost: both are known."""
+    box.write_text(box.read_text().replace("Ada", "Eve"))
+    wire.tick()
+    wire.clock.advance(SETTLE + 0.01)
+    wire.desk("secondary").set_mailbox("2001", {"name": "Bob"})
+    wire.send("secondary")
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "exchange", exchange_and_die)
+        with pytest.raises(Crash):
+            wire.deliver()
+    wire.crash("primary")
+    wire.in_step()
+    assert ["Bob"] * 2 == [wire.servers[name].store.document("mailbox/2001")["name"] for name in wire.servers]
+    listed = [entry.record.document for entry in wire.b.index.entries("kind = 'conflict'")]
+    assert [("Bob", "Eve")] == [(one["won"]["is"], one["lost"]["is"]) for one in listed]
 
 
 def die(*_words, **_more):

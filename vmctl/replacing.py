@@ -102,8 +102,9 @@ class Replacing:
             return digest_of(aside)[0] == expected
         if _is_at(aside, self._store.root / path):
             return True  # it was not replaced
+        known = self._index.looks.file(path)  # what was taken in since was lost with the commit
         with self._index.transaction():
-            late, settled = self._merge_late(entry, path, aside, expected)
+            late, settled = self._merge_late(entry, path, aside, known[1] if known else "unknown")
             if not late:
                 self._index.put(replace(entry, shown=entry.record), self._clock.wall())
             self._index.looks.drop_file(path)  # to be read again: a person may have saved into the new one since
@@ -126,7 +127,7 @@ class Replacing:
         shown = before.shown.document if before.shown else {}
         if before.record.kind == MESSAGE:  # an application need not write what it cannot change
             document = {name: shown[name] for name in ("audio", "seconds") if name in shown} | document
-        self._edits.found(before.record.key, document, self._clock.wall())
+        self._edits.found(before.record.key, document, self._store.look_now(aside).mtime // 1000)
         merged = self._index.get(before.record.key)
         if merged is not None:
             self._index.put(replace(merged, shown=before.record), self._clock.wall())

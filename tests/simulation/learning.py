@@ -84,6 +84,9 @@ def _mailbox_gone(world, name, key, lives):
 def _learn_edit(world, machine, key, hand):
     name, path = machine.name, hand["path"]
     taken = [_is_known(machine, key, field, value) for field, value in hand["writes"].items() if value != ABSENT]
+    if all(taken) and is_torn(hand):  # what is left of it says all the same: its writer will look at it again
+        hand["loose"] = True
+        return
     if all(taken):
         seen = hand["seen"]
         loose = hand.get("loose", False)
