@@ -309,7 +309,6 @@ def test_a_save_of_the_application_at_the_very_rename_is_not_lost(wire, box, rec
     wire.send("secondary")
     wire.deliver(take=False)
 
-
     def save_and_exchange(*words, **more):
         marked_by_hand(wire, ident, "saved")
         replaced = EXCHANGE(*words, **more)

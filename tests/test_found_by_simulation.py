@@ -392,6 +392,27 @@ def test_a_message_that_waits_for_its_recording_and_a_change_is_no_new_edit_at_e
     assert versions == [world.versions(name, [f"message/2001/{ident}"]) for name in NAMES]
 
 
+def test_a_file_that_had_not_stood_still_at_the_first_scan_of_a_new_index_was_there_all_the_same(world):
+    """A change is written, the index is lost, the peer tells of a deletion: nobody has made the mailbox anew."""
+    world.machines[A].clock.offset = world.machines[B].clock.offset
+    world.desk(A).set_mailbox("2001", {"email": "ada@example.com"})
+    world.now += 1_000_000
+    world.desk(B).set_mailbox("2001", {"quota": 7})
+    world.now += 100_000
+    world.desk(A).delete_mailbox("2001")
+    lose_index(world, B)
+    assert "ok" == world.turn(B, send=False)
+    world.exchange()
+    world.look(B)
+    world.exchange()
+    assert [{}, {}] == [world.documents(name, ["mailbox/2001"]) for name in NAMES]
+    MailboxDesk(world.machines[A].post.replica).restore_mailbox("2001")
+    come_to_rest(world)
+    for name in NAMES:
+        (found,) = world.documents(name, ["mailbox/2001"]).values()
+        assert ("ada@example.com", 7) == (found["email"], found["quota"])
+
+
 @pytest.mark.parametrize("steps", range(3, 15))
 def test_a_file_that_says_what_is_known_makes_it_no_younger(world, steps):
     """A file was written, and perhaps not noted; a person edits one value in it: the others are as old as they were."""

@@ -82,8 +82,9 @@ class Scanner:
             self._findings.forget_mended(walk, listed)
             if full:
                 self._index.set_meta("full_scan", str(self._clock.wall()))
-                if not walk.unread:
-                    self._index.set_meta("seen_all", "1")
+            if self._index.is_new and self._index.meta("full_scan", "0") != "0":
+                # what could not be read at that scan, or had not stood still, is asked for by each until it is known
+                self._index.set_meta("seen_all", str(int(not walk.unread and not self._report.unsettled)))
             self._findings.keep_new()
         return self._reported()
 

@@ -642,6 +642,9 @@ def edit_while_it_works(world, name):
         old = path.read_bytes()
         world.disk.put(path, text, how)
         done.append(True)
+        pending = world.hand[name].get(key)
+        if pending is not None:  # the turn may have taken it in before
+            world.ledger.note(name, key, "saved before", writes=pending["writes"], maybe=True, keeps=True)
         for field, was in document.items():  # which of the peer's changes the person had seen nobody knows
             if field != "name":
                 world.ledger.note(name, key, "saved with it", writes={field: was}, maybe=True, keeps=True)

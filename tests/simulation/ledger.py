@@ -184,9 +184,9 @@ class Ledger:
         return known - self._maybe(key), maybe - (known - self._maybe(key))
 
     def fields(self, key, name=None):
-        """Every field that was ever set in a record, as far as a server knows."""
+        """Every field that was ever set in a record, as far as a server knows or may know."""
         acts = [act for act in self.acts.values() if act.key == key]
-        known = self._maybe(key) | self.know(name, key) if name else ()
+        known = self._maybe(key) | self.know(name, key) | self.perhaps(name, key) if name else ()
         return {field for act in acts for field, _ in act.writes if name is None or act.number in known}
 
     def _maybe(self, key):
