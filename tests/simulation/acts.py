@@ -580,8 +580,10 @@ def _edited(world, name, key, path, document, change, how, sync):
     seen = pending["seen"] if pending else world.shown(name, key) | _evident(world, name, key, path)
     world.disk.put(path, text, how, sync=sync)
     writes = (pending["writes"] if pending else {}) | change
+    anew = set(pending["anew"]) if pending else set()
     if new and not world.ledger.must_live(key, [name]):  # else what lives and has no file yet is only added to
-        writes = dict.fromkeys(world.ledger.fields(key, name), ABSENT) | writes
+        anew |= set(world.ledger.fields(key, name))
+        writes = dict.fromkeys(anew, ABSENT) | writes
     synced = sync and (pending is None or pending["sync"])
     world.hand[name][key] = {
         "seen": seen,
@@ -592,6 +594,7 @@ def _edited(world, name, key, path, document, change, how, sync):
         "text": text,
         "old": old,
         "former": pending if pending and pending["sync"] else None,
+        "anew": anew - change.keys(),
     }
     world.hand[name][key]["loose"] = bool(pending and pending.get("loose"))
 
@@ -650,7 +653,7 @@ def edit_while_it_works(world, name):
                 world.ledger.note(name, key, "saved with it", writes={field: was}, maybe=True, keeps=True)
         world.hand[name][key] = {
             "seen": frozenset(), "writes": {"name": value}, "path": path, "sync": True, "power": False, "loose": True,
-            "text": text, "old": old,
+            "text": text, "old": old, "anew": (),
         }  # fmt: skip
 
     how = world.chance.choice(("replace", "inplace"))

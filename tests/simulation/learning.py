@@ -90,7 +90,11 @@ def _learn_edit(world, machine, key, hand):
     if all(taken):
         seen = hand["seen"]
         loose = hand.get("loose", False)
-        world.ledger.note(name, key, "edit", keeps=True, writes=hand["writes"], seen=seen, maybe=loose)
+        entry = machine.index.get(key)
+        # what came to life while its new file waited for a scan is only added to
+        added_to = hand["anew"] & entry.record.document.keys() if entry is not None and hand["anew"] else ()
+        writes = {field: value for field, value in hand["writes"].items() if field not in added_to}
+        world.ledger.note(name, key, "edit", keeps=True, writes=writes, seen=seen, maybe=loose)
         del world.hand[name][key]
         return
     there = read_document(path) if path.exists() else None
