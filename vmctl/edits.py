@@ -181,11 +181,11 @@ class Edits:
     def _anew(self, entry: Entry, document: dict[str, Any], at: int) -> None:
         """A file that people edit is there, and its record was deleted: somebody has made it anew.
 
-        Not where a new index meets it, and it is older than the deletion: then it was always there. What it says still
-        counts, as the deletion may not have seen it.
+        Not where a new index meets it, and it is older than that and than the deletion: then it was always there. What
+        it says still counts, as the deletion may not have seen it.
         """
         record = entry.record
-        if not self._index.is_new or at >= record.changed_at:
+        if not self._index.is_new or at >= min(record.changed_at, int(self._index.meta("born", "0"))):
             alive = created(record.key, document, self._tick(), at, before=record)
             self._put(replace(entry, record=alive, shown=alive))
             return

@@ -90,6 +90,7 @@ def start_over(
         Rollback(index).forget_own()
         index.set_meta("full_scan", "0")
         index.set_meta("seen_all", "0")
+        index.set_meta("born", str(wall))
         index.set_meta("incarnation", whose.incarnation)
     _tell(journal, server, wall, former, whose.incarnation, why)
 

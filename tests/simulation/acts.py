@@ -31,6 +31,7 @@ ACTS = {}
 BOXES = ("200", "201", "202")
 GREETING_NAMES = ("busy", "name")
 FLOWS = ("day", "night")
+REFUSED = {"NotFound", "AlreadyExists", "BadValue"}  # what a command says that has done nothing
 BIRTHS = ("leave", "dropped in")  # of messages, as acts
 SERVICE = "voicemail"  # which the config names, and every new mailbox gets
 
@@ -132,7 +133,7 @@ def ordered(world, name, words, keys, call, note, *, reads=None):
         after = world.versions(name, keys)
         _taken_before(world, name, [key for key in saved if before.get(key) != after.get(key)])
         done = [key for key in keys if before.get(key) != after.get(key)]
-        if done:
+        if done and end not in REFUSED:  # else what changed is what the command looked at
             note(maybe=doubtful, keys=done)
         else:
             note(maybe=None, keys=keys)
@@ -714,6 +715,8 @@ def _remove(world, name, key, *, sync):
         seen |= {act.number for act in world.ledger.of(known) if act.what in BIRTHS}
     for path in paths if kind in {"mailbox", "callflow"} else ():
         seen |= _evident(world, name, key, path)
+    # what a crash left in the file of a message may be what an act gave it, or another act before
+    perhaps = [_evident(world, name, key, path) for path in paths if path.suffix == ".json"]
     if not world.versions(name, [key]):  # a new index has not seen it: what only this file held is gone
         world.ledger.doubt(key, world.ledger.know(name, key) - world.ledger.know(world.other(name), key))
     for path in paths:
@@ -729,6 +732,8 @@ def _remove(world, name, key, *, sync):
     elif key not in world.removed[name]:
         world.removed[name][key] = {
             "seen": seen,
+            "also": set().union(*perhaps) - seen,
+            "overruled": False,
             "paths": [path for path in paths if kind != "message" or path.suffix == ".json"],
             "power": False,
         }
@@ -886,6 +891,8 @@ def _forget(world, name):
         ledger.note(name, key, "rm, forgotten", deletes=True, seen=removed["seen"], maybe=True)
         ledger.doubt(key, ledger.know(name, key) - ledger.know(world.other(name), key))
     world.removed[name].clear()
+    for hand in world.hand[name].values():  # or that a file is another than it was
+        hand["loose"] = True
     for brought, *_ in ledger.memory[name].spooled:  # what is based on what was lost is left and asked for anew
         ledger.absorb(name, brought, sure=False)
     ledger.memory[name].spooled.clear()
@@ -1155,4 +1162,6 @@ def overwrite(world, name):
     keys = world.ledger.keys()
     note = by_outcome(world, name, "overwrite", world.documents(name, keys))
     call = lambda desk: set_back(desk._replica, "operator")  # noqa: E731
+    for removed in world.removed[world.other(name)].values():  # where that waits for a word it is to be written again
+        removed["overruled"] = True
     return f"{ends} " + ordered(world, name, f"overwrite from {name}", keys, call, note)

@@ -23,11 +23,12 @@ def learn(world, machine):
         if entry is not None and (not entry.record.lives or entry.shown is None):  # what nobody had seen may keep it
             if key.startswith("mailbox/"):
                 _mailbox_gone(world, name, key, lives)
-            ledger.note(name, key, "rm", deletes=True, seen=removed["seen"])
+            told = {"seen": removed["seen"], "also": removed["also"], "maybe": removed["overruled"]}
+            ledger.note(name, key, "rm", deletes=True, **told)
             del world.removed[name][key]
         elif any(path.exists() for path in removed["paths"]):
             # a power cut brought it back; or it was deleted, and written again for what nobody had seen
-            ledger.note(name, key, "rm", deletes=True, seen=removed["seen"], maybe=True)
+            ledger.note(name, key, "rm", deletes=True, seen=removed["seen"], also=removed["also"], maybe=True)
             del world.removed[name][key]
     for key, hand in list(world.hand[name].items()):
         _learn_edit(world, machine, key, hand)

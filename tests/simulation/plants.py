@@ -15,7 +15,6 @@ from vmctl.errors import StoreUnusable
 from vmctl.index import Index
 from vmctl.purge import Housekeeper
 from vmctl.replica import Replica
-from vmctl.replies import Replies
 from vmctl.store.native import NativeStore
 
 from .schedule import Profile, run, schedule_of
@@ -164,9 +163,13 @@ def sent_is_held(self, parcel):
 _left = outbox.Outbox.left
 
 
-@plant(Replies, "add_want", "records net memory", fates=LOSSY)
-def wants_forgotten(self, key):
-    """A record whose base is missing is not asked for."""
+@plant(inbox.Inbox, "_record_or_hold", "records net memory", fates=LOSSY)
+def former_life_believed(self, value, taken, *, current):
+    """What a former life of the peer sent counts as held by the present one."""
+    return _record_or_hold(self, value, taken, current=True)
+
+
+_record_or_hold = inbox.Inbox._record_or_hold
 
 
 @plant(
@@ -243,6 +246,15 @@ _sound = scan.Scanner._sound
 def rollback_not_noticed(self, mail):
     """A server that was put back from a backup goes on as if nothing had happened."""
     return
+
+
+@plant(rollback, "_marks", "memory records net", fates=LOSSY, seeds=300)
+def only_the_newest_echoed(value):
+    """Of the peer's checkpoints only the newest is echoed, whatever came before it."""
+    return {max(marks)} if (marks := _marks(value)) else set()
+
+
+_marks = rollback._marks
 
 
 @plant(identity, "renew", "memory records", seeds=300)
