@@ -652,8 +652,9 @@ def edit_while_it_works(world, name):
         for field, was in document.items():  # which of the peer's changes the person had seen nobody knows
             if field != "name":
                 world.ledger.note(name, key, "saved with it", writes={field: was}, maybe=True, keeps=True)
+        still = {field: was for field, was in (pending or {"writes": {}})["writes"].items() if document.get(field) == was}
         world.hand[name][key] = {
-            "seen": frozenset(), "writes": {"name": value}, "path": path, "sync": True, "power": False, "loose": True,
+            "seen": frozenset(), "writes": still | {"name": value}, "path": path, "sync": True, "power": False, "loose": True,
             "text": text, "old": old, "anew": (),
         }  # fmt: skip
 
@@ -855,6 +856,8 @@ def _down(world, name):
 @act("memory", 0.5)
 def lose_index(world, name):
     """The index of a server is removed."""
+    if world.machines[name].unmounted:
+        return "lost index: the store is away"
     _forget(world, name)
     for path in (world.machines[name].root / ".vmctl").glob("index.db*"):
         path.unlink()
