@@ -1,6 +1,7 @@
 """How much is done for how much there is: work is counted, and twice as much to do is at most twice the work."""
 
 import contextlib
+import errno
 import os
 import re
 from dataclasses import replace
@@ -228,6 +229,32 @@ def test_what_another_process_wrote_and_did_not_note_is_noted_under_the_next_loc
     with wire.a.locked():
         assert [] == wire.a.index.todo()
     wire.in_step()
+
+
+def test_a_file_that_can_never_be_written_makes_nobody_wait_for_the_whole_machine(wire, monkeypatch):
+    """What may be half done is looked at anew each time, and only those files are made durable for it."""
+    wire.desk().create_mailbox("2001", {"name": "Ada"})
+    wire.in_step()
+    synced = []
+    monkeypatch.setattr(durable, "_sync", lambda: synced.append(True))
+    rename, box = durable._rename, wire.root() / "mailboxes/2001/mailbox.yaml"
+
+    def refuse(source, target):
+        if target == box:
+            raise OSError(errno.EPERM, "no")
+        rename(source, target)
+
+    wire.desk("secondary").set_mailbox("2001", {"name": "Eve"})
+    wire.send("secondary")
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "_rename", refuse)
+        wire.deliver()
+        for _ in range(3):
+            wire.a.scan()
+        assert ["mailbox/2001"] == wire.a.index.todo()
+    wire.in_step()
+    assert "Eve" == wire.a.store.document("mailbox/2001")["name"]
+    assert [] == synced
 
 
 def test_a_lock_tells_whether_the_one_before_ended_well(tmp_path, monkeypatch):

@@ -62,10 +62,13 @@ class Applier:
         )
         self.unfinished = False  # whether a file may have been written without being noted
 
-    def recover(self) -> None:
-        """Finish what a crash or a fault of the disk cut off, before anything else is made of the files."""
+    def recover(self, *, kept: bool) -> None:
+        """Finish what a crash or a fault of the disk cut off, before anything else is made of the files.
+
+        `kept` says that all files are durable as they are.
+        """
         self.unfinished = False
-        self._recovery.run()
+        self._recovery.run(kept=kept)
 
     def apply_all(self) -> Applied:
         """Write every file that lags behind the index and does not wait for its recording.

@@ -326,8 +326,8 @@ def fsync_directory(path: Path) -> None:
 class Turn:
     """One holding of a lock: how the holder before ended, and whether this one does well.
 
-    Of one that ended well nothing is left to be done. What one that was killed, or met a fault of the disk, has written
-    may be in the page cache only: nobody waited for it.
+    Of one that ended well nothing is left to be done. What one has written that was killed may be in the page cache only,
+    wherever it is: nobody waited for it. One that met a fault of the disk and went on may have left such a file, too.
     """
 
     follows_well: bool
@@ -351,8 +351,7 @@ def lock(path: Path, *, timeout: float, what: str, shared_text: str = "") -> Ite
             with contextlib.suppress(OSError):
                 _truncate(fd, 0)  # that takes no room: should this holder be killed, the next must not find a good end
         yield turn
-        if turn.ends_well:
-            tell(fd, _ENDED_WELL)
+        tell(fd, _ENDED_WELL if turn.ends_well else _ENDED_ILL)
     except (RecordError, SyncError):  # nothing of the disk
         tell(fd, _ENDED_ILL)
         raise

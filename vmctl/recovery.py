@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from vmctl import durable
 from vmctl.audio import digest_of
 from vmctl.entry import audio_of
 from vmctl.errors import RecordError, StoreUnusable
@@ -44,14 +45,14 @@ class Recovery:
         self._clock = clock
         self._shown = shown
 
-    def run(self) -> None:
-        """Finish or take back all that is half done."""
+    def run(self, *, kept: bool) -> None:
+        """Finish or take back all that is half done; `kept` says that all files are durable as they are."""
         take_back(self._store, self._index, self._pool)
-        self._replacing.recover()
-        self._note_written()
+        self._replacing.recover(kept=kept)
+        self._note_written(kept=kept)
         self._note_placed()
 
-    def _note_written(self) -> None:
+    def _note_written(self, *, kept: bool) -> None:
         """Note the files that already hold what was intended: they were written just before a crash, or a full disk.
 
         Before a newer version comes in: compared with that one they would look like a person's edit. A message has its
@@ -66,9 +67,18 @@ class Recovery:
             audio = audio_of(entry.record.document)
             path = self._store.path(key, audio["format"] if audio else "wav")
             digest = digest_of(self._store.root / path)[0]
+            if not kept:
+                durable.keep((self._store.root / one for one in self._files(entry)), self._store.root)
             if audio is not None:
                 self._recordings.drop_former_format(entry, self._store.audio_path(key, audio["format"]))
             self._shown(entry, path, digest)
+
+    def _files(self, entry: Entry) -> set[str]:
+        audio = audio_of(entry.record.document)
+        form = audio["format"] if audio else "wav"
+        return {self._store.path(entry.record.key, form)} | (
+            {self._store.audio_path(entry.record.key, form)} if audio else set()
+        )
 
     def _note_placed(self) -> None:
         """Note what was written and has changed or gone since: the next scan finds that out, and what it means."""

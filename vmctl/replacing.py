@@ -65,15 +65,19 @@ class Replacing:
         asides, self._asides = self._asides, []
         self._forget(asides)
 
-    def recover(self) -> None:
-        """Look at what a killed process put aside, before anything else is made of the files."""
+    def recover(self, *, kept: bool) -> None:
+        """Look at what a killed process put aside, before anything else is made of the files.
+
+        `kept` says that all files are durable as they are.
+        """
         self._asides.clear()
         found = sorted(self._folder.iterdir()) if self._folder.is_dir() else []
         walk = self._store.walk() if found else Walk()
+        if found and not kept:
+            durable.keep((self._store.root / _put_aside(aside)[0] for aside in found), self._store.root)
         done = []
         for aside in found:
-            place, _, expected = aside.name.rpartition(".")[0].rpartition(".")
-            path = place.replace("%", "/")
+            path, expected = _put_aside(aside)
             if self._recover_one(aside, path, self._key_of(path, walk), expected):
                 done.append(aside)
         self._forget(done)
@@ -145,6 +149,12 @@ class Replacing:
     def _aside(self, path: str, expected: str) -> Path:
         durable.make_directory(self._folder)
         return self._folder / f"{path.replace('/', '%')}.{expected}.{secrets.token_hex(4)}"
+
+
+def _put_aside(aside: Path) -> tuple[str, str]:
+    """The path from which a file was put aside, and the digest that was expected of it."""
+    place, _, expected = aside.name.rpartition(".")[0].rpartition(".")
+    return place.replace("%", "/"), expected
 
 
 def _name(aside: Path) -> str:

@@ -144,7 +144,7 @@ class Replica:
         """Finish what others left unfinished. The caller holds the store's lock in this turn."""
         if turn.follows_kill:
             durable.keep_all()
-        self.applier.recover()
+        self.applier.recover(kept=turn.follows_kill)
 
     # From the store into the index
 

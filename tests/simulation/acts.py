@@ -652,7 +652,9 @@ def edit_while_it_works(world, name):
         for field, was in document.items():  # which of the peer's changes the person had seen nobody knows
             if field != "name":
                 world.ledger.note(name, key, "saved with it", writes={field: was}, maybe=True, keeps=True)
-        still = {field: was for field, was in (pending or {"writes": {}})["writes"].items() if document.get(field) == was}
+        still = {
+            field: was for field, was in (pending or {"writes": {}})["writes"].items() if document.get(field) == was
+        }
         world.hand[name][key] = {
             "seen": frozenset(), "writes": still | {"name": value}, "path": path, "sync": True, "power": False, "loose": True,
             "text": text, "old": old, "anew": (),
