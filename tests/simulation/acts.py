@@ -23,7 +23,7 @@ from vmctl.purge import Housekeeper
 from vmctl.undo import Undo
 
 from .files import has_file, is_there, is_torn, read_document, yaml_text
-from .learning import learn
+from .learning import dropped_in, learn
 from .ledger import ABSENT, Violation, plain
 from .world import NAMES, SETTLE
 
@@ -125,7 +125,7 @@ def ordered(world, name, words, keys, call, note, *, reads=None):
     found = {key for key in keys if key in world.dropped[name]}
     for key in world.versions(name, found) if found else ():  # the command took it in before it changed it
         how = world.dropped[name].pop(key)
-        world.ledger.note(name, key, "dropped in", keeps=True, writes=how["writes"], seen=())
+        dropped_in(world.ledger, name, key, how["writes"])
     if end == "ok":
         _taken_before(world, name, saved)
         note(maybe=False, keys=keys)
@@ -577,6 +577,8 @@ def _edited(world, name, key, path, document, change, how, sync):
             world.ledger.note(name, key, "saved with it", writes={field: was}, maybe=True, keeps=True)
     text = yaml_text(key, document)
     pending = world.hand[name].get(key)
+    if pending is not None and not is_there(pending):  # a power cut took it before anybody had read it
+        pending = pending["former"]
     old = pending["old"] if pending else path.read_bytes() if path.exists() else None
     seen = pending["seen"] if pending else world.shown(name, key) | _evident(world, name, key, path)
     world.disk.put(path, text, how, sync=sync)
@@ -657,7 +659,7 @@ def edit_while_it_works(world, name):
         }
         world.hand[name][key] = {
             "seen": frozenset(), "writes": still | {"name": value}, "path": path, "sync": True, "power": False, "loose": True,
-            "text": text, "old": old, "anew": (),
+            "text": text, "old": old, "anew": (), "former": None,
         }  # fmt: skip
 
     how = world.chance.choice(("replace", "inplace"))

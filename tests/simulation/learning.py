@@ -12,7 +12,7 @@ def learn(world, machine):
     lives = _lives(machine)
     for key, how in list(world.dropped[name].items()):
         if lives.get(key):
-            ledger.note(name, key, "dropped in", keeps=True, writes=how["writes"], seen=())
+            dropped_in(ledger, name, key, how["writes"])
             del world.dropped[name][key]
         elif not (machine.root / machine.post.replica.store.path(key)).exists():
             require(how["power"] and not how["sync"], f"{name}: the file of {key} went before a scan saw it")
@@ -39,6 +39,15 @@ def learn(world, machine):
             births = {number for number in numbers if ledger.acts[number].keeps and ledger.acts[number].server == name}
             ledger.know(name, key).update(births)
             numbers -= births
+
+
+def dropped_in(ledger, name, key, writes):
+    """A scan has found a message that was put there. After a rollback another one finds the same: that is one act."""
+    acts = [act for act in ledger.acts.values() if act.key == key and act.server == name and act.what == "dropped in"]
+    if acts:
+        ledger.know(name, key).add(acts[0].number)
+    else:
+        ledger.note(name, key, "dropped in", keeps=True, writes=writes, seen=())
 
 
 def _lives(machine):
@@ -105,7 +114,7 @@ def _learn_edit(world, machine, key, hand):
         return  # it waits for a scan
     if is_torn(hand):
         return  # a power cut tore it: it waits for its writer to look at it again
-    if hand["power"] and not hand["sync"] and hand.get("former"):
+    if hand["power"] and not hand["sync"] and hand["former"]:
         world.hand[name][key] = hand["former"]  # the power cut took the last save; the one before was synced
         _learn_edit(world, machine, key, hand["former"])
         return
