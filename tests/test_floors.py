@@ -31,7 +31,8 @@ FLOORS = (
     "roles index config_keys mail_content store.documents store.format",
     "failover config_checks mail store.native edits doubt graves",
     # the way of the data: scan, ship, take in, apply
-    "config absence leaving placing proof recordings replacing setback findings",
+    "config gone leaving placing proof recordings replacing setback findings",
+    "absence overruled",
     "scan recovery",
     "apply parked",
     "asking packing rollback",

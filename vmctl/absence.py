@@ -1,28 +1,22 @@
 """Tells a deletion from a fault: what is gone for a moment, what is gone for good, and what is too much to believe.
 
 A file that an editor renames away for a moment, or a store that is not mounted, must not delete anything. So absence
-counts at a second look only, and a mass of it waits for a person's word. Here is also what commands say while it waits,
-what may be written meanwhile, and what becomes of it when the peer overwrites this server.
+counts at a second look only, and a mass of it waits for a person's word. `gone` has what commands say meanwhile.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from vmctl.entry import audio_of
-from vmctl.errors import DeletionsHeld, NotFound, StoreError, StoreUnusable
-from vmctl.model import MAILBOX, MESSAGE, mailbox_key, parse_key
+from vmctl.errors import StoreError
+from vmctl.gone import file_of
+from vmctl.model import MAILBOX, MESSAGE, parse_key
 
 if TYPE_CHECKING:
     from vmctl.clock import Clock
-    from vmctl.entry import Entry
     from vmctl.index import Index
     from vmctl.store.format import Format, Walk
 
-OVERWRITTEN = "overwritten"
-_OBEYED = "obeyed"
-_TOLD_FOR = 86_400_000_000  # microseconds
 _MOST_GONE = 20
 _SMALL_MAILBOX = 4
 
@@ -87,7 +81,7 @@ class Absences:
         if any(path.startswith(f"{folder}/") or folder == "." for folder in walk.unread):
             return True  # what cannot be read is not known to be absent
         try:
-            return self._store.look(_path(self._store, key, self._index.get(key))) is not None
+            return self._store.look(file_of(self._store, key, self._index.get(key))) is not None
         except StoreError:
             return True
 
@@ -108,115 +102,3 @@ class Absences:
             if before >= _SMALL_MAILBOX and len(keys) * 4 > before:
                 held.add(extension)
         return {key for key in gone if (parse_key(key).mailbox or parse_key(key).name) in held}
-
-
-# What commands say of it
-
-
-def is_gone(store: Format, index: Index, key: str) -> bool:
-    """Whether the file of a living record that was there is not. Raises StoreUnusable."""
-    entry = index.get(key)
-    if entry is None or entry.shown is None or not entry.record.lives:
-        return False
-    return store.look(_path(store, key, entry)) is None
-
-
-def refuse_gone(store: Format, index: Index, key: str) -> None:
-    """Raises DeletionsHeld where the file of a living record is gone and its deletion waits for a person's word."""
-    if not is_gone(store, index, key):
-        return
-    parts = parse_key(key)
-    if parts.kind == MAILBOX:
-        raise DeletionsHeld(f"the files of mailbox {parts.name} are gone: its deletion waits for your word")
-    if parts.mailbox is not None:
-        refuse_gone(store, index, mailbox_key(parts.mailbox))
-    if key in (index.note("held") or []):
-        raise DeletionsHeld(f"the file of {key} is gone, with others: its deletion waits for your word")
-
-
-def check_mailbox(store: Format, index: Index, extension: str) -> None:
-    """Raises NotFound unless the mailbox has its file, DeletionsHeld where that is gone, and BadName."""
-    try:
-        store.check_mailbox(extension)
-    except NotFound:
-        refuse_gone(store, index, mailbox_key(extension))
-        raise
-
-
-def check_takes(store: Format, index: Index, extension: str) -> None:
-    """As `check_mailbox`, but a mailbox that lives and whose files are gone takes a message all the same.
-
-    Not where another file system lies there than before: what is put into it is hidden when the right one is mounted.
-    """
-    try:
-        check_mailbox(store, index, extension)
-    except (NotFound, DeletionsHeld):
-        key = mailbox_key(extension)
-        entry = index.get(key)
-        if entry is None or not entry.record.lives or is_elsewhere(store, index, key):
-            raise
-
-
-def is_elsewhere(store: Format, index: Index, key: str) -> bool:
-    """Whether a new file would lie on another file system than the last scan without a doubt found there.
-
-    It would be hidden when the right one is mounted again, and taken for deleted. A mailbox that has its file is there.
-    """
-    box = parse_key(key).mailbox
-    if box is not None and store.look(store.path(mailbox_key(box))) is not None:
-        return False
-    path, before, found = store.path(key), index.note("file_systems") or {}, store.file_systems()
-    folder = max((name for name in before if path.startswith(f"{name}/")), key=len, default=".")
-    return folder in before and found.get(folder, found["."]) != before[folder]
-
-
-def refuse_elsewhere(store: Format, index: Index, key: str) -> None:
-    """Raises StoreUnusable for a change whose file is not written for that."""
-    if is_elsewhere(store, index, key):
-        raise StoreUnusable(
-            f"another file system lies in the place of {key} than before",
-            hint="the change is kept: mount the right one, or let 'vmctl sync --accept-deletions' take it as it is",
-        )
-
-
-# What the peer says of it: it overwrites this server
-
-
-def overwritten(index: Index, wall: int) -> int | None:
-    """The change by which this server overwrote the peer, to be told it for a day; None without one."""
-    number = index.note(OVERWRITTEN)
-    return number if number and 0 <= wall - number < _TOLD_FOR else None
-
-
-def obey(store: Format, index: Index, number: Any, wall: int) -> None:
-    """The peer overwrote this server by its change `number`: what is gone and waits is to be written again, once."""
-    if type(number) is not int or number <= (index.note(_OBEYED) or 0):
-        return
-    with index.transaction():
-        index.set_note(_OBEYED, number)
-        stay = waiting_on(store, index)
-        for key in set(index.note("held") or []) - stay:
-            entry = index.get(key)
-            if entry is not None and entry.shown is not None:
-                index.put(replace(entry, shown=None), wall)
-        index.set_note("held", sorted(stay))
-
-
-def waiting_on(store: Format, index: Index) -> set[str]:
-    """The records that wait for a person's word also when the peer overwrites this server.
-
-    These are files that look put back from a backup, and what is gone from another file system than before.
-    """
-    return {key for key in index.note("held") or [] if not _is_to_come_back(store, index, key)}
-
-
-def _is_to_come_back(store: Format, index: Index, key: str) -> bool:
-    try:
-        return is_gone(store, index, key) and not is_elsewhere(store, index, key)
-    except StoreError:
-        return False
-
-
-def _path(store: Format, key: str, entry: Entry | None) -> str:
-    shown = audio_of(entry.shown.document) if entry and entry.shown else None
-    return store.path(key, shown["format"] if shown else "wav")

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from vmctl import durable
-from vmctl.absence import is_elsewhere
 from vmctl.audio import digest_of
 from vmctl.entry import audio_of
 from vmctl.errors import RecordError, StoreUnusable
+from vmctl.gone import is_elsewhere
 from vmctl.graves import Graves
 from vmctl.model import MESSAGE, canonical, parse_key
 from vmctl.placing import Placing

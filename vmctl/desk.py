@@ -12,8 +12,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from vmctl.absence import check_mailbox as check_mailbox_there
-from vmctl.absence import check_takes, refuse_elsewhere, refuse_gone
 from vmctl.audio import inspect
 from vmctl.clock import rfc3339
 from vmctl.entry import Entry
@@ -26,6 +24,8 @@ from vmctl.errors import (
     StoreBusy,
 )
 from vmctl.fields import STATUSES, check_mailbox, check_message
+from vmctl.gone import check_mailbox as check_mailbox_there
+from vmctl.gone import check_takes, refuse_elsewhere, refuse_gone
 from vmctl.leaving import all_or_nothing
 from vmctl.merge import merge
 from vmctl.model import (

@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from vmctl.absence import refuse_gone
 from vmctl.desk import Desk, refuse_purged
 from vmctl.entry import Entry
 from vmctl.errors import AlreadyExists, BadValue, NotFound, StoreBusy
+from vmctl.gone import refuse_gone
 from vmctl.merge import deletions
 from vmctl.model import (
     CALLFLOW,

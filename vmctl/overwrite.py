@@ -11,11 +11,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vmctl.absence import OVERWRITTEN, is_gone
 from vmctl.entry import audio_of
 from vmctl.errors import NotInStep
+from vmctl.gone import is_gone
 from vmctl.merge import namesake_key
 from vmctl.model import ABSENT, KINDS, MAILBOX, MESSAGE, Record, Tick, canonical, deleted, edited, restored
+from vmctl.overruled import OVERWRITTEN
 from vmctl.replica import Replica
 from vmctl.round import Outcome, Round
 

@@ -13,7 +13,7 @@ import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from vmctl import absence, clocks, durable, identity, rejoin
+from vmctl import clocks, durable, identity, overruled, rejoin
 from vmctl.apply import Applied, Applier
 from vmctl.contact import Contact
 from vmctl.doubt import Doubt
@@ -210,7 +210,7 @@ class Replica:
                 self._watch_clock()
             for mail in taken:
                 if mail.fresh:
-                    absence.obey(self.store, self.index, mail.status.get("overwritten"), self.clock.wall())
+                    overruled.obey(self.store, self.index, mail.status.get("overwritten"), self.clock.wall())
             if (back := self.inbox.bring_mailboxes_back()).changed:
                 taken.append(back)
             return Intake(taken, self.applier.apply_all())

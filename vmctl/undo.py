@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vmctl.absence import check_mailbox
 from vmctl.delta import changed_fields
 from vmctl.desk import check_section
 from vmctl.entry import Entry, audio_of
 from vmctl.errors import AlreadyExists, BadValue, NotFound, StoreBusy
+from vmctl.gone import check_mailbox
 from vmctl.merge import AUDIO, namesake_key
 from vmctl.model import (
     ABSENT,

@@ -6,10 +6,10 @@ import hashlib
 import secrets
 from typing import TYPE_CHECKING, Any
 
-from vmctl.absence import overwritten
 from vmctl.errors import JournalError
 from vmctl.mail import SyncMail, compose, describe
 from vmctl.model import canonical
+from vmctl.overruled import overwritten
 from vmctl.rollback import Rollback
 
 if TYPE_CHECKING:

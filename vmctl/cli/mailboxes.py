@@ -249,8 +249,8 @@ def _document(session: Session, extension: str) -> dict[str, Any]:
 
 def _name_gone(session: Session, there: list[str]) -> None:
     """Name the mailboxes whose files are gone: a list without them must not read as if they had been deleted."""
-    from vmctl.absence import refuse_gone
     from vmctl.errors import DeletionsHeld, StoreError
+    from vmctl.gone import refuse_gone
     from vmctl.model import MAILBOX, mailbox_key
 
     with contextlib.suppress(StoreError), session.index() as index:

@@ -88,9 +88,10 @@ def _without_waiting(config: Config, name: str, changes: dict[str, str], *, wins
 
     What the winner's store has not got any more is not deleted at the other before that is said.
     """
-    from vmctl.absence import is_gone, waiting_on
     from vmctl.errors import DeletionsHeld
+    from vmctl.gone import is_gone
     from vmctl.index import Index
+    from vmctl.overruled import waiting_on
 
     store = _store(config, name)
     path = store.state / "index.db"
@@ -113,8 +114,8 @@ def _without_waiting(config: Config, name: str, changes: dict[str, str], *, wins
 
 
 def _waits(store: NativeStore, index: Index, key: str) -> bool:
-    from vmctl.absence import refuse_gone
     from vmctl.errors import DeletionsHeld
+    from vmctl.gone import refuse_gone
 
     try:
         refuse_gone(store, index, key)

@@ -111,8 +111,8 @@ class Session:
 
     def refuse_gone(self, key: str) -> None:
         """Raises DeletionsHeld where the file of a record is gone and waits for a word; an index that is bad tells nothing."""
-        from vmctl.absence import refuse_gone
         from vmctl.errors import StoreError
+        from vmctl.gone import refuse_gone
 
         with contextlib.suppress(StoreError), self.index() as index:
             if index is not None:
