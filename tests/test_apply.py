@@ -416,6 +416,29 @@ def test_an_edit_that_was_merged_in_the_lost_commit_is_merged_again(wire, box, m
     assert [("Bob", "Eve")] == [(one["won"]["is"], one["lost"]["is"]) for one in listed]
 
 
+def test_a_merge_of_what_was_put_aside_is_not_done_twice(wire, box, monkeypatch):
+    """Killed at the rename, and again when the first recovery is committed: the peer's value and the person's are there."""
+    peer_change(wire)
+    rename = os.rename
+
+    def save_and_die(source, target):
+        if target == box:
+            box.write_text(box.read_text().replace("Ada", "Eve"))
+        rename(source, target)
+        if target == box:
+            raise Crash
+
+    for name, fault in (("_rename", save_and_die), ("remove_all", die)):
+        with monkeypatch.context() as patch:
+            patch.setattr(durable, name, fault)
+            with pytest.raises(Crash):
+                wire.a.take() if name == "_rename" else wire.crash("primary")
+    wire.open("primary")
+    wire.in_step()
+    document = wire.b.store.document("mailbox/2001")
+    assert ("en-GB", "Eve") == (document["language"], document["name"])
+
+
 def die(*_words, **_more):
     """Nothing happens any more."""
     raise Crash

@@ -342,16 +342,20 @@ def test_two_renumbers_at_once_survive_the_loss_of_both_indexes(world):
         )
 
 
-def test_what_a_former_life_of_the_peer_sent_is_offered_to_the_present_one(world):
+@pytest.mark.parametrize("box", ["2001", "2002"])
+def test_what_a_former_life_of_the_peer_sent_is_offered_to_the_present_one(world, box):
     """A mail arrives late, and its sender has lost its index since: it is not taken for what the peer knows."""
-    world.desk(B).create_mailbox("2002", {"name": "Cleo"})
+    if box == "2001":
+        world.desk(B).set_mailbox(box, {"name": "Cleo"})
+    else:
+        world.desk(B).create_mailbox(box, {"name": "Cleo"})
     late = list(world.machines[B].post.parcels(always=True))
     lose_index(world, B)
     world.exchange()
     for parcel in late:
         world.machines[A].post._receive(parcel.raw)
     assert "ok" == world.turn(A, scan=False, send=False)
-    assert ["mailbox/2002"] == [key for key, _, _ in world.machines[A].index.pending()]
+    assert [f"mailbox/{box}"] == [key for key, _, _ in world.machines[A].index.pending()]
 
 
 def test_a_save_that_was_not_in_the_file_yet_outlives_who_deletes_what_the_file_shows(world):
@@ -411,6 +415,34 @@ def test_a_file_that_had_not_stood_still_at_the_first_scan_of_a_new_index_was_th
     for name in NAMES:
         (found,) = world.documents(name, ["mailbox/2001"]).values()
         assert ("ada@example.com", 7) == (found["email"], found["quota"])
+
+
+def test_a_file_that_was_made_after_the_loss_of_an_index_is_no_former_one(world):
+    """The peer has made and deleted a callflow of its name meanwhile: somebody has made this one anew."""
+    world.machines[A].clock.offset = world.machines[B].clock.offset
+    world.desk(A).set_callflow("night", "greet: hello\n")
+    lose_index(world, B)
+    world.now += 100_000
+    world.disk.make_folder(world.at(B, "callflows"))
+    world.disk.put(world.at(B, "callflows/night.yaml"), b"greet: bye\n")
+    world.now += 100_000
+    world.desk(A).delete_callflow("night")
+    assert "ok" == world.turn(B, send=False)
+    world.exchange()
+    world.look(B)
+    come_to_rest(world)
+    for name in NAMES:
+        assert b"greet: bye\n" == world.at(name, "callflows/night.yaml").read_bytes()
+
+
+def test_a_busy_store_does_not_keep_an_index_new(world):
+    """There is a file at each look that had not stood still: what is younger than the index is not waited for."""
+    lose_index(world, B)
+    for turn in range(3):
+        world.now += 1_500_000
+        world.disk.put(world.at(B, "mailboxes/2001/mailbox.yaml"), f"name: n{turn}\n".encode())
+        assert "ok" == world.turn(B, send=False)
+    assert not world.machines[B].index.is_new
 
 
 @pytest.mark.parametrize("steps", range(3, 15))

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from vmctl.checkpoints import Mark
+from vmctl.checkpoints import Checkpoint
 from vmctl.entry import Entry, Look, audio_of
 from vmctl.errors import DiskFull, IndexDamaged, StoreBusy, StoreNewer, StoreUnusable
 from vmctl.index import Index
@@ -290,27 +290,39 @@ def test_an_echoed_checkpoint_tells_a_rollback(index):
     """Ours is well; one that we never made, or with other bits, is a rollback."""
     for number in (10, 20, 30):
         index.checkpoints.add(number, f"bits{number}")
-    assert index.checkpoints.confirm(Mark(20, "bits20"))
-    assert index.checkpoints.confirm(Mark(10, "bits10"))
-    assert not index.checkpoints.confirm(Mark(15, "bits15"))
-    assert not index.checkpoints.confirm(Mark(25, "bits25"))
-    assert not index.checkpoints.confirm(Mark(30, "bits20"))
-    assert index.checkpoints.confirm(Mark(30, "bits30"))
+    assert index.checkpoints.confirm(Checkpoint(20, "bits20"))
+    assert index.checkpoints.confirm(Checkpoint(10, "bits10"))
+    assert not index.checkpoints.confirm(Checkpoint(15, "bits15"))
+    assert not index.checkpoints.confirm(Checkpoint(25, "bits25"))
+    assert not index.checkpoints.confirm(Checkpoint(30, "bits20"))
+    assert index.checkpoints.confirm(Checkpoint(30, "bits30"))
     assert 30 == index.checkpoints.confirmed
     index.checkpoints.drop_all()
-    assert not index.checkpoints.confirm(Mark(30, "bits30"))
+    assert not index.checkpoints.confirm(Checkpoint(30, "bits30"))
 
 
 def test_checkpoints_that_are_long_confirmed_are_forgotten_and_taken_for_ours(index):
-    """A thousand are kept below the newest confirmed one; what was not confirmed stays, however many there are."""
-    for number in range(1, 2101):
+    """They are kept for five days below the newest confirmed one; what was not confirmed stays, however old it is."""
+    day = 86_400_000_000
+    for number in range(20):
+        index.checkpoints.add(number * day, f"bits{number}")
+    assert index.checkpoints.confirm(Checkpoint(12 * day, "bits12"))
+    assert index.checkpoints.confirm(Checkpoint(6 * day, "bits of no use"))
+    assert not index.checkpoints.confirm(Checkpoint(7 * day, "bits of no use"))
+    assert index.checkpoints.confirm(Checkpoint(7 * day, "bits7"))
+    assert index.checkpoints.confirm(Checkpoint(19 * day, "bits19"))
+    assert Checkpoint(19 * day, "bits19") == index.checkpoints.last()
+
+
+def test_what_was_confirmed_since_a_forgotten_checkpoint_is_so_in_another_life(index):
+    """What is confirmed falls back below it, for what is issued again by that."""
+    for number in (10, 20, 30):
         index.checkpoints.add(number, f"bits{number}")
-    assert index.checkpoints.confirm(Mark(1500, "bits1500"))
-    assert index.checkpoints.confirm(Mark(499, "bits of no use"))
-    assert not index.checkpoints.confirm(Mark(500, "bits of no use"))
-    assert index.checkpoints.confirm(Mark(500, "bits500"))
-    assert index.checkpoints.confirm(Mark(2100, "bits2100"))
-    assert Mark(2100, "bits2100") == index.checkpoints.last()
+    assert index.checkpoints.confirm(Checkpoint(30, "bits30"))
+    index.checkpoints.doubt(15)
+    assert 10 == index.checkpoints.confirmed
+    index.checkpoints.doubt(5)
+    assert 0 == index.checkpoints.confirmed
 
 
 def test_acks_wants_and_ranges_are_kept_until_dropped(index):

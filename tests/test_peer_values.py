@@ -150,9 +150,9 @@ def test_a_conflict_that_nobody_can_show_is_held_back(filled, monkeypatch, chang
 MAILS = {
     "an incarnation that is no name": lambda mail: {"incarnation": 'primary-"x'},
     "a checkpoint that is no number": lambda mail: {"checkpoint": mail.checkpoint | {"number": "x", "after": []}},
-    "an echo of nothing": lambda mail: {"echo_checkpoint": {"incarnation": [5], "marks": [5]}},
+    "an echo of nothing": lambda mail: {"echo_checkpoint": {"incarnation": [5], "checkpoints": [5]}},
     "an echo of nonsense": lambda mail: {
-        "echo_checkpoint": {"incarnation": mail.peer_incarnation, "marks": [5, [2**70, "x"], ["x", 5]]}
+        "echo_checkpoint": {"incarnation": mail.peer_incarnation, "checkpoints": [5, [2**70, "x"], ["x", 5]]}
     },
     "acks of half a character": lambda mail: {"status": mail.status | {"acks": [[5, [6]], ["x", 5]]}},
     "numbers that nobody counts to": lambda mail: {

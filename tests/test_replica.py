@@ -232,6 +232,56 @@ def test_a_mail_of_the_forgotten_life_that_comes_late_shows_the_rollback(wire, b
     assert [[ident], [ident]] == [wire.messages(box, name) for name in wire.servers]
 
 
+@pytest.mark.parametrize("more", [False, True])
+def test_a_save_in_a_late_mail_of_the_forgotten_life_outlives_a_delete_that_did_not_know_it(
+    wire, box, recording, tmp_path, more
+):
+    """Later checkpoints of the rolled-back life were confirmed before: what it did since is issued again all the same."""
+    ident = wire.desk().leave(box, recording())
+    wire.in_step()
+    back_up(wire, "primary", tmp_path / "backup")
+    wire.desk().mark(box, ident, "saved")
+    late = wire.send("primary")
+    wire.lose()
+    if more:
+        late += wire.send("primary", always=True, anew=True)
+        wire.lose()
+    put_back(wire, "primary", tmp_path / "backup")
+    wire.desk().mark(box, ident, "old")
+    wire.desk().delete_message(box, ident)
+    wire.send("primary")
+    wire.lose()
+    for name in ("primary", "secondary") * 2:
+        wire.send(name, always=True)
+        wire.deliver()
+    for mail in late:
+        wire.b.receive(mail)
+    wire.b.take()
+    wire.send("secondary", always=True)
+    wire.deliver()
+    wire.in_step()
+    assert [[ident], [ident]] == [wire.messages(box, name) for name in wire.servers]
+
+
+def test_the_second_mail_of_a_rolled_back_server_is_not_believed_either(wire, box, recording, tmp_path):
+    """It carries a delete whose author has forgotten the save."""
+    ident = wire.desk().leave(box, recording())
+    wire.in_step()
+    back_up(wire, "primary", tmp_path / "backup")
+    wire.desk().mark(box, ident, "saved")
+    wire.send("primary")
+    wire.deliver()
+    put_back(wire, "primary", tmp_path / "backup")
+    wire.send("primary", always=True, anew=True)
+    wire.deliver()
+    wire.desk().mark(box, ident, "old")
+    wire.desk().delete_message(box, ident)
+    wire.send("primary", always=True, anew=True)
+    wire.deliver()
+    wire.in_step()
+    assert [[ident], [ident]] == [wire.messages(box, name) for name in wire.servers]
+
+
 def test_checkpoints_to_be_echoed_are_bounded(wire):
     """Every second mail of a server is lost, and nothing comes back: the oldest are echoed, and the newest."""
     given = []
@@ -242,7 +292,7 @@ def test_checkpoints_to_be_echoed_are_bounded(wire):
             wire.lose()
         else:
             wire.deliver()
-    marks = wire.b.index.note("echo_checkpoint")["marks"]
+    marks = wire.b.index.note("echo_checkpoint")["checkpoints"]
     assert [*given[0:30:2], given[58]] == marks
 
 
@@ -280,7 +330,7 @@ def test_lost_mails_make_no_rollback_and_do_not_stop_the_echo(wire, box):
                 wire.lose()
             else:
                 wire.deliver()
-        echoed.append(wire.b.index.note("echo_checkpoint")["marks"])
+        echoed.append(wire.b.index.note("echo_checkpoint")["checkpoints"])
     assert echoed == sorted(echoed)
     assert [1, 1, 1, 1] == [len(marks) for marks in echoed[::2]]
     assert lives == [replica.index.meta("incarnation") for replica in wire.servers.values()]

@@ -1,6 +1,6 @@
 """The checkpoints that this server gave in its mails: who is echoed one that he does not know was rolled back.
 
-Each is a change number with random bits, kept until the peer has echoed a thousand later ones.
+Each is a change number with random bits, kept until the peer has echoed one that is five days younger.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ TABLE: Final = """
 CREATE TABLE IF NOT EXISTS checkpoints (number INTEGER PRIMARY KEY, nonce TEXT NOT NULL);
 """
 _CONFIRMED = "confirmed"
-_MOST_CONFIRMED = 1000  # so many are kept, for mails that were long under way
+_KEPT = 5 * 86_400_000_000  # microseconds below the newest confirmed one: as long as a relay holds a mail
 
 
-class Mark(NamedTuple):
+class Checkpoint(NamedTuple):
     """A checkpoint, without its incarnation."""
 
     number: int
@@ -38,32 +38,31 @@ class Checkpoints:
         """Remember a checkpoint before it leaves in a mail."""
         self._run("INSERT OR REPLACE INTO checkpoints VALUES (?, ?)", (number, nonce))
 
-    def last(self) -> Mark | None:
+    def last(self) -> Checkpoint | None:
         """The newest checkpoint that was given; None before the first of this incarnation."""
         row = self._run("SELECT number, nonce FROM checkpoints ORDER BY number DESC LIMIT 1").fetchone()
-        return None if row is None else Mark(*row)
+        return None if row is None else Checkpoint(*row)
 
     @property
     def confirmed(self) -> int:
         """The number of the newest checkpoint that the peer has echoed; 0 before the first."""
         return int(self._meta(_CONFIRMED, "0"))
 
-    def confirm(self, mark: Mark) -> bool:
+    def confirm(self, echoed: Checkpoint) -> bool:
         """Whether an echoed checkpoint is one of ours; those that are long confirmed are forgotten, and taken for ours."""
         confirmed = self.confirmed
-        if not self._run("SELECT 1 FROM checkpoints WHERE number = ? AND nonce = ?", mark).fetchone():
-            return (
-                mark.number <= confirmed
-                and not self._run("SELECT 1 FROM checkpoints WHERE number <= ?", (mark.number,)).fetchone()
-            )
-        if mark.number > confirmed:
-            self._set_meta(_CONFIRMED, str(mark.number))
-            self._run(
-                "DELETE FROM checkpoints WHERE number < "
-                "(SELECT number FROM checkpoints WHERE number <= ? ORDER BY number DESC LIMIT 1 OFFSET ?)",
-                (mark.number, _MOST_CONFIRMED),
-            )
+        if not self._run("SELECT 1 FROM checkpoints WHERE number = ? AND nonce = ?", echoed).fetchone():
+            oldest = self._run("SELECT min(number) FROM checkpoints").fetchone()[0]
+            return echoed.number <= confirmed and (oldest is None or echoed.number < oldest)
+        if echoed.number > confirmed:
+            self._set_meta(_CONFIRMED, str(echoed.number))
+            self._run("DELETE FROM checkpoints WHERE number < ?", (echoed.number - _KEPT,))
         return True
+
+    def doubt(self, number: int) -> None:
+        """One of this number was forgotten: what is confirmed above the one before it is so in another life only."""
+        before = self._run("SELECT max(number) FROM checkpoints WHERE number < ?", (number,)).fetchone()[0]
+        self._set_meta(_CONFIRMED, str(min(self.confirmed, before or 0)))
 
     def drop_all(self) -> None:
         """A new incarnation begins without any."""

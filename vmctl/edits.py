@@ -65,7 +65,7 @@ class Edits:
         before = shown_before.document
         audio = document.get("audio")
         if audio is not None and "audio" not in before and audio == record.document.get("audio"):
-            before |= {"audio": audio}  # it was lost beside the file, which names it as ever
+            before = before | {"audio": audio}  # the recording was lost beside the file, which names it still: no edit
         if _equal(before, document):
             if record.kind == MESSAGE and state is None:
                 self._put(replace(entry, shown=_as_in_file(shown_before)))
@@ -185,7 +185,7 @@ class Edits:
         it says still counts, as the deletion may not have seen it.
         """
         record = entry.record
-        if not self._index.is_new or at >= min(record.changed_at, int(self._index.meta("born", "0"))):
+        if not self._index.is_new or at >= min(record.changed_at, int(self._index.meta("born") or record.changed_at)):
             alive = created(record.key, document, self._tick(), at, before=record)
             self._put(replace(entry, record=alive, shown=alive))
             return

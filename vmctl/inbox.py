@@ -102,10 +102,12 @@ class Inbox:
             self._index.replies.came(here)
             current = self._peer_incarnation(mail)
             speaks_of_us = current or self._rollback.is_refuted(mail)
-            if speaks_of_us and (above := self._rollback.forgotten(mail)) is not None:
+            if speaks_of_us and (above := self._rollback.rolled_back_here(mail)) is not None:
                 taken.rolled_back, taken.above = True, above
                 return taken
-            forgetful = current and self._rollback.is_the_peers(mail)
+            forgetful = current and self._rollback.rolled_back_there(mail)
+            if current and not forgetful:
+                self._rollback.take(mail)
             for value in mail.records if not forgetful else ():
                 self._record_or_hold(value, taken, current=current)
             if current:

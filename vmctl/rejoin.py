@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from vmctl import identity
 from vmctl.errors import IndexDamaged
 from vmctl.model import Field, Record, Vector, join
-from vmctl.rollback import Rollback
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,7 +86,7 @@ def start_over(
             if record is not entry.record:
                 index.put(replace(entry, record=record), wall)
         index.forget_bases()
-        Rollback(index).forget_own()
+        index.checkpoints.drop_all()
         index.set_meta("full_scan", "0")
         index.set_meta("seen_all", "0")
         index.set_meta("born", str(wall))

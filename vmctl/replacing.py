@@ -47,8 +47,6 @@ class Replacing:
         replaced = durable.exchange(self._store.root / path, data, aside)
         with self._index.transaction():
             late, settled = self._merge_late(entry, path, aside, expected) if replaced else (False, False)
-            if late and settled:  # known as merged with the commit that merges it
-                self._index.looks.set_file(_name(aside), self._store.look_now(aside), "")
             self._index.looks.set_file(
                 path, self._store.look_now(self._store.root / path), hashlib.sha256(data).hexdigest()
             )
@@ -135,6 +133,7 @@ class Replacing:
         merged = self._index.get(before.record.key)
         if merged is not None:
             self._index.put(replace(merged, shown=before.record), self._clock.wall())
+        self._index.looks.set_file(_name(aside), self._store.look_now(aside), "")  # merged, once this is committed
         return True, True
 
     def _name_fault(self, aside: Path, path: str, why: str) -> None:

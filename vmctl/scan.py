@@ -83,8 +83,8 @@ class Scanner:
             if full:
                 self._index.set_meta("full_scan", str(self._clock.wall()))
             if self._index.is_new and self._index.meta("full_scan", "0") != "0":
-                # what could not be read at that scan, or had not stood still, is asked for by each until it is known
-                self._index.set_meta("seen_all", str(int(not walk.unread and not self._report.unsettled)))
+                # a file that this scan could not read, or that had not stood still, is looked at by each until it is known
+                self._index.set_meta("seen_all", str(int(not walk.unread and not self._is_old_unsettled())))
             self._findings.keep_new()
         return self._reported()
 
@@ -322,14 +322,21 @@ class Scanner:
             path, why, "'vmctl sync' fetches it from the other server; if that has lost it too, delete the message"
         )
 
+    def _is_old_unsettled(self) -> bool:
+        """Whether a file that has not stood still was there before this index."""
+        born = int(self._index.meta("born", "0"))
+        looks = (self._store.look(path) for path in self._report.unsettled)
+        return any(look is not None and look.mtime // 1000 < born for look in looks)
+
     def _only_one(self, key: str, state: Record | None) -> None:
-        """Raises BrokenFile for a copy of a message. One of a birth of its own is none: its mailbox was renumbered."""
+        """Raises BrokenFile for a copy. A message with a birth of its own is none: its mailbox was renumbered."""
         if self._index.get(key) is not None:
             return
         for other in self._index.keys("kind = 'message' AND name = ? AND lives", (parse_key(key).name,)):
+            if self._store.look(self._store.path(other)) is None:
+                continue
             entry = self._index.get(other)
-            born_apart = state is not None and entry is not None and entry.record.born != state.born
-            if not born_apart and self._store.look(self._store.path(other)) is not None:
+            if state is None or entry is None or entry.record.born == state.born:
                 raise BrokenFile(
                     f"a message of this id is there twice: {key} and {other}",
                     hint="give the copy an id of its own: rename both its files and mend 'id' in its JSON",

@@ -63,7 +63,7 @@ class Writer:
         """The packet id, the subject and the bytes of a mail. Its checkpoint is durable when this returns."""
         incarnation = self._index.meta("incarnation")
         with self._index.transaction():
-            checkpoint = self._rollback.next(self._clock.wall(), secrets.token_hex(8))
+            checkpoint = self._rollback.next_checkpoint(self._clock.wall(), secrets.token_hex(8))
             mail = SyncMail(
                 packet=_packet(load, incarnation),
                 network=self._config.network,

@@ -242,19 +242,19 @@ _sound = scan.Scanner._sound
 # Memory
 
 
-@plant(rollback.Rollback, "forgotten", "memory records net", seeds=300)
+@plant(rollback.Rollback, "rolled_back_here", "memory records net", seeds=300)
 def rollback_not_noticed(self, mail):
     """A server that was put back from a backup goes on as if nothing had happened."""
     return
 
 
-@plant(rollback, "_marks", "memory records net", fates=LOSSY, seeds=300)
+@plant(rollback, "_checkpoints", "memory records net", fates=LOSSY, seeds=300)
 def only_the_newest_echoed(value):
     """Of the peer's checkpoints only the newest is echoed, whatever came before it."""
-    return {max(marks)} if (marks := _marks(value)) else set()
+    return {max(found)} if (found := _checkpoints(value)) else set()
 
 
-_marks = rollback._marks
+_checkpoints = rollback._checkpoints
 
 
 @plant(identity, "renew", "memory records", seeds=300)
