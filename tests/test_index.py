@@ -311,7 +311,19 @@ def test_checkpoints_that_are_long_confirmed_are_forgotten_and_taken_for_ours(in
     assert not index.checkpoints.confirm(Checkpoint(7 * day, "bits of no use"))
     assert index.checkpoints.confirm(Checkpoint(7 * day, "bits7"))
     assert index.checkpoints.confirm(Checkpoint(19 * day, "bits19"))
-    assert Checkpoint(19 * day, "bits19") == index.checkpoints.last()
+
+
+def test_of_the_checkpoints_since_the_confirmed_one_the_newest_are_told(index):
+    """With the number above which they are all: that of the confirmed one, or below the oldest that is told."""
+    assert ([], 0) == index.checkpoints.unconfirmed(3)
+    for number in (10, 20, 30, 40):
+        index.checkpoints.add(number, f"bits{number}")
+    assert ([20, 30, 40], 19) == (
+        [one.number for one in index.checkpoints.unconfirmed(3)[0]],
+        index.checkpoints.unconfirmed(3)[1],
+    )
+    assert index.checkpoints.confirm(Checkpoint(20, "bits20"))
+    assert ([Checkpoint(30, "bits30"), Checkpoint(40, "bits40")], 20) == index.checkpoints.unconfirmed(3)
 
 
 def test_what_was_confirmed_since_a_forgotten_checkpoint_is_so_in_another_life(index):

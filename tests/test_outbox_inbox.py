@@ -218,10 +218,10 @@ def test_a_delayed_mail_of_a_past_incarnation_says_nothing_of_the_present(wire, 
         path.unlink()
     wire.open("secondary")
     wire.in_step()
-    checkpoint = wire.a.index.note("echo_checkpoint")
+    checkpoint = wire.a.index.note("echo_checkpoints")
     wire.a.receive(late[0])
     wire.a.take()
-    assert checkpoint == wire.a.index.note("echo_checkpoint")
+    assert checkpoint == wire.a.index.note("echo_checkpoints")
     wire.in_step()
 
 

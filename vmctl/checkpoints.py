@@ -38,10 +38,14 @@ class Checkpoints:
         """Remember a checkpoint before it leaves in a mail."""
         self._run("INSERT OR REPLACE INTO checkpoints VALUES (?, ?)", (number, nonce))
 
-    def last(self) -> Checkpoint | None:
-        """The newest checkpoint that was given; None before the first of this incarnation."""
-        row = self._run("SELECT number, nonce FROM checkpoints ORDER BY number DESC LIMIT 1").fetchone()
-        return None if row is None else Checkpoint(*row)
+    def unconfirmed(self, most: int) -> tuple[list[Checkpoint], int]:
+        """The newest that were given since the confirmed one, and the number above which these are all."""
+        rows = self._run(
+            "SELECT number, nonce FROM checkpoints WHERE number > ? ORDER BY number DESC LIMIT ?",
+            (self.confirmed, most),
+        ).fetchall()
+        found = sorted(Checkpoint(*row) for row in rows)
+        return found, self.confirmed if len(found) < most else found[0].number - 1
 
     @property
     def confirmed(self) -> int:

@@ -61,7 +61,6 @@ class Taken:
     )  # living ones that came in as deleted: they were so here, long ago
     fresh: bool = False
     rolled_back: bool = False
-    above: int = 0  # where it was rolled back: every change above this number was made since
     request: dict[str, Any] = field(default_factory=dict)
     status: dict[str, Any] = field(default_factory=dict)
 
@@ -102,8 +101,8 @@ class Inbox:
             self._index.replies.came(here)
             current = self._peer_incarnation(mail)
             speaks_of_us = current or self._rollback.is_refuted(mail)
-            if speaks_of_us and (above := self._rollback.rolled_back_here(mail)) is not None:
-                taken.rolled_back, taken.above = True, above
+            if speaks_of_us and self._rollback.rolled_back_here(mail):
+                taken.rolled_back = True
                 return taken
             forgetful = current and self._rollback.rolled_back_there(mail)
             if current and not forgetful:
@@ -181,7 +180,6 @@ class Inbox:
             past = [*(one for one in past if one != name), current]
             self._index.set_note("peer_past", past[-_PAST_INCARNATIONS:])
             self._index.forget_bases()
-            self._rollback.forget_peer()
             self._outbox.forget_sent()
             log.warning("the peer has a new incarnation: everything is offered to it again")
         self._index.set_meta("peer_incarnation", name)

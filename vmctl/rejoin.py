@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from vmctl import identity
 from vmctl.errors import IndexDamaged
 from vmctl.model import Field, Record, Vector, join
+from vmctl.rollback import begun_anew, forgotten_above
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,27 +67,27 @@ def to_read(path: Path, journal: Journal, server: str) -> Index | None:
     return None
 
 
-def start_over(
-    index: Index, journal: Journal, root: Path, network: str, server: str, wall: int, why: str = "", above: int = 0
-) -> None:
+def start_over(index: Index, journal: Journal, root: Path, network: str, server: str, wall: int, why: str = "") -> None:
     """A new incarnation: what was changed since is issued again under it. `wall` is the time in microseconds.
 
-    That is what was changed above the last confirmed checkpoint, or above the one that the peer holds (`above`):
-    it was given after the state that this server was rolled back to, and before anything that was changed since.
+    That is what was changed above the last confirmed checkpoint, or above the one that the peer holds and this server
+    has forgotten: it was given after the state that this server was rolled back to, and before anything that was
+    changed since.
     """
     former = index.meta("incarnation")
     why = why or ("the index is not that of this life of the store" if former else "the index is new")
     whose = identity.renew(root, network, server)
     with index.transaction():
         confirmed = index.checkpoints.confirmed
+        above = max(confirmed, forgotten_above(index))
         index.tombstones.set_bound(former, confirmed)
         for entry in index.entries() if former else ():
             number = index.next_number(wall)
-            record = reissued(entry.record, former, confirmed, max(confirmed, above), whose.incarnation, number)
+            record = reissued(entry.record, former, confirmed, above, whose.incarnation, number)
             if record is not entry.record:
                 index.put(replace(entry, record=record), wall)
         index.forget_bases()
-        index.checkpoints.drop_all()
+        begun_anew(index)
         index.set_meta("full_scan", "0")
         index.set_meta("seen_all", "0")
         index.set_meta("born", str(wall))

@@ -237,7 +237,7 @@ class Replica:
         if taken.rolled_back:
             with self.index.transaction():
                 self.scanner.recall()  # the tombs may be younger than the index; what they say is issued again, too
-                self._start_over("the peer holds later changes of this server than this server does", taken.above)
+                self._start_over("the peer holds later changes of this server than this server does")
             self.outbox.forget_sent()
             taken = replace(self.inbox.take(mail), rolled_back=True)
         for key in taken.forgotten:
@@ -251,7 +251,7 @@ class Replica:
         if news is not None:
             self.tell(news, skew=skew)
 
-    def _start_over(self, why: str = "", above: int = 0) -> None:
+    def _start_over(self, why: str = "") -> None:
         rejoin.start_over(
             self.index,
             self.journal,
@@ -260,7 +260,6 @@ class Replica:
             self.server.name,
             self.clock.wall(),
             why,
-            above,
         )
 
     def _parse(self, raw: bytes) -> SyncMail:

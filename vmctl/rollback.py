@@ -1,8 +1,8 @@
 """Finds out that a server was rolled back to an earlier state: this one, or the peer. By the checkpoints in the mails.
 
-Each mail carries a checkpoint of its sender and echoes those of its recipient: who does not know one was rolled back, and
-has to hear of it whatever else is lost or late. So each is echoed until a mail of the peer says that it is known, or one
-comes that was given right after it; the newest is echoed for ever. docs/sync-mail.md has the fields.
+Each mail carries a checkpoint of its sender, names those that he gave before it, and echoes those of its recipient. Who
+does not know one was rolled back, and has to hear of it whatever else is lost or late: so each is echoed until a mail of
+the peer shows that it is known, and the newest for ever. docs/sync-mail.md has the fields.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vmctl.rollback")
 
-_ECHO: Final = "echo_checkpoint"
+_ECHO: Final = "echo_checkpoints"  # of the last lives of the peer: it may be put back to each of them
 _REFUTED: Final = "refuted_life"  # the echo for a peer that was rolled back to a past incarnation
 _KNOWN: Final = "known_checkpoints"  # those of this server that the peer has echoed last
-_STRAYED: Final = "strayed_checkpoint"  # the newest that a peer has given since it forgot one that is echoed
+_ABOVE: Final = "forgotten_above"  # a start over is due: above this number every change was made since a rollback
 _NOBODYS: Final = "forgotten"  # a nonce that no checkpoint has
-_MOST: Final = 16  # in an echo: more are there only where mail after mail is lost, and nothing comes back
+_MOST_BEFORE: Final = 32  # are named in a mail: more are there only where nothing comes back for long
+_MOST_ECHOED: Final = 16  # in a mail
+_MOST_LIVES: Final = 4
 _END: Final = 2**63  # numbers in an index are below that
 
 
@@ -38,39 +40,40 @@ class Rollback:
     def next_checkpoint(self, wall: int, nonce: str) -> dict[str, Any]:
         """A new checkpoint of this server, for a mail that leaves once this is committed."""
         # a number of its own: two mails with one number could not be told apart when one is echoed
-        number, after = self._index.next_number(wall), self._index.checkpoints.last()
+        number = self._index.next_number(wall)
+        before, since = self._index.checkpoints.unconfirmed(_MOST_BEFORE)
         self._index.checkpoints.add(number, nonce)
         return {
             "incarnation": self._index.meta("incarnation"),
             "number": number,
             "nonce": nonce,
-            "after": after and list(after),
+            "before": before,
+            "since": since,
             "known": self._index.note(_KNOWN) or [],
         }
 
     def to_echo(self) -> dict[str, Any] | None:
         """The checkpoints of the peer that the next mail echoes."""
-        echo: dict[str, Any] | None = self._index.note(_REFUTED) or self._index.note(_ECHO)
-        return echo
+        refuted: dict[str, Any] | None = self._index.note(_REFUTED)
+        life = self._index.meta("peer_incarnation")
+        return refuted or ({"incarnation": life, "checkpoints": sorted(self._echoed(life))} if life else None)
 
     # What a mail says of this server
 
-    def rolled_back_here(self, mail: SyncMail) -> int | None:
-        """Whether the peer echoes a checkpoint that is not known here any more: a number, or None where it is not so.
-
-        Every change above that number was made since this server was rolled back.
-        """
+    def rolled_back_here(self, mail: SyncMail) -> bool:
+        """Whether the peer echoes a checkpoint that is not known here any more; then a start over is due."""
         echo = mail.echo_checkpoint or {}
         if echo.get("incarnation") != self._index.meta("incarnation"):
-            return None
+            return False
         echoed = _checkpoints(echo.get("checkpoints"))
         for one in sorted(echoed):
             if not self._index.checkpoints.confirm(one):
                 self._index.checkpoints.doubt(one.number)
                 above = echo.get("above")
-                return above if type(above) is int else one.number
+                self._index.set_note(_ABOVE, above if type(above) is int else one.number)
+                return True
         self._index.set_note(_KNOWN, sorted(echoed))
-        return None
+        return False
 
     @staticmethod
     def is_refuted(mail: SyncMail) -> bool:
@@ -89,27 +92,25 @@ class Rollback:
         What it says until it finds that out is left: it says it again under its next incarnation, and its present
         numbers mean other changes here.
         """
-        theirs, after = _theirs(mail)
-        if theirs is None or after is None:
+        theirs, before, since = _read(mail)
+        if theirs is None or since is None:
             return False
-        strayed = after == _checkpoint(self._index.note(_STRAYED))
-        if strayed or any(after < one < theirs for one in self._echoed(mail.incarnation)):
-            self._index.set_note(_STRAYED, theirs)
+        forgotten = {one for one in self._echoed(mail.incarnation) if since < one.number and one < theirs} - before
+        if forgotten:
             log.warning("the peer has forgotten what it said before: it was rolled back")
-            return True
-        return False
+            self._index.set_note(_REFUTED, None)  # it is its present life that has to hear of it
+        return bool(forgotten)
 
     def take(self, mail: SyncMail) -> None:
         """Note the checkpoint of a mail of the peer's present life, to be echoed, and which of the others are known."""
-        theirs, after = _theirs(mail)
+        theirs, before, _ = _read(mail)
         if theirs is None:
             return
-        all_ = self._echoed(mail.incarnation) | {theirs}
-        newest = max(all_)
-        rest = sorted((all_ - {after, *_checkpoints((mail.checkpoint or {}).get("known"))}) | {newest})
-        if len(rest) > _MOST:
-            rest = [*rest[: _MOST - 1], newest]
-        self._index.set_note(_ECHO, {"incarnation": mail.incarnation, "checkpoints": rest})
+        found = self._echoed(mail.incarnation) | {theirs}
+        rest = (found - before - _checkpoints((mail.checkpoint or {}).get("known"))) | {max(found)}
+        lives = [life for life in self._index.note(_ECHO) or [] if life[0] != mail.incarnation]
+        lives.append([mail.incarnation, sorted(rest)[-_MOST_ECHOED:]])
+        self._index.set_note(_ECHO, lives[-_MOST_LIVES:])
         self._index.set_note(_REFUTED, None)
 
     def refute(self, mail: SyncMail) -> None:
@@ -118,28 +119,35 @@ class Rollback:
         It finds that out by the echo of a checkpoint that it never gave, and issues again what it did above all that
         is known here of that incarnation.
         """
-        number, echo = (mail.checkpoint or {}).get("number"), self._index.note(_ECHO) or {}
-        theirs = _checkpoint([number, _NOBODYS])
-        if theirs is not None and all(theirs.number > one.number for one in _checkpoints(echo.get("checkpoints"))):
+        theirs = _checkpoint([(mail.checkpoint or {}).get("number"), _NOBODYS])
+        present = self._echoed(self._index.meta("peer_incarnation"))
+        if theirs is not None and all(theirs.number > one.number for one in present):
             above = self._index.newest_by(mail.incarnation)
             self._index.set_note(_REFUTED, {"incarnation": mail.incarnation, "checkpoints": [theirs], "above": above})
 
-    def forget_peer(self) -> None:
-        """The peer has a new incarnation: nothing that it gave before is echoed any more."""
-        self._index.set_note(_ECHO, None)
-        self._index.set_note(_REFUTED, None)
-
     def _echoed(self, incarnation: str) -> set[Checkpoint]:
-        echo = self._index.note(_ECHO) or {}
-        return _checkpoints(echo.get("checkpoints")) if echo.get("incarnation") == incarnation else set()
+        return next(
+            (_checkpoints(found) for life, found in self._index.note(_ECHO) or [] if life == incarnation), set()
+        )
 
 
-def _theirs(mail: SyncMail) -> tuple[Checkpoint | None, Checkpoint | None]:
-    """The checkpoint of a mail and the one before it, which is below all others for the first; None for what is none."""
+def forgotten_above(index: Index) -> int:
+    """The number above which every change was made since this server was rolled back; 0 where nobody told one."""
+    return int(index.note(_ABOVE) or 0)
+
+
+def begun_anew(index: Index) -> None:
+    """This server has a new incarnation, and has given no checkpoint in it."""
+    index.checkpoints.drop_all()
+    index.set_note(_ABOVE, None)
+
+
+def _read(mail: SyncMail) -> tuple[Checkpoint | None, set[Checkpoint], int | None]:
+    """The checkpoint of a mail, those that were given before it, and the number above which these are all."""
     theirs = mail.checkpoint or {}
-    after = theirs.get("after")
-    before = Checkpoint(0, "") if after is None else _checkpoint(after)
-    return _checkpoint([theirs.get("number"), theirs.get("nonce")]), before
+    since = theirs.get("since")
+    own = _checkpoint([theirs.get("number"), theirs.get("nonce")])
+    return own, _checkpoints(theirs.get("before")), since if type(since) is int else None
 
 
 def _checkpoints(value: Any) -> set[Checkpoint]:
@@ -148,6 +156,6 @@ def _checkpoints(value: Any) -> set[Checkpoint]:
 
 def _checkpoint(value: Any) -> Checkpoint | None:
     match value:
-        case [int() as number, str() as nonce] if 0 <= number < _END:
+        case [int() as number, str() as nonce] if 0 <= number < _END and type(number) is int:
             return Checkpoint(number, nonce)
     return None

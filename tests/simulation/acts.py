@@ -724,6 +724,8 @@ def _remove(world, name, key, *, sync):
     perhaps = [_evident(world, name, key, path) for path in paths if path.suffix == ".json"]
     if not world.versions(name, [key]):  # a new index has not seen it: what only this file held is gone
         world.ledger.doubt(key, world.ledger.know(name, key) - world.ledger.know(world.other(name), key))
+    # else a power cut may leave a torn file of what was never saved for good and removed at once: litter for a person
+    sync = sync or not world.hand[name].get(key, {"sync": True})["sync"]
     for path in paths:
         world.disk.take_away(path, sync=sync)
     if kind == "message":  # with the file goes the recording

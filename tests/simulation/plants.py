@@ -245,7 +245,7 @@ _sound = scan.Scanner._sound
 @plant(rollback.Rollback, "rolled_back_here", "memory records net", seeds=300)
 def rollback_not_noticed(self, mail):
     """A server that was put back from a backup goes on as if nothing had happened."""
-    return
+    return False
 
 
 @plant(rollback, "_checkpoints", "memory records net", fates=LOSSY, seeds=300)
