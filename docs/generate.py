@@ -111,8 +111,10 @@ def example() -> tuple[mail.SyncMail, bytes]:
         sent=_NOW + 9_250_000,
         incarnation=_ME,
         peer_incarnation=_PEER,
-        checkpoint=_checkpoint(_ME, _NOW + 9_250_000) | {"after": _mark(_NOW + 2_000_000), "known": [_mark(_NOW)]},
-        echo_checkpoint={"incarnation": _PEER, "marks": [_mark(_NOW + 2_100_000)]},
+        checkpoint=_checkpoint(_ME, _NOW + 9_250_000) | {
+            "before": [_number_and_nonce(_NOW + 2_000_000)], "since": _NOW, "known": [_number_and_nonce(_NOW)],
+        },
+        echo_checkpoint={"incarnation": _PEER, "checkpoints": [_number_and_nonce(_NOW + 2_100_000)]},
         challenge="58ad1f20c3b79e64",
         echo="e4017c95ab36d82f",
         config="77aa0192bcde34f5",
@@ -159,7 +161,7 @@ def _checkpoint(incarnation: str, number: int) -> dict[str, Any]:
     return {"incarnation": incarnation, "number": number, "nonce": nonce}
 
 
-def _mark(number: int) -> list[Any]:
+def _number_and_nonce(number: int) -> list[Any]:
     return [number, hashlib.sha256(str(number).encode()).hexdigest()[:16]]
 
 

@@ -11,7 +11,8 @@ from vmctl.index import Index
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/store.md").read_text("utf-8")
-ACTS = ("write", "create", "exchange", "move", "copy", "write_at", "append", "remove", "keep", "place")
+ACTS = ("write", "create", "exchange", "move", "copy", "write_at", "append", "remove", "remove_all", "keep", "place")
+MANY = {"keep": "sync", "remove_all": "remove"}  # acts on any number of files
 PLACES = (
     (r"\.vmctl/spool/\d+-[0-9a-z]+\.eml", ".vmctl/spool/MAIL"),
     (r"\.vmctl/replaced/.+", ".vmctl/replaced/FILE"),
@@ -45,10 +46,10 @@ def steps(wire, monkeypatch):
 
     def watched(name, act):
         def take(*values, **words):
-            paths = list(values[0]) if name == "keep" else [one for one in values if isinstance(one, Path)]
+            paths = list(values[0]) if name in MANY else [one for one in values if isinstance(one, Path)]
             if any(str(path).startswith(str(wire.root("secondary"))) for path in paths):
-                paths = [inside(path) for path in sorted(paths)] if name == "keep" else list(map(inside, paths))
-                tell(f"{'sync' if name == 'keep' else name.replace('_', ' ')} {' -> '.join(paths)}")
+                paths = [inside(path) for path in sorted(paths)] if name in MANY else list(map(inside, paths))
+                tell(f"{MANY.get(name, name.replace('_', ' '))} {' -> '.join(paths)}")
             return act(*values, **words)
 
         return take
