@@ -63,10 +63,14 @@ class Checkpoints:
             self._run("DELETE FROM checkpoints WHERE number < ?", (echoed.number - _KEPT,))
         return True
 
-    def doubt(self, number: int) -> None:
-        """One of this number was forgotten: what is confirmed above the one before it is so in another life only."""
-        before = self._run("SELECT max(number) FROM checkpoints WHERE number < ?", (number,)).fetchone()[0]
-        self._set_meta(_CONFIRMED, str(min(self.confirmed, before or 0)))
+    def doubt(self, since: int) -> int:
+        """A checkpoint was forgotten that came after the one numbered `since`: gives the newest of ours up to that.
+
+        All above that may be of another life, so it is not confirmed, either.
+        """
+        common = self._run("SELECT max(number) FROM checkpoints WHERE number <= ?", (since,)).fetchone()[0] or 0
+        self._set_meta(_CONFIRMED, str(min(self.confirmed, common)))
+        return int(common)
 
     def drop_all(self) -> None:
         """A new incarnation begins without any."""

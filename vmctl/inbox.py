@@ -16,7 +16,16 @@ from vmctl.answers import Answers
 from vmctl.entry import Entry
 from vmctl.identity import server_of
 from vmctl.mail_parts import one_line
-from vmctl.merge import check_conflict, conflicts, deletions, holds, left_in_deleted, merge, merge_fields
+from vmctl.merge import (
+    check_conflict,
+    conflicts,
+    deletions,
+    holds,
+    is_deleted_already,
+    left_in_deleted,
+    merge,
+    merge_fields,
+)
 from vmctl.model import (
     CONFLICT,
     Record,
@@ -240,6 +249,8 @@ class Inbox:
             if entry.record.vector == part.vector and vector is None and entry.record.version != version:
                 log.error("%s: equal vectors over different content: merged alike", key)
             merged = merge(entry.record, part)
+            if is_deleted_already(entry.record, part) or is_deleted_already(part, entry.record):
+                merged = deleted(merged, self._tick())
             known = current and merged.version == version
             self._put(replace(entry, record=merged, base=merged if known else entry.base), taken)
         self._index.replies.add_ack(key, version)

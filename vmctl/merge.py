@@ -130,6 +130,28 @@ def deletions(dead: Record) -> set[Tick]:
     return {Tick(number, by) for by, number in dead.vector.items() if number > dead.deleted.get(by, 0)}
 
 
+def is_deleted_already(dead: Record, living: Record) -> bool:
+    """Whether a living record is only what `dead` was, issued again by a server that was rolled back and has begun anew.
+
+    A reissue keeps the birth and all values with their times, and has one number for all. So whoever had deleted just
+    that had seen it, though not under this number.
+    """
+    if dead.lives or not living.lives or dead.born != living.born:
+        return False
+    over = {
+        (by, number)
+        for by, number in living.kept.items()
+        if number > max(living.deleted.get(by, 0), dead.deleted.get(by, 0))
+    }
+    issued = {(field.stamp.by, field.stamp.number) for field in living.fields.values()}
+    if len(over) != 1 or not over <= issued or over == {(living.born.by, living.born.number)}:
+        return False
+    return all(
+        name in dead.fields and (dead.fields[name].value, dead.fields[name].stamp.at) == (field.value, field.stamp.at)
+        for name, field in living.fields.items()
+    )
+
+
 def left_in_deleted(mailbox: Record, inside: Iterable[Record]) -> Record | None:
     """The deletion of a mailbox that has to be taken back: somebody put a message or greeting into it meanwhile.
 

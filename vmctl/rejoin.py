@@ -118,10 +118,12 @@ def reissued(record: Record, former: str, confirmed: int, above: int, now: str, 
     counts = [confirmed, born, *(stamp.number for _, stamp in record.fields.values() if stamp.by == former)]
     held = max(count for count in counts if count <= above)
 
-    def moved(vector: Vector) -> Vector:
+    birth = record.born.number if record.born.by == former and record.born.number <= above else 0
+
+    def moved(vector: Vector, stays: int) -> Vector:
         if vector.get(former, 0) <= above:
             return vector
-        rest = {by: count for by, count in vector.items() if by != former} | ({former: held} if held else {})
+        rest = {by: count for by, count in vector.items() if by != former} | ({former: stays} if stays else {})
         return join(rest, {now: number})
 
     fields = {
@@ -138,8 +140,8 @@ def reissued(record: Record, former: str, confirmed: int, above: int, now: str, 
     return replace(
         record,
         fields=fields,
-        vector=moved(record.vector),
-        kept=moved(record.kept),
+        vector=moved(record.vector, held),
+        kept=moved(record.kept, birth),
         deleted=gone,
-        purged=moved(record.purged),
+        purged=moved(record.purged, held),
     )

@@ -56,7 +56,8 @@ class Rollback:
         """The checkpoints of the peer that the next mail echoes."""
         refuted: dict[str, Any] | None = self._index.note(_REFUTED)
         life = self._index.meta("peer_incarnation")
-        return refuted or ({"incarnation": life, "checkpoints": sorted(self._echoed(life))} if life else None)
+        echoed = sorted([*one, since] for one, since in self._echoed(life).items())
+        return refuted or ({"incarnation": life, "checkpoints": echoed} if life else None)
 
     # What a mail says of this server
 
@@ -65,12 +66,12 @@ class Rollback:
         echo = mail.echo_checkpoint or {}
         if echo.get("incarnation") != self._index.meta("incarnation"):
             return False
-        echoed = _checkpoints(echo.get("checkpoints"))
+        # what this very echo confirms may be of this life, and what it does not of the other
+        confirmed, echoed = self._index.checkpoints.confirmed, _with_since(echo.get("checkpoints"))
         for one in sorted(echoed):
             if not self._index.checkpoints.confirm(one):
-                self._index.checkpoints.doubt(one.number)
-                above = echo.get("above")
-                self._index.set_note(_ABOVE, above if type(above) is int else one.number)
+                common, above = self._index.checkpoints.doubt(min(confirmed, echoed[one])), echo.get("above")
+                self._index.set_note(_ABOVE, above if type(above) is int else common)
                 return True
         self._index.set_note(_KNOWN, sorted(echoed))
         return False
@@ -103,13 +104,14 @@ class Rollback:
 
     def take(self, mail: SyncMail) -> None:
         """Note the checkpoint of a mail of the peer's present life, to be echoed, and which of the others are known."""
-        theirs, before, _ = _read(mail)
+        theirs, before, since = _read(mail)
         if theirs is None:
             return
-        found = self._echoed(mail.incarnation) | {theirs}
-        rest = (found - before - _checkpoints((mail.checkpoint or {}).get("known"))) | {max(found)}
+        found = self._echoed(mail.incarnation) | {theirs: since or 0}
+        done = (before | _checkpoints((mail.checkpoint or {}).get("known"))) - {max(found)}
+        rest = sorted([*one, number] for one, number in found.items() if one not in done)
         lives = [life for life in self._index.note(_ECHO) or [] if life[0] != mail.incarnation]
-        lives.append([mail.incarnation, sorted(rest)[-_MOST_ECHOED:]])
+        lives.append([mail.incarnation, rest[-_MOST_ECHOED:]])
         self._index.set_note(_ECHO, lives[-_MOST_LIVES:])
         self._index.set_note(_REFUTED, None)
 
@@ -122,13 +124,12 @@ class Rollback:
         theirs = _checkpoint([(mail.checkpoint or {}).get("number"), _NOBODYS])
         present = self._echoed(self._index.meta("peer_incarnation"))
         if theirs is not None and all(theirs.number > one.number for one in present):
-            above = self._index.newest_by(mail.incarnation)
-            self._index.set_note(_REFUTED, {"incarnation": mail.incarnation, "checkpoints": [theirs], "above": above})
+            above, echoed = self._index.newest_by(mail.incarnation), [[*theirs, theirs.number]]
+            self._index.set_note(_REFUTED, {"incarnation": mail.incarnation, "checkpoints": echoed, "above": above})
 
-    def _echoed(self, incarnation: str) -> set[Checkpoint]:
-        return next(
-            (_checkpoints(found) for life, found in self._index.note(_ECHO) or [] if life == incarnation), set()
-        )
+    def _echoed(self, incarnation: str) -> dict[Checkpoint, int]:
+        """The checkpoints to be echoed of a life of the peer, each with the number that its `since` was."""
+        return next((_with_since(found) for life, found in self._index.note(_ECHO) or [] if life == incarnation), {})
 
 
 def forgotten_above(index: Index) -> int:
@@ -152,6 +153,15 @@ def _read(mail: SyncMail) -> tuple[Checkpoint | None, set[Checkpoint], int | Non
 
 def _checkpoints(value: Any) -> set[Checkpoint]:
     return {one for each in value if (one := _checkpoint(each)) is not None} if isinstance(value, list) else set()
+
+
+def _with_since(value: Any) -> dict[Checkpoint, int]:
+    found = {}
+    for each in value if isinstance(value, list) else ():
+        match each:
+            case [number, nonce, int() as since] if (one := _checkpoint([number, nonce])) is not None and since < _END:
+                found[one] = since
+    return found
 
 
 def _checkpoint(value: Any) -> Checkpoint | None:

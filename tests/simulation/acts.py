@@ -1161,7 +1161,10 @@ def overwrite(world, name):
     """An operator says that this side wins: what it holds now is what both hold in the end."""
     if world.machines[name].unmounted or world.machines[world.other(name)].unmounted:
         return "overwrite: a store is away"
-    ends = [world.turn(name), world.product(name, lambda: remember(world.machines[name].post.replica))]
+    ends = [world.turn(name)]
+    if world.machines[name].post is None:
+        return f"overwrite from {name}: {ends}"
+    ends.append(world.product(name, lambda: remember(world.machines[name].post.replica)))
     for one in (world.other(name), name) * 3:
         ends.append(world.turn(one, always=True, anew=True))
         world.now += 2_600_000
