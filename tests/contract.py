@@ -18,19 +18,6 @@ class Pair(Wire):
         self.hand = self.hands["primary"]
         self.store = self.a.store
 
-    def faults(self, name="primary"):
-        """What is wrong of a server's store, by path; `in_step` of the wire asks for what keeps both apart."""
-        return {fault["path"] for fault in self.servers[name].index.faults.all()}
-
-    def in_step(self):
-        for name in self.servers:
-            self.scan(name)
-        self.exchange()
-        for name in self.servers:
-            self.scan(name)
-        self.exchange()
-        assert [] == super().faults()
-
 
 def shown(path):
     """A path as a fault shows it."""

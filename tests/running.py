@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aiosmtpd.controller import Controller
 from typer.testing import CliRunner
 
 from vmctl import config, network
@@ -23,6 +24,7 @@ from vmctl.cli.app import app
 from vmctl.clock import Clock
 from vmctl.config import Address, Config
 from vmctl.journal import Journal
+from vmctl.mail import parse
 from vmctl.status import gather
 
 if TYPE_CHECKING:
@@ -172,3 +174,41 @@ class Net:
     def log(self, server: str) -> str:
         """What a daemon wrote."""
         return (self.root / f"{server}.log").read_text()
+
+
+class Judge:
+    """The peer's mail server: it says `reply` to every mail with a record whose key has `unwanted` in it, or to all mails."""
+
+    def __init__(self, net: Net, reply: str) -> None:
+        self._net = net
+        self._reply = reply
+        self.unwanted = "none such"
+        self.everything = False
+        self.taken: list[str] = []  # keys
+        self.mails = 0  # whatever became of them
+
+    async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:  # noqa: N802 - aiosmtpd's name
+        """The end of a mail."""
+        mail = parse(
+            envelope.original_content, network=self._net.config.network, me="secondary", peer="primary",
+            verify=lambda _signature, _data: True,
+        )  # fmt: skip
+        keys = [str(record["key"]) for record in mail.records]
+        self.mails += 1
+        if self.everything or any(self.unwanted in key for key in keys):
+            return self._reply
+        self.taken += keys
+        return "250 taken"
+
+
+@contextlib.contextmanager
+def judging(net: Net, reply: str) -> Iterator[Judge]:
+    """A server at the address of the secondary that says `reply` to what it does not take."""
+    judge = Judge(net, reply)
+    address = net.config.servers["secondary"].address
+    controller = Controller(judge, hostname=address.host, port=address.port)
+    controller.start()
+    try:
+        yield judge
+    finally:
+        controller.stop()

@@ -72,7 +72,7 @@ def test_only_what_differs_is_offered_again(wire: Wire, boxes: list[str], record
     assert {f"mailbox/{boxes[3]}"} == {
         key if key.startswith("mailbox") else f"mailbox/{key.split('/')[1]}" for key in shipped
     }
-    assert [] == wire.faults()
+    assert [] == wire.apart()
     assert ident in wire.messages(boxes[3], wire.other(name))
     told = [("the stores differ", [f"mailbox/{boxes[3]}"]), ("the stores agree again", [f"mailbox/{boxes[3]}"])]
     assert told in [events(wire, each) for each in SERVERS]
@@ -86,7 +86,7 @@ def test_a_difference_outside_of_mailboxes_is_named_by_its_kind(wire: Wire, boxe
     wire.desk().set_settings({"defaults.quota": 5})
     believe(wire, "primary", "settings")
     assert {"settings"} == beats(wire)
-    assert [] == wire.faults()
+    assert [] == wire.apart()
     assert ("the stores differ", ["settings"]) in events(wire, "primary")
 
 
@@ -117,7 +117,7 @@ def test_many_groups_go_in_several_mails(narrow: Wire) -> None:
         narrow.desk().set_mailbox(extension, {"quota": 7})
         believe(narrow, "primary", f"mailbox/{extension}")
     assert {"mailbox/3000", "mailbox/3399"} == beats(narrow, 8)
-    assert [] == narrow.faults()
+    assert [] == narrow.apart()
 
 
 def test_digests_that_were_lost_on_the_way_are_told_again(wire: Wire, boxes: list[str]) -> None:
@@ -131,7 +131,7 @@ def test_digests_that_were_lost_on_the_way_are_told_again(wire: Wire, boxes: lis
         wire.lose()
     wire.clock.advance(wire.config.sync.resend)
     beats(wire)
-    assert [] == wire.faults()
+    assert [] == wire.apart()
 
 
 def test_digests_count_as_told_when_their_mail_has_left(narrow: Wire) -> None:
@@ -164,7 +164,7 @@ def test_a_process_that_starts_goes_on_with_the_doubt(wire: Wire, boxes: list[st
         beats(wire, 1)
         for name in SERVERS:
             wire.crash(name)
-    assert [] == wire.faults()
+    assert [] == wire.apart()
 
 
 def test_a_digest_that_was_counted_wrong_is_counted_again(wire: Wire, boxes: list[str]) -> None:
@@ -172,7 +172,7 @@ def test_a_digest_that_was_counted_wrong_is_counted_again(wire: Wire, boxes: lis
     assert boxes
     wire.a.index.set_meta("digest", "f" * 32)
     assert set() == beats(wire)
-    assert [] == wire.faults()
+    assert [] == wire.apart()
     beats(wire, 1)
     assert [None, None] == [replica.index.note("doubt") for replica in wire.servers.values()]
 
@@ -206,7 +206,7 @@ def test_what_cannot_be_mended_is_a_fault_that_stays(
         assert 2 == len(everything)
     wire.clock.advance(3601)
     beats(wire)
-    assert [] == wire.faults()
+    assert [] == wire.apart()
     assert [None, None] == [fault(wire, name) for name in SERVERS]
     assert ("the stores agree again", [f"mailbox/{boxes[0]}"]) == events(wire, "primary")[-1]
 

@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from simulation.acts import lose_index, tone
+from simulation.acts.common import tone
+from simulation.acts.memory import lose_index
 from simulation.files import read_store
 from simulation.invariants import come_to_rest
 from simulation.schedule import Profile

@@ -113,7 +113,7 @@ def test_a_clock_set_back_an_hour_silences_nobody(clocks: TwoClocks, name: str, 
     for replica in clocks.servers.values():
         facts = replica.contact.facts()
         assert (0, replica.index.digest) == (facts["pending"], facts["digest"])
-    assert [] == clocks.faults()
+    assert [] == clocks.apart()
 
 
 # A message that is taken away by hand, while the peer changes it

@@ -233,7 +233,7 @@ def test_a_record_of_an_unknown_kind_is_passed_on(wire, box):
         wire.a.index.put(dataclasses.replace(entry, record=future, shown=None, base=None), wire.clock.wall())
     wire.exchange()
     assert wire.lives("fax/2001", "secondary")
-    assert [] == wire.faults()
+    assert [] == wire.apart()
 
 
 def test_a_mail_survives_a_crash_before_it_is_taken(wire, box):

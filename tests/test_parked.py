@@ -51,6 +51,16 @@ def named(part):
     return lambda mail: "554 no" if any(part in record["key"] for record in mail.records) else None
 
 
+def spam(at, reply):
+    """A filter that says `reply` to every mail with the piece of a recording that has this byte, unless it is the last piece."""
+
+    def refuse(mail):
+        hit = any(sound.offset <= at < sound.offset + len(sound.data) < sound.size for sound in mail.audio)
+        return reply if hit else None
+
+    return refuse
+
+
 def parked(wire, name="primary"):
     """What is parked at a server."""
     return listing(wire.servers[name].index, wire.servers[name].spool)
@@ -154,11 +164,7 @@ def test_a_piece_that_is_always_refused_is_parked_and_the_rest_goes_on(narrow, r
     narrow.desk().leave("2001", recording())
     at = 50_000
 
-    def spam(mail):
-        hit = any(sound.offset <= at < sound.offset + len(sound.data) < sound.size for sound in mail.audio)
-        return "554 5.7.1 looks like spam" if hit else None
-
-    exchange(narrow, spam, rounds=12)
+    exchange(narrow, spam(at, "554 5.7.1 looks like spam"), rounds=12)
     (one,) = parked(narrow)
     start, stop = one["bytes"]
     assert f"message/2001/{ident}" == one["record"]

@@ -2,46 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from aiosmtpd.controller import Controller
-from running import Net, until, wav
+from running import Net, judging, until, wav
 
 from vmctl.clock import Clock
 from vmctl.failover import Failover
-from vmctl.mail import parse
 from vmctl.post import ROUND, Post
 from vmctl.view import RETURN, View
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-
-class Judge:
-    """The peer's mail server: it refuses every mail with a record whose key has `refused` in it, or all of them."""
-
-    def __init__(self, net: Net) -> None:
-        self._net = net
-        self.refused = "none such"
-        self.everything = False
-        self.taken: list[str] = []
-        self.mails = 0
-
-    async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:  # noqa: N802 - aiosmtpd's name
-        mail = parse(
-            envelope.original_content, network=self._net.config.network, me="secondary", peer="primary",
-            verify=lambda _signature, _data: True,
-        )  # fmt: skip
-        keys = [str(record["key"]) for record in mail.records]
-        if self.everything or any(self.refused in key for key in keys):
-            return "554 5.7.1 refused by a rule"
-        self.taken += keys
-        self.mails += 1
-        return "250 taken"
+REFUSED = "554 5.7.1 refused by a rule"
 
 
 @pytest.fixture
@@ -51,18 +26,6 @@ def net(tmp_path: Path) -> Net:
     return net
 
 
-@contextlib.contextmanager
-def judging(net: Net) -> Iterator[Judge]:
-    judge = Judge(net)
-    address = net.config.servers["secondary"].address
-    controller = Controller(judge, hostname=address.host, port=address.port)
-    controller.start()
-    try:
-        yield judge
-    finally:
-        controller.stop()
-
-
 def parked(net: Net) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = net.status()["servers"]["primary"]["parked"]
     return found
@@ -70,10 +33,10 @@ def parked(net: Net) -> list[dict[str, Any]]:
 
 def test_a_refused_message_is_named_and_retried_by_command(net: Net, tmp_path: Path) -> None:
     """The daemon parks it by itself, `status` and `list` name it with the reply, and `retry` has it sent at once."""
-    with judging(net) as judge:
+    with judging(net, REFUSED) as judge:
         ident = net.leave("primary", "2001", wav(tmp_path / "a.wav"))
         other = net.leave("primary", "2001", wav(tmp_path / "b.wav", level=3))
-        judge.refused = ident
+        judge.unwanted = ident
         with net.daemon("primary"):
             until(lambda: parked(net), what="the parked message")
             until(lambda: f"message/2001/{other}" in judge.taken, what="the other message")
@@ -85,7 +48,7 @@ def test_a_refused_message_is_named_and_retried_by_command(net: Net, tmp_path: P
             assert "parked" in text
             assert ident in text
             assert net.status()["in_step"] is False
-            judge.refused = "none such"
+            judge.unwanted = "none such"
             done = net.run("parked", "retry", one["id"], "--server", "primary")
             assert (0, True) == (done.returncode, "the daemon does it now" in done.stderr)
             until(lambda: f"message/2001/{ident}" in judge.taken, what="the message that was refused")
@@ -94,14 +57,14 @@ def test_a_refused_message_is_named_and_retried_by_command(net: Net, tmp_path: P
 
 def test_what_was_given_up_stays_here_and_is_not_offered(net: Net, tmp_path: Path) -> None:
     """`drop` says what it means, status does not alarm any more, and no later start offers it again."""
-    with judging(net) as judge:
+    with judging(net, REFUSED) as judge:
         ident = net.leave("primary", "2001", wav(tmp_path / "a.wav"))
-        judge.refused = ident
+        judge.unwanted = ident
         with net.daemon("primary"):
             until(lambda: parked(net), what="the parked message")
             done = net.run("parked", "drop", parked(net)[0]["id"], "--server", "primary")
             assert (0, True) == (done.returncode, "verify" in done.stderr)
-        judge.refused, mails = "none such", judge.mails
+        judge.unwanted, mails = "none such", judge.mails
         with net.daemon("primary"):
             until(lambda: judge.mails > mails + 4, what="some heartbeats")
         assert f"message/2001/{ident}" not in judge.taken
@@ -112,7 +75,7 @@ def test_what_was_given_up_stays_here_and_is_not_offered(net: Net, tmp_path: Pat
 
 def test_a_link_that_refuses_everything_is_named_and_parks_nothing(net: Net, tmp_path: Path) -> None:
     """`status` says that every mail is refused, and with which words; when it is mended all goes by itself."""
-    with judging(net) as judge, net.daemon("primary"):
+    with judging(net, REFUSED) as judge, net.daemon("primary"):
         judge.everything = True
         ident = net.leave("primary", "2001", wav(tmp_path / "a.wav"))
         link = until(lambda: net.status()["servers"]["primary"]["link"], what="the link's fault")
@@ -133,8 +96,8 @@ def test_a_sync_by_cron_parks_and_retries_too(net: Net, tmp_path: Path) -> None:
     )
     ident = net.leave("primary", "2001", wav(tmp_path / "a.wav"))
     clock = Clock()
-    with judging(net) as judge, Post(net.config, "primary", clock, role=ROUND, wake=lambda: None) as post:
-        judge.refused = ident
+    with judging(net, REFUSED) as judge, Post(net.config, "primary", clock, role=ROUND, wake=lambda: None) as post:
+        judge.unwanted = ident
         post.connect()
         sent = [post.deliver(parcel) for parcel in post.parcels(always=True, anew=True)]
         assert (True, True) == (any(sent), not all(sent))
@@ -148,8 +111,8 @@ def test_a_sync_by_cron_parks_and_retries_too(net: Net, tmp_path: Path) -> None:
 def test_the_gate_of_a_failback_is_not_held_by_what_is_parked(net: Net, tmp_path: Path) -> None:
     """A parked record, here or there, is none that the gate waits for; any other one is."""
     ident = net.leave("primary", "2001", wav(tmp_path / "a.wav"))
-    with judging(net) as judge, Post(net.config, "primary", Clock(), role=ROUND, wake=lambda: None) as post:
-        judge.refused = ident
+    with judging(net, REFUSED) as judge, Post(net.config, "primary", Clock(), role=ROUND, wake=lambda: None) as post:
+        judge.unwanted = ident
         post.connect()
         roles, index = Failover(post.replica), post.replica.index
         view = View("voicemail", "primary", "secondary", "recovering", (2, "secondary"), RETURN, 1, None)

@@ -1,21 +1,19 @@
 """Mails that a server puts off each time (4xx): what goes around them, what is tried again, and what is named."""
 
-import contextlib
 import random
 
 import pytest
-from aiosmtpd.controller import Controller
-from running import Net, wav
-from test_parked import parked, read
+from running import Net, judging, wav
+from test_parked import parked, read, spam
 from wire import OffsetClock
 
 from vmctl.deferrals import LONG, TIMES, Deferrals
 from vmctl.errors import MailPutOff, PeerUnreachable
-from vmctl.mail import parse
 from vmctl.post import ROUND, Post
 from vmctl.refusals import BARE, Version
 
 HOUR = 3600.0
+LATER = "451 4.7.1 try again later"
 
 
 def things(count):
@@ -177,11 +175,7 @@ def test_a_piece_that_is_put_off_stands_alone_in_the_end(narrow, recording):
     narrow.desk().leave("2001", recording())
     at = 50_000
 
-    def spam(mail):
-        hit = any(sound.offset <= at < sound.offset + len(sound.data) < sound.size for sound in mail.audio)
-        return "451 4.7.1 looks like spam" if hit else None
-
-    exchange(narrow, spam)
+    exchange(narrow, spam(at, "451 4.7.1 looks like spam"))
     (one,) = parked(narrow)
     start, stop = one["bytes"]
     assert (f"message/2001/{ident}", True) == (one["record"], one["put_off"])
@@ -226,40 +220,6 @@ def test_a_person_may_hurry_it_or_give_it_up(wire, box, recording):
     assert [] == parked(wire)
 
 
-class Filter:
-    """The peer's mail server: it puts off every mail with a record whose key has `late` in it, or all of them."""
-
-    def __init__(self, net):
-        self._net = net
-        self.late, self.everything = "none such", False
-        self.taken, self.mails = [], 0
-
-    async def handle_DATA(self, _server, _session, envelope):  # noqa: N802 - aiosmtpd's name
-        mail = parse(
-            envelope.original_content, network=self._net.config.network, me="secondary", peer="primary",
-            verify=lambda _signature, _data: True,
-        )  # fmt: skip
-        keys = [str(record["key"]) for record in mail.records]
-        self.mails += 1
-        if self.everything or any(self.late in key for key in keys):
-            return "451 4.7.1 try again later"
-        self.taken += keys
-        return "250 taken"
-
-
-@contextlib.contextmanager
-def filtering(net):
-    """The filter, at the address of the secondary."""
-    judge = Filter(net)
-    address = net.config.servers["secondary"].address
-    controller = Controller(judge, hostname=address.host, port=address.port)
-    controller.start()
-    try:
-        yield judge
-    finally:
-        controller.stop()
-
-
 def turns(post, clock, seconds):
     """A heartbeat every ten seconds, as a daemon has it; the errors that ended one."""
     errors = []
@@ -279,16 +239,16 @@ def test_a_filter_that_puts_one_message_off_holds_up_nothing_else(tmp_path):
     net.do("mailbox", "create", "2001", "--name", "Ada", "--server", "primary")
     idents = [net.leave("primary", "2001", wav(tmp_path / f"{level}.wav", level=level)) for level in range(4)]
     clock = OffsetClock()
-    with filtering(net) as judge, Post(net.config, "primary", clock, role=ROUND, wake=lambda: None) as post:
-        judge.late = idents[1]
+    with judging(net, LATER) as judge, Post(net.config, "primary", clock, role=ROUND, wake=lambda: None) as post:
+        judge.unwanted = idents[1]
         post.connect()
         assert [] == turns(post, clock, 200)
         assert {f"message/2001/{ident}" for ident in idents if ident != idents[1]} <= set(judge.taken)
         one = net.status()["servers"]["primary"]
         assert (None, [f"message/2001/{idents[1]}"]) == (one["link"], [each["record"] for each in one["parked"]])
-        assert "451 4.7.1 try again later" in one["parked"][0]["reply"]
+        assert LATER in one["parked"][0]["reply"]
         assert f"put off: message/2001/{idents[1]}" in net.do("status")
-        judge.late = "none such"
+        judge.unwanted = "none such"
         clock.advance(HOUR)
         turns(post, clock, 10)
         assert f"message/2001/{idents[1]}" in judge.taken
@@ -300,7 +260,7 @@ def test_a_server_that_puts_everything_off_gets_one_mail_for_each_heartbeat(tmp_
     net = Net.make(tmp_path / "net")
     net.do("mailbox", "create", "2001", "--name", "Ada", "--server", "primary")
     clock = OffsetClock()
-    with filtering(net) as judge, Post(net.config, "primary", clock, role=ROUND, wake=lambda: None) as post:
+    with judging(net, LATER) as judge, Post(net.config, "primary", clock, role=ROUND, wake=lambda: None) as post:
         judge.everything = True
         post.connect()
         errors = turns(post, clock, 300)

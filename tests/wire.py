@@ -170,7 +170,7 @@ class Wire:
                 break
             self.clock.advance(2.5)  # what is missing is asked for after a moment
 
-    def faults(self):
+    def apart(self):
         """What keeps both servers from being in step; an empty list when they are."""
         found = []
         for name, replica in self.servers.items():
@@ -194,7 +194,11 @@ class Wire:
         for name in self.servers:
             self.scan(name)
         self.exchange()
-        assert [] == self.faults()
+        assert [] == self.apart()
+
+    def faults(self, name="primary"):
+        """The paths of what is wrong with a server's store."""
+        return {fault["path"] for fault in self.servers[name].index.faults.all()}
 
     def start_roles(self):
         """Both servers have started; nobody answers, so the home serves what is its own."""

@@ -53,7 +53,7 @@ def restart(directory, promises, ahead):
     for name in again.servers:
         again.scan(name)  # a full one, as it is due
     again.exchange()
-    problems += again.faults()
+    problems += again.apart()
     problems += gone_for_good(again, promises)
     for name, replica in again.servers.items():
         problems += broken(again, name, promises, "in step")
