@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vmctl.delta import changed_fields
-from vmctl.entry import Entry
+from vmctl.entry import Entry, as_in_file
 from vmctl.fields import two_things
 from vmctl.merge import conflicts, left_in_deleted, merge
 from vmctl.model import (
@@ -56,7 +56,7 @@ class Edits:
         if entry is None:
             fresh = self._put_back(state) if state else created(key, document, self._tick(), min(at, wall))
             self._witness(fresh)
-            self._put(Entry(fresh, fresh if state else _as_in_file(fresh)))
+            self._put(Entry(fresh, fresh if state else as_in_file(fresh)))
             return
         record, shown_before = entry.record, entry.shown
         if shown_before is None:
@@ -68,7 +68,7 @@ class Edits:
             before = before | {"audio": audio}  # the recording was lost beside the file, which names it still: no edit
         if _equal(before, document):
             if record.kind == MESSAGE and state is None:
-                self._put(replace(entry, shown=_as_in_file(shown_before)))
+                self._put(replace(entry, shown=as_in_file(shown_before)))
         else:
             if _equal(record.document, document):
                 self._put(replace(entry, shown=record if record.kind != MESSAGE else state or shown_before))
@@ -206,7 +206,7 @@ class Edits:
         self._list_conflicts(entry.record, replace(mine, vector=seen))
         new = {by for by, number in mine.vector.items() if number > seen.get(by, 0)}
         unseen = any(entry.record.kept.get(by, 0) > seen.get(by, 0) for by in new)
-        shown = _as_in_file(replace(mine, vector=seen) if unseen else mine)
+        shown = as_in_file(replace(mine, vector=seen) if unseen else mine)
         self._put(replace(entry, record=merge(entry.record, mine), shown=shown))
 
     def _list_conflicts(self, record: Record, mine: Record) -> None:
@@ -236,11 +236,6 @@ def _no_younger(mine: Record, known: Record) -> Record:
         return other if other is not None and _equal({name: one.value}, {name: other.value}) else one
 
     return replace(mine, fields={name: field(name) for name in mine.fields})
-
-
-def _as_in_file(record: Record) -> Record:
-    """What a file shows that a person wrote: of a message the values, not the stamps, so it is to be written again."""
-    return replace(record, kept={}) if record.kind == MESSAGE else record
 
 
 def _equal(one: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vmctl.model import KINDS
+from vmctl.model import KINDS, MESSAGE
 
 if TYPE_CHECKING:
     from vmctl.model import Record
@@ -59,3 +59,8 @@ def audio_of(document: dict[str, Any]) -> dict[str, Any] | None:
     if not (isinstance(form, str) and form.isascii() and form.isalnum() and len(form) <= _LONGEST_FORMAT):
         return None
     return audio
+
+
+def as_in_file(record: Record) -> Record:
+    """What a file shows that a person wrote: of a message the values, not the stamps, so it is to be written again."""
+    return replace(record, kept={}) if record.kind == MESSAGE else record

@@ -131,10 +131,10 @@ def deletions(dead: Record) -> set[Tick]:
 
 
 def is_deleted_already(dead: Record, living: Record) -> bool:
-    """Whether a living record is only what `dead` was, issued again by a server that was rolled back and has begun anew.
+    """Whether a living record is only what `dead` was, under the number of another life of a rolled-back server.
 
-    A reissue keeps the birth and all values with their times, and has one number for all. So whoever had deleted just
-    that had seen it, though not under this number.
+    What such a server issues again keeps the birth and all values with their times, and has one number for all. So
+    whoever had deleted just that had seen it, be it as it was issued first or again.
     """
     if dead.lives or not living.lives or dead.born != living.born:
         return False
@@ -144,7 +144,7 @@ def is_deleted_already(dead: Record, living: Record) -> bool:
         if number > max(living.deleted.get(by, 0), dead.deleted.get(by, 0))
     }
     issued = {(field.stamp.by, field.stamp.number) for field in living.fields.values()}
-    if len(over) != 1 or not over <= issued or over == {(living.born.by, living.born.number)}:
+    if not over <= issued | {(living.born.by, living.born.number)}:
         return False
     return all(
         name in dead.fields and (dead.fields[name].value, dead.fields[name].stamp.at) == (field.value, field.stamp.at)

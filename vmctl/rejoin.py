@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vmctl import identity
+from vmctl.entry import as_in_file
 from vmctl.errors import IndexDamaged
 from vmctl.model import Field, Record, Vector, join
 from vmctl.rollback import begun_anew, forgotten_above
@@ -83,9 +84,14 @@ def start_over(index: Index, journal: Journal, root: Path, network: str, server:
         index.tombstones.set_bound(former, confirmed)
         for entry in index.entries() if former else ():
             number = index.next_number(wall)
+            shown = entry.shown and reissued(entry.shown, former, confirmed, above, whose.incarnation, number)
+            if entry.shown is None or entry.shown.version != entry.record.version:
+                number = index.next_number(wall)  # what the file does not show yet is not seen by who deletes the file
             record = reissued(entry.record, former, confirmed, above, whose.incarnation, number)
-            if record is not entry.record:
-                index.put(replace(entry, record=record), wall)
+            if shown is not entry.shown:
+                shown = shown and as_in_file(shown)
+            if record is not entry.record or shown is not entry.shown:
+                index.put(replace(entry, record=record, shown=shown), wall)
         index.forget_bases()
         begun_anew(index)
         index.set_meta("full_scan", "0")
