@@ -163,7 +163,10 @@ def sent_is_held(self, parcel):
 _left = outbox.Outbox.left
 
 
-@plant(inbox.Inbox, "_record_or_hold", "records net memory", fates=LOSSY)
+@plant(
+    inbox.Inbox, "_record_or_hold", "records net memory", fates={"direct": 1.0, "relay": 3.0}, acts=45,
+    more={"lose_index": 4.0, "make_mailbox": 2.0, "set_callflow": 2.0},
+)  # fmt: skip
 def former_life_believed(self, value, taken, *, current):
     """What a former life of the peer sent counts as held by the present one."""
     return _record_or_hold(self, value, taken, current=True)
@@ -246,15 +249,6 @@ _sound = scan.Scanner._sound
 def rollback_not_noticed(self, mail):
     """A server that was put back from a backup goes on as if nothing had happened."""
     return False
-
-
-@plant(rollback, "_checkpoints", "memory records net", fates=LOSSY, seeds=300)
-def only_the_newest_echoed(value):
-    """Of the peer's checkpoints only the newest is echoed, whatever came before it."""
-    return {max(found)} if (found := _checkpoints(value)) else set()
-
-
-_checkpoints = rollback._checkpoints
 
 
 @plant(identity, "renew", "memory records", seeds=300)
