@@ -341,3 +341,41 @@ def test_a_late_mail_of_a_past_life_hides_no_rollback_of_the_present_one(wire, b
     say(wire)
     wire.in_step()
     assert before != life(wire)
+
+
+@pytest.mark.parametrize("answers", [0, 2])
+def test_what_the_peer_deleted_of_a_rolled_back_life_stays_deleted(wire, box, recording, tmp_path, answers):
+    """It is issued again when a late mail shows the rollback; nobody wants it back, confirmed or not."""
+    back_up(wire, "primary", tmp_path / "backup")
+    (late,) = wire.send("primary", always=True, anew=True)
+    wire.lose()
+    put_back(wire, "primary", tmp_path / "backup")
+    ident = wire.desk().leave(box, recording())
+    say(wire)
+    for name in ("secondary", "primary") * answers:
+        wire.send(name, always=True, anew=True)
+        wire.deliver()
+    assert [ident] == wire.messages(box, "secondary")
+    wire.b.receive(late)
+    wire.b.take()
+    wire.desk("secondary").delete_message(box, ident)
+    wire.in_step()
+    assert [[], []] == [wire.messages(box, name) for name in wire.servers]
+
+
+def test_a_file_that_is_removed_after_a_start_over_is_deleted_as_it_was_issued_again(wire, box, recording, tmp_path):
+    """Whoever removes it has seen it, though the file was written under the number of the life before."""
+    wire.in_step()
+    back_up(wire, "primary", tmp_path / "backup")
+    say(wire)
+    put_back(wire, "primary", tmp_path / "backup")
+    before, ident = life(wire), wire.desk().leave(box, recording())
+    wire.send("secondary", always=True, anew=True)
+    wire.deliver()
+    assert before != life(wire)
+    for path in (wire.root() / f"mailboxes/{box}/messages").iterdir():
+        path.unlink()
+    wire.scan(accept_deletions=True)
+    wire.in_step()
+    assert [[], []] == [wire.messages(box, name) for name in wire.servers]
+    assert not wire.lives(f"message/{box}/{ident}")

@@ -5,8 +5,10 @@ import os
 import shutil
 
 from simulation.acts.registry import act
+from simulation.acts.removing import holds_recording
 from simulation.files import has_file, read_document
 from simulation.ledger import Violation
+from simulation.world import NAMES
 from vmctl.model import parse_key
 
 
@@ -117,6 +119,7 @@ def put_back(world, name):
         return "put back: there is no backup"
     looks, memory, pending = world.backups[name]
     _down(world, name)
+    held = [key for key in world.ledger.keys("message/") if holds_recording(world, name, key)]
     world.disk.forget(machine.root)
     shutil.rmtree(machine.root)
     shutil.copytree(world.directory / f"backup-{name}", machine.root, symlinks=True)
@@ -135,6 +138,9 @@ def put_back(world, name):
         getattr(world, kind)[name] = {key: dict(value) for key, value in values.items()}
     for key in [key for key, servers in world.damaged.items() if servers != {name}]:
         world.damaged[key].add(name)  # the other copy may have gone with the disk
+    for key in held:  # what was never shipped, or was deleted before it was
+        if not any(holds_recording(world, one, key) for one in NAMES):
+            world.damaged[key] = set(NAMES)
     world.rolled[name] = json.loads((machine.root / ".vmctl/identity.json").read_bytes())["incarnation"]
     world.count("store rolled back")
     return f"the backup of {name} is put back"

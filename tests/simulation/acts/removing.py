@@ -47,7 +47,7 @@ def _remove(world, name, key, *, sync):
     if kind == "message":  # with the file goes the recording
         lost = world.damaged.setdefault(key, set())
         lost.add(name)
-        if not _holds_recording(world, world.other(name), key):
+        if not holds_recording(world, world.other(name), key):
             lost.add(world.other(name))
     world.hand[name].pop(key, None)
     if key in world.dropped[name]:
@@ -62,7 +62,7 @@ def _remove(world, name, key, *, sync):
         }
 
 
-def _holds_recording(world, name, key):
+def holds_recording(world, name, key):
     """Whether a server has the recording of a message, be it under another extension or aside."""
     root = world.machines[name].root
     wanted = world.ledger.recordings([key])
