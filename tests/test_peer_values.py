@@ -149,10 +149,16 @@ def test_a_conflict_that_nobody_can_show_is_held_back(filled, monkeypatch, chang
 
 MAILS = {
     "an incarnation that is no name": lambda mail: {"incarnation": 'primary-"x'},
-    "a checkpoint that is no number": lambda mail: {"checkpoint": mail.checkpoint | {"number": "x", "after": []}},
+    "a checkpoint that is no number": lambda mail: {"checkpoint": mail.checkpoint | {"number": "x", "before": []}},
+    "checkpoints before it that are none": lambda mail: {
+        "checkpoint": mail.checkpoint | {"before": "x", "since": -(2**70), "known": {"x": 5}}
+    },
     "an echo of nothing": lambda mail: {"echo_checkpoint": {"incarnation": [5], "checkpoints": [5]}},
     "an echo of nonsense": lambda mail: {
-        "echo_checkpoint": {"incarnation": mail.peer_incarnation, "checkpoints": [5, [2**70, "x"], ["x", 5]]}
+        "echo_checkpoint": {
+            "incarnation": mail.peer_incarnation,
+            "checkpoints": [5, [2**70, "x", 5], [5, "x", -(2**70)]],
+        }
     },
     "acks of half a character": lambda mail: {"status": mail.status | {"acks": [[5, [6]], ["x", 5]]}},
     "numbers that nobody counts to": lambda mail: {

@@ -159,7 +159,9 @@ def _with_since(value: Any) -> dict[Checkpoint, int]:
     found = {}
     for each in value if isinstance(value, list) else ():
         match each:
-            case [number, nonce, int() as since] if (one := _checkpoint([number, nonce])) is not None and since < _END:
+            case [number, nonce, int() as since] if (
+                one := _checkpoint([number, nonce])
+            ) is not None and 0 <= since < _END:
                 found[one] = since
     return found
 
