@@ -114,7 +114,7 @@ def example() -> tuple[mail.SyncMail, bytes]:
         checkpoint=_checkpoint(_ME, _NOW + 9_250_000) | {
             "before": [_number_and_nonce(_NOW + 2_000_000)], "since": _NOW, "known": [_number_and_nonce(_NOW)],
         },
-        echo_checkpoint={"incarnation": _PEER, "checkpoints": [_number_and_nonce(_NOW + 2_100_000)]},
+        echo_checkpoint={"incarnation": _PEER, "checkpoints": [[*_number_and_nonce(_NOW + 2_100_000), _NOW]]},
         challenge="58ad1f20c3b79e64",
         echo="e4017c95ab36d82f",
         config="77aa0192bcde34f5",
