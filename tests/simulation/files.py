@@ -52,9 +52,14 @@ def read_document(path):
     if not isinstance(value, dict):
         return None
     if path.name == "settings.yaml":
-        if not all(isinstance(part, dict) for part in value.values()):
-            return None
-        return {f"{section}.{name}": item for section, part in value.items() for name, item in part.items()}
+        flat = {}
+        for section, part in value.items():  # of a torn file a section may have lost what was in it
+            flat |= (
+                {f"{section}.{name}": item for name, item in part.items()}
+                if isinstance(part, dict)
+                else {section: part}
+            )
+        return flat
     return value
 
 
