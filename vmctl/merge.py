@@ -144,7 +144,7 @@ def is_deleted_already(dead: Record, living: Record) -> bool:
         if number > max(living.deleted.get(by, 0), dead.deleted.get(by, 0))
     }
     issued = {(field.stamp.by, field.stamp.number) for field in living.fields.values()}
-    if not over <= issued | {(living.born.by, living.born.number)}:
+    if not over or not over <= issued | {(living.born.by, living.born.number)}:
         return False
     return all(
         name in dead.fields and (dead.fields[name].value, dead.fields[name].stamp.at) == (field.value, field.stamp.at)
