@@ -134,7 +134,8 @@ def is_deleted_already(dead: Record, living: Record) -> bool:
     """Whether a living record is only what `dead` was, under the number of another life of a rolled-back server.
 
     What such a server issues again keeps the birth and all values with their times, and has one number for all. So
-    whoever had deleted just that had seen it, be it as it was issued first or again.
+    whoever had deleted just that had seen it, be it as it was issued first or again. A mark on a message since is no
+    reason to keep it.
     """
     if dead.lives or not living.lives or dead.born != living.born:
         return False
@@ -146,10 +147,13 @@ def is_deleted_already(dead: Record, living: Record) -> bool:
     issued = {(field.stamp.by, field.stamp.number) for field in living.fields.values()}
     if not over or not over <= issued | {(living.born.by, living.born.number)}:
         return False
-    return all(
-        name in dead.fields and (dead.fields[name].value, dead.fields[name].stamp.at) == (field.value, field.stamp.at)
+    new = {
+        name: field.value
         for name, field in living.fields.items()
-    )
+        if name not in dead.fields
+        or (dead.fields[name].value, dead.fields[name].stamp.at) != (field.value, field.stamp.at)
+    }
+    return new.get("status") != "saved" if living.kind == MESSAGE else not new
 
 
 def left_in_deleted(mailbox: Record, inside: Iterable[Record]) -> Record | None:

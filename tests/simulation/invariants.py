@@ -129,7 +129,7 @@ def _mend_torn_files(world, name):
     """A person looks at the files that a power cut tore because nobody had synced them."""
     machine = world.machines[name]
     for key, how in list(world.dropped[name].items()):
-        if how["power"] and not how["sync"]:
+        if how["power"] and not how["sync"] and not world.versions(name, [key]):
             _, box, ident = key.split("/")
             for path in sorted((machine.root / f"mailboxes/{box}/messages").glob(f"{ident}.*")):
                 world.disk.take_away(path, sync=True)
@@ -188,7 +188,8 @@ def _final(world, key, document):
             require(value in allowed, f"{key}: {field} is {value}, it must be one of {allowed}: {_history(world, key)}")
         if value in values and not may and not world.forgot and key not in world.settled:
             gone = ledger.deleted(key, NAMES)
-            seen = {number for act in must if act.value(field) == value for number in act.seen}
+            winners = [act for act in must if act.value(field) == value]
+            seen = {number for act in winners for number in act.seen | act.perhaps}
             equal = {ledger.acts[number].value(field) for number in seen if ledger.acts[number].sets(field)}
             losers = {act.value(field) for act in must if act.number not in gone} - equal
             _conflicts_listed(world, key, field, value, sorted(losers, key=str))
