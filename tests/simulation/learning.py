@@ -42,12 +42,15 @@ def learn(world, machine):
 
 
 def dropped_in(ledger, name, key, writes):
-    """A scan has found a message that was put there. After a rollback another one finds the same: that is one act."""
-    acts = [act for act in ledger.acts.values() if act.key == key and act.server == name and act.what == "dropped in"]
-    if acts:
-        ledger.know(name, key).add(acts[0].number)
-    else:
-        ledger.note(name, key, "dropped in", keeps=True, writes=writes, seen=())
+    """A scan has found a message that was put there. After a rollback another one finds the same file again.
+
+    Whether who deletes it then has seen what the other life had found may go either way.
+    """
+    former = {
+        act.number for act in ledger.acts.values() if act.key == key and act.server == name and act.what == "dropped in"
+    }
+    ledger.doubt(key, former)
+    ledger.note(name, key, "dropped in", keeps=True, writes=writes, seen=())
 
 
 def _lives(machine):
@@ -115,7 +118,9 @@ def _learn_edit(world, machine, key, hand):
     if is_torn(hand):
         return  # a power cut tore it: it waits for its writer to look at it again
     if hand["power"] and not hand["sync"] and hand["former"]:
-        world.hand[name][key] = hand["former"]  # the power cut took the last save; the one before was synced
+        # the power cut took the last save, and perhaps the one before
+        world.hand[name][key] = hand["former"]
+        hand["former"]["power"] = True
         _learn_edit(world, machine, key, hand["former"])
         return
     require(

@@ -69,7 +69,7 @@ def _edited(world, name, key, path, document, change, how, sync):
             world.ledger.note(name, key, "saved with it", writes={field: was}, maybe=True, keeps=True)
     text = yaml_text(key, document)
     pending = world.hand[name].get(key)
-    if pending is not None and not is_there(pending):  # a power cut took it before anybody had read it
+    while pending is not None and not is_there(pending):  # a power cut took it before anybody had read it
         pending = pending["former"]
     old = pending["old"] if pending else path.read_bytes() if path.exists() else None
     seen = pending["seen"] if pending else world.shown(name, key) | evident(world, name, key, path)
@@ -88,7 +88,7 @@ def _edited(world, name, key, path, document, change, how, sync):
         "power": False,
         "text": text,
         "old": old,
-        "former": pending if pending and pending["sync"] else None,
+        "former": pending,
         "anew": anew - change.keys(),
     }
     world.hand[name][key]["loose"] = bool(pending and pending.get("loose"))
