@@ -334,9 +334,7 @@ def test_a_message_that_is_deleted_after_a_killed_process_marked_it_stays_delete
     wire.in_step()
     wire.desk("secondary").mark("2001", ident, "old")
     wire.send("secondary")
-    with monkeypatch.context() as patch, contextlib.suppress(Crash):
-        patch.setattr(durable, "exchange", exchange_and_die)
-        wire.deliver()
+    deliver_and_die(wire, monkeypatch)
     for path in (wire.root() / "mailboxes/2001/messages").iterdir():
         path.unlink()
     wire.crash("primary")
@@ -384,10 +382,7 @@ def test_a_crash_before_the_commit_makes_no_edit_of_what_was_written(wire, box, 
     """A file is replaced and the commit lost; a person edits another field meanwhile: the peer's later value wins."""
     wire.desk("secondary").set_mailbox("2001", {"name": "ONE"})
     wire.send("secondary")
-    with monkeypatch.context() as patch:
-        patch.setattr(durable, "exchange", exchange_and_die)
-        with pytest.raises(Crash):
-            wire.deliver()
+    deliver_and_die(wire, monkeypatch)
     wire.crash("primary")
     wire.desk("secondary").set_mailbox("2001", {"name": "TWO"})
     assert "ONE" in box.read_text()
@@ -405,10 +400,7 @@ def test_an_edit_that_was_merged_in_the_lost_commit_is_merged_again(wire, box, m
     wire.clock.advance(SETTLE + 0.01)
     wire.desk("secondary").set_mailbox("2001", {"name": "Bob"})
     wire.send("secondary")
-    with monkeypatch.context() as patch:
-        patch.setattr(durable, "exchange", exchange_and_die)
-        with pytest.raises(Crash):
-            wire.deliver()
+    deliver_and_die(wire, monkeypatch)
     wire.crash("primary")
     wire.in_step()
     assert ["Bob"] * 2 == [wire.servers[name].store.document("mailbox/2001")["name"] for name in wire.servers]
@@ -442,6 +434,14 @@ def test_a_merge_of_what_was_put_aside_is_not_done_twice(wire, box, monkeypatch)
 def die(*_words, **_more):
     """Nothing happens any more."""
     raise Crash
+
+
+def deliver_and_die(wire, monkeypatch):
+    """The primary takes a mail, and its process ends when a file was replaced."""
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "exchange", exchange_and_die)
+        with pytest.raises(Crash):
+            wire.deliver()
 
 
 def exchange_and_die(*words, **more):

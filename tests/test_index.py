@@ -331,9 +331,9 @@ def test_what_was_confirmed_since_a_forgotten_checkpoint_is_so_in_another_life(i
     for number in (10, 20, 30):
         index.checkpoints.add(number, f"bits{number}")
     assert index.checkpoints.confirm(Checkpoint(30, "bits30"))
-    assert 10 == index.checkpoints.doubt(15)
+    index.checkpoints.doubt(15)
     assert 10 == index.checkpoints.confirmed
-    assert 0 == index.checkpoints.doubt(5)
+    index.checkpoints.doubt(5)
     assert 0 == index.checkpoints.confirmed
 
 

@@ -1,11 +1,13 @@
 """A server that was put back to an earlier state is found out, whatever mail is lost or late, and loses nothing."""
 
 import random
+from types import SimpleNamespace
 
 import pytest
 from wire import back_up, lose_index, put_back
 
 from vmctl import identity
+from vmctl.rollback import Rollback
 
 
 @pytest.fixture
@@ -40,13 +42,13 @@ def test_a_rolled_back_store_is_found_and_loses_nothing(wire, box, recording, tm
     wire.desk().mark(box, early, "old")
     wire.in_step()
     put_back(wire, "primary", tmp_path / "backup")
-    before = wire.a.index.meta("incarnation")
+    before = life(wire)
     new = [wire.desk().leave(box, recording()) for _ in range(4)]
     wire.desk().set_mailbox(box, {"quota": 9})
     wire.send(first, always=True)
     wire.deliver()
     wire.in_step()
-    assert before != wire.a.index.meta("incarnation")
+    assert before != life(wire)
     assert [sorted([early, *lost, *new])] * 2 == [wire.messages(box, name) for name in wire.servers]
     assert "old" == wire.a.store.document(f"message/{box}/{early}")["status"]
     assert 9 == wire.b.store.document("mailbox/2001")["quota"]
@@ -63,10 +65,10 @@ def test_a_mail_of_the_forgotten_life_that_comes_late_shows_the_rollback(wire, b
     for name in ("primary", "secondary") * 3:
         wire.send(name, always=True, anew=True)
         wire.deliver()
-    before = wire.a.index.meta("incarnation")
+    before = life(wire)
     wire.b.receive(late)
     wire.in_step()
-    assert before != wire.a.index.meta("incarnation")
+    assert before != life(wire)
     assert [[ident], [ident]] == [wire.messages(box, name) for name in wire.servers]
 
 
@@ -101,37 +103,31 @@ def test_a_save_in_a_late_mail_of_the_forgotten_life_outlives_a_delete_that_did_
     assert [[ident], [ident]] == [wire.messages(box, name) for name in wire.servers]
 
 
-def test_the_second_mail_of_a_rolled_back_server_is_not_believed_either(wire, box, recording, tmp_path):
-    """It carries a delete whose author has forgotten the save."""
-    ident = wire.desk().leave(box, recording())
-    wire.in_step()
-    back_up(wire, "primary", tmp_path / "backup")
-    wire.desk().mark(box, ident, "saved")
-    wire.send("primary")
-    wire.deliver()
-    put_back(wire, "primary", tmp_path / "backup")
-    wire.send("primary", always=True, anew=True)
-    wire.deliver()
-    wire.desk().mark(box, ident, "old")
-    wire.desk().delete_message(box, ident)
-    wire.send("primary", always=True, anew=True)
-    wire.deliver()
-    wire.in_step()
-    assert [[ident], [ident]] == [wire.messages(box, name) for name in wire.servers]
-
-
 def test_a_mail_that_names_what_was_given_before_leaves_little_to_echo(wire):
     """Every second mail of a server is lost, and nothing comes back: the newest is echoed, as it names all others."""
+    newest = []
     for turn in range(60):
-        wire.send("primary", always=True, anew=True)
-        if turn % 2:
-            wire.lose()
-        else:
-            newest = wire.a.index.checkpoints.unconfirmed(1)[0]
-            wire.deliver()
+        say(wire, arrives=not turn % 2)
+        newest = newest if turn % 2 else wire.a.index.checkpoints.unconfirmed(1)[0]
     assert [list(map(list, newest))] == [
         [one[:2] for one in echoed] for _, echoed in wire.b.index.note("echo_checkpoints")
     ]
+
+
+def test_what_is_told_of_checkpoints_is_bounded(wire):
+    """Of those before a mail the 32 newest, with the number above which they are all; of echoes 16, of four lives."""
+    rollback, index = Rollback(wire.a.index), wire.a.index
+    with index.transaction():
+        given = [rollback.next_checkpoint(0, f"bits{turn}") for turn in range(40)]
+        for number in (1, 2, 3, 4, 5):
+            for turn in range(1, 21):
+                mark = {"number": turn, "nonce": "bits", "before": [], "since": turn - 1, "known": []}
+                rollback.take(SimpleNamespace(incarnation=f"life-{number}", checkpoint=mark))
+    before = [[one["number"], one["nonce"]] for one in given[7:39]]
+    assert (before, before[0][0] - 1) == ([list(one) for one in given[39]["before"]], given[39]["since"])
+    echoes = index.note("echo_checkpoints")
+    assert ["life-2", "life-3", "life-4", "life-5"] == [name for name, _ in echoes]
+    assert [list(range(5, 21))] * 4 == [[number for number, _, _ in marks] for _, marks in echoes]
 
 
 @pytest.mark.parametrize("arrive", ["yes", "yes yes", "yes no yes", "no yes", "no yes yes", "no no yes no yes"])
@@ -143,22 +139,18 @@ def test_a_rollback_between_two_echoes_is_found(wire, box, recording, tmp_path, 
     wire.send("primary")
     wire.deliver()
     put_back(wire, "primary", tmp_path / "backup")
-    before = wire.a.index.meta("incarnation")
+    before = life(wire)
     for fate in arrive.split():
-        wire.send("primary", always=True, anew=True)
-        if fate == "yes":
-            wire.deliver()
-        else:
-            wire.lose()
+        say(wire, arrives=fate == "yes")
     wire.in_step()
-    assert before != wire.a.index.meta("incarnation")
+    assert before != life(wire)
     assert [[lost], [lost]] == [wire.messages(box, name) for name in wire.servers]
 
 
 def test_lost_mails_make_no_rollback_and_do_not_stop_the_echo(wire, box):
     """Every second mail is lost each way: nobody starts over, and what is echoed goes on all the same."""
     wire.in_step()
-    lives = [replica.index.meta("incarnation") for replica in wire.servers.values()]
+    lives = [life(wire, name) for name in wire.servers]
     echoed = []
     for turn in range(8):
         for name in wire.servers:
@@ -171,7 +163,7 @@ def test_lost_mails_make_no_rollback_and_do_not_stop_the_echo(wire, box):
         echoed.append(wire.b.index.note("echo_checkpoints")[-1][1])
     assert echoed == sorted(echoed)
     assert [1, 1, 1, 1] == [len(marks) for marks in echoed[::2]]
-    assert lives == [replica.index.meta("incarnation") for replica in wire.servers.values()]
+    assert lives == [life(wire, name) for name in wire.servers]
 
 
 def test_a_delete_after_a_rollback_stays_one(wire, box, recording, tmp_path):
@@ -229,7 +221,7 @@ def test_a_rollback_to_a_past_incarnation_is_found(wire, box, recording, tmp_pat
 
 def test_lost_mails_alone_are_no_rollback(wire, box, recording):
     """Mails that are lost, late or doubled never make a server start over."""
-    before = [replica.index.meta("incarnation") for replica in wire.servers.values()]
+    before = [life(wire, name) for name in wire.servers]
     chance = random.Random(5)
     for _ in range(12):
         wire.desk().set_mailbox(box, {"quota": chance.randrange(1, 99)})
@@ -237,7 +229,7 @@ def test_lost_mails_alone_are_no_rollback(wire, box, recording):
             wire.send(name, always=True, anew=True)
         wire.disturb(chance)
     wire.in_step()
-    assert before == [replica.index.meta("incarnation") for replica in wire.servers.values()]
+    assert before == [life(wire, name) for name in wire.servers]
 
 
 @pytest.mark.parametrize("arrives", [True, False])

@@ -63,14 +63,13 @@ class Checkpoints:
             self._run("DELETE FROM checkpoints WHERE number < ?", (echoed.number - _KEPT,))
         return True
 
-    def doubt(self, since: int) -> int:
-        """A checkpoint was forgotten that came after the one numbered `since`: gives the newest of ours up to that.
+    def doubt(self, since: int) -> None:
+        """A checkpoint was forgotten that came after the one numbered `since`.
 
-        All above that may be of another life, so it is not confirmed, either.
+        All above the newest of ours up to that may be of another life, so it is not confirmed, either.
         """
         common = self._run("SELECT max(number) FROM checkpoints WHERE number <= ?", (since,)).fetchone()[0] or 0
         self._set_meta(_CONFIRMED, str(min(self.confirmed, common)))
-        return int(common)
 
     def drop_all(self) -> None:
         """A new incarnation begins without any."""

@@ -14,7 +14,7 @@ from vmctl import identity
 from vmctl.entry import as_in_file
 from vmctl.errors import IndexDamaged
 from vmctl.model import Field, Record, Vector, join
-from vmctl.rollback import begun_anew, forgotten_above
+from vmctl.rollback import begun_anew, issue_again_above
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,16 +71,14 @@ def to_read(path: Path, journal: Journal, server: str) -> Index | None:
 def start_over(index: Index, journal: Journal, root: Path, network: str, server: str, wall: int, why: str = "") -> None:
     """A new incarnation: what was changed since is issued again under it. `wall` is the time in microseconds.
 
-    That is what was changed above the last confirmed checkpoint, or above the one that the peer holds and this server
-    has forgotten: it was given after the state that this server was rolled back to, and before anything that was
-    changed since.
+    That is what was changed above the last confirmed checkpoint: where the peer holds one that this server has forgotten,
+    what is confirmed goes back to one that was before it. Where the peer tells a number, it is above that.
     """
     former = index.meta("incarnation")
     why = why or ("the index is not that of this life of the store" if former else "the index is new")
     whose = identity.renew(root, network, server)
     with index.transaction():
-        confirmed = index.checkpoints.confirmed
-        above = max(confirmed, forgotten_above(index))
+        confirmed, above = index.checkpoints.confirmed, issue_again_above(index)
         index.tombstones.set_bound(former, confirmed)
         for entry in index.entries() if former else ():
             number = index.next_number(wall)

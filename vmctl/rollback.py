@@ -21,7 +21,7 @@ log = logging.getLogger("vmctl.rollback")
 _ECHO: Final = "echo_checkpoints"  # of the last lives of the peer: it may be put back to each of them
 _REFUTED: Final = "refuted_life"  # the echo for a peer that was rolled back to a past incarnation
 _KNOWN: Final = "known_checkpoints"  # those of this server that the peer has echoed last
-_ABOVE: Final = "forgotten_above"  # a start over is due: above this number every change was made since a rollback
+_ABOVE: Final = "refuted_above"  # a start over is due, and the peer has told the number above which to issue again
 _NOBODYS: Final = "forgotten"  # a nonce that no checkpoint has
 _MOST_BEFORE: Final = 32  # are named in a mail: more are there only where nothing comes back for long
 _MOST_ECHOED: Final = 16  # in a mail
@@ -70,8 +70,8 @@ class Rollback:
         confirmed, echoed = self._index.checkpoints.confirmed, _with_since(echo.get("checkpoints"))
         for one in sorted(echoed):
             if not self._index.checkpoints.confirm(one):
-                common, above = self._index.checkpoints.doubt(min(confirmed, echoed[one])), echo.get("above")
-                self._index.set_note(_ABOVE, above if type(above) is int else common)
+                self._index.checkpoints.doubt(min(confirmed, echoed[one]))
+                self._index.set_note(_ABOVE, echo.get("above"))
                 return True
         self._index.set_note(_KNOWN, sorted(echoed))
         return False
@@ -132,9 +132,10 @@ class Rollback:
         return next((_with_since(found) for life, found in self._index.note(_ECHO) or [] if life == incarnation), {})
 
 
-def forgotten_above(index: Index) -> int:
-    """The number above which every change was made since this server was rolled back; 0 where nobody told one."""
-    return int(index.note(_ABOVE) or 0)
+def issue_again_above(index: Index) -> int:
+    """The number above which changes may have been made since this server was rolled back, if it was."""
+    told = index.note(_ABOVE)
+    return max(index.checkpoints.confirmed, told if type(told) is int else 0)
 
 
 def begun_anew(index: Index) -> None:
