@@ -14,6 +14,7 @@ from vmctl import outbox
 from vmctl.desk_mailboxes import MailboxDesk
 from vmctl.errors import AlreadyExists, StoreBusy
 from vmctl.model import ABSENT, message_key
+from vmctl.overwrite import remember, set_back
 
 A, B = NAMES
 
@@ -499,3 +500,18 @@ def test_a_new_index_brings_no_message_back_that_was_moved_away(world):
     for name in NAMES:
         assert world.documents(name, [f"message/2002/{ident}"])
         assert not world.documents(name, [f"message/2001/{ident}"])
+
+
+def test_what_an_overwrite_restores_and_marks_stays(world):
+    """The loser had saved and deleted a message, the winner's is new: overwritten from the winner, it is there and new."""
+    ident = world.message("2001")
+    world.exchange()
+    world.desk(B).mark("2001", ident, "saved")
+    world.desk(B).delete_message("2001", ident)
+    remember(world.machines[A].post.replica)
+    world.exchange()
+    set_back(world.machines[A].post.replica, "operator")
+    come_to_rest(world)
+    key = f"message/2001/{ident}"
+    for name in NAMES:
+        assert "new" == world.documents(name, [key])[key]["status"]

@@ -144,15 +144,16 @@ def is_deleted_already(dead: Record, living: Record) -> bool:
         for by, number in living.kept.items()
         if number > max(living.deleted.get(by, 0), dead.deleted.get(by, 0))
     }
-    issued = {(field.stamp.by, field.stamp.number) for field in living.fields.values()}
-    if not over or not over <= issued | {(living.born.by, living.born.number)}:
-        return False
     new = {
         name: field.value
         for name, field in living.fields.items()
         if name not in dead.fields
         or (dead.fields[name].value, dead.fields[name].stamp.at) != (field.value, field.stamp.at)
     }
+    # a change that restored it and set fields besides has its number in these alone
+    issued = {(field.stamp.by, field.stamp.number) for name, field in living.fields.items() if name not in new}
+    if not over or not over <= issued | {(living.born.by, living.born.number)}:
+        return False
     return new.get("status") != "saved" if living.kind == MESSAGE else not new
 
 
