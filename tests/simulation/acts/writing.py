@@ -26,7 +26,7 @@ def edit(world, name):
         return "edit: nothing is there"
     how = world.chance.choice(("replace", "inplace"))
     sync = world.chance.random() < 0.6
-    _edited(world, name, key, path, document, change, how, sync)
+    _edited(world, name, key, path, document, change, how, sync, _unread(world, name, key))
     return f"edit of {key} at {name}: {change} ({how}{', synced' if sync else ''})"
 
 
@@ -62,15 +62,20 @@ def _edit(world, name):
     return key, path, before | change, change
 
 
-def _edited(world, name, key, path, document, change, how, sync):
+def _unread(world, name, key):
+    """What somebody saved before and no scan has seen yet, unless a power cut took it: then what was saved before that."""
+    pending = world.hand[name].get(key)
+    while pending is not None and not is_there(pending):
+        pending = pending["former"]
+    return pending
+
+
+def _edited(world, name, key, path, document, change, how, sync, pending):
     new = not path.exists()
     if not new and world.is_unnoted(name, key):  # it may have been put there just before a crash, or by somebody else
         for field, was in (read_document(path) or {}).items():
             world.ledger.note(name, key, "saved with it", writes={field: was}, maybe=True, keeps=True)
     text = yaml_text(key, document)
-    pending = world.hand[name].get(key)
-    while pending is not None and not is_there(pending):  # a power cut took it before anybody had read it
-        pending = pending["former"]
     old = pending["old"] if pending else path.read_bytes() if path.exists() else None
     seen = pending["seen"] if pending else world.shown(name, key) | evident(world, name, key, path)
     world.disk.put(path, text, how, sync=sync)
@@ -112,12 +117,11 @@ def half_an_edit(world, name):
     if key is None or key == "settings":
         return "half an edit: nothing is there"
     text = yaml_text(key, document)
+    pending = _unread(world, name, key)  # what was saved before is in the new text, too
+    world.hand[name].pop(key, None)
     world.disk.put(path, text[: world.chance.randrange(len(text))] + b"\n", "inplace", sync=False)
-    pending = world.hand[name].pop(key, None)  # what was saved before is in the new text, too
     end = world.turn(name, send=False)
-    if pending is not None:
-        world.hand[name][key] = pending
-    _edited(world, name, key, path, document, change, "inplace", sync=True)
+    _edited(world, name, key, path, document, change, "inplace", True, pending)
     return f"half an edit of {key} at {name}: {change}, turn {end}"
 
 
