@@ -119,8 +119,11 @@ def simple(world, name, what, **how):
     return note
 
 
-def by_outcome(world, name, what, before):
-    """Tells the ledger what an order did, by the documents before and after."""
+def by_outcome(world, name, what, before, *, sets=()):
+    """Tells the ledger what an order did, by the documents before and after.
+
+    `sets` are the (key, field) that it sets whatever their values were: also to what they are.
+    """
     for key, hand in world.hand[name].items():  # taken in first
         if key in before and is_there(hand):
             values = before[key] | hand["writes"]
@@ -132,10 +135,13 @@ def by_outcome(world, name, what, before):
     def note(*, maybe, keys):
         for key in sorted(keys, key=lambda key: key.startswith("mailbox/")) if maybe is not None else ():
             was, now = before.get(key), world.documents(name, [key]).get(key)
-            if was == now and not (now is None and key in there and not has_file(world, name, key, tombs=False)):
+            anyhow = {field for other, field in sets if other == key and now is not None}
+            gone = now is None and key in there and not has_file(world, name, key, tombs=False)
+            if was == now and not anyhow and not gone:
                 continue
             values, former = now or {}, was or {}
             changed = {field for field in values.keys() | former.keys() if values.get(field) != former.get(field)}
+            changed |= anyhow
             if was is None:  # it is as it is now in every field, whatever was known of it
                 changed |= world.ledger.fields(key, name)
             writes = {field: values.get(field, ABSENT) for field in changed} if now is not None else {}

@@ -43,7 +43,9 @@ def take_conflict(world, name):
     if world.chance.random() < 0.3:
         return f"conflict of {key} dropped: {world.product(name, lambda: Undo(machine.post.replica, world.desk(name)).drop(ident))}"
     keys = [other for other in world.ledger.keys() if other == key or f"/{parse_key(key).name}/" in other]
-    note = by_outcome(world, name, "take what lost", world.documents(name, keys))
+    field = conflict.document["field"]
+    sets = {(key, field)} if field is not None else ()
+    note = by_outcome(world, name, "take what lost", world.documents(name, keys), sets=sets)
     return ordered(world, name, f"take what lost of {key}", keys, lambda d: Undo(d._replica, d).take(ident), note)
 
 

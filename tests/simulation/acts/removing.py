@@ -36,8 +36,9 @@ def _remove(world, name, key, *, sync):
         seen |= {act.number for act in world.ledger.of(known) if act.what in BIRTHS}
     for path in paths if kind in {"mailbox", "callflow"} else ():
         seen |= evident(world, name, key, path)
-    # what a crash left in the file of a message may be what an act gave it, or another act before
-    perhaps = [evident(world, name, key, path) for path in paths if path.suffix == ".json"]
+    # what a crash left in the file of a message may be what an act gave it, or another act before; and so may what came
+    # in a mail that the server had reason to leave
+    perhaps = [evident(world, name, key, path, perhaps=True) for path in paths if path.suffix in {".json", ".yaml"}]
     if not world.versions(name, [key]):  # a new index has not seen it: what only this file held is gone
         world.ledger.doubt(key, world.ledger.know(name, key) - world.ledger.know(world.other(name), key))
     # else a power cut may leave a torn file of what was never saved for good and removed at once: litter for a person

@@ -99,12 +99,16 @@ def _edited(world, name, key, path, document, change, how, sync, pending):
     world.hand[name][key]["loose"] = bool(pending and pending.get("loose"))
 
 
-def evident(world, name, key, path):
-    """The acts whose values a file shows, whatever a crash left undone, and what those had seen."""
+def evident(world, name, key, path, *, perhaps=False):
+    """The acts whose values a file shows, whatever a crash left undone, and what those had seen.
+
+    With `perhaps` also of those that its server may have reason to know nothing of.
+    """
     document = read_document(path) if path.exists() else None
+    ledger = world.ledger
     there = [
         act
-        for act in world.ledger.of(world.ledger.know(name, key))
+        for act in ledger.of(ledger.know(name, key) | (ledger.perhaps(name, key) if perhaps else set()))
         if act.writes and document and all(plain(document.get(field, ABSENT)) == value for field, value in act.writes)
     ]
     return {number for act in there for number in {act.number, *act.seen}}
