@@ -35,19 +35,31 @@ def peer_change(wire):
     wire.deliver(take=False)
 
 
+def in_place(box, text):
+    """A person's editor writes into the file that is there."""
+    box.write_text(text)
+
+
+def by_rename(box, text):
+    """A person's editor writes a file beside it and renames that over it."""
+    box.with_name(".box").write_text(text)
+    box.with_name(".box").rename(box)
+
+
+@pytest.mark.parametrize("save", [in_place, by_rename])
 @pytest.mark.parametrize("broken", [False, True])
-def test_a_save_at_the_very_rename_is_not_lost(wire, box, monkeypatch, broken):
-    """A person saves into the old file while it is replaced: the edit is merged, or named and kept if it is broken."""
+def test_a_save_at_the_very_rename_is_not_lost(wire, box, monkeypatch, broken, save):
+    """A person saves while the file is replaced: the edit is merged, or named and kept if it is broken."""
     peer_change(wire)
     edit = "name: [" if broken else box.read_text().replace("Ada", "Eve")
-    rename, late = os.rename, [edit]
+    swap, late = durable._swap, [edit]
 
-    def at_the_last_moment(source, target):
+    def at_the_last_moment(aside, target):
         if target == box and late:
-            box.write_text(late.pop())
-        rename(source, target)
+            save(box, late.pop())
+        swap(aside, target)
 
-    monkeypatch.setattr(durable, "_rename", at_the_last_moment)
+    monkeypatch.setattr(durable, "_swap", at_the_last_moment)
     wire.a.take()
     monkeypatch.undo()
     wire.in_step()
@@ -60,17 +72,39 @@ def test_a_save_at_the_very_rename_is_not_lost(wire, box, monkeypatch, broken):
     assert [f".vmctl/replaced/{path.name}" for path in asides] == [fault["path"] for fault in wire.a.index.faults.all()]
 
 
+@pytest.mark.parametrize("saved", [False, True])
+def test_what_a_killed_process_did_not_replace_says_nothing_of_what_a_person_did_to_it(wire, box, monkeypatch, saved):
+    """Killed right before the exchange; then a person saves by rename, or removes the file: what the peer set counts."""
+    peer_change(wire)
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "_swap", die)
+        with pytest.raises(Crash):
+            wire.a.take()
+    if saved:
+        by_rename(box, box.read_text().replace("Ada", "Eve"))
+    else:
+        box.unlink()
+    wire.crash("primary")
+    if not saved:
+        wire.scan()
+        wire.scan(accept_deletions=True)
+    wire.in_step()
+    expected = {"language": "en-GB", "name": "Eve" if saved else "Ada", "service": "voicemail"}
+    assert [expected] * 2 == [replica.store.document("mailbox/2001") for replica in wire.servers.values()]
+    assert [] == list((wire.root() / ".vmctl/replaced").iterdir())
+
+
 def test_a_broken_save_that_is_kept_aside_says_nothing_of_a_later_change(wire, box, monkeypatch):
     """A person's broken save is kept; the next change is committed when the process is killed: it is written all the same."""
-    rename, late = os.rename, ["name: ["]
+    swap, late = durable._swap, ["name: ["]
 
-    def at_the_last_moment(source, target):
+    def at_the_last_moment(aside, target):
         if target == box and late:
             box.write_text(late.pop())
-        rename(source, target)
+        swap(aside, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(durable, "_rename", at_the_last_moment)
+        patch.setattr(durable, "_swap", at_the_last_moment)
         wire.desk().set_mailbox("2001", {"name": "Bob"})
     with monkeypatch.context() as patch:
         patch.setattr(durable, "exchange", die)
@@ -88,18 +122,18 @@ def test_a_broken_save_that_is_kept_aside_says_nothing_of_a_later_change(wire, b
 def test_a_crash_at_the_rename_does_not_turn_the_peers_change_into_ours(wire, box, monkeypatch, moment, edited):
     """Whether the file was replaced or not, after a restart both edits count and nothing of the peer's is undone."""
     peer_change(wire)
-    rename = os.rename
+    swap = durable._swap
 
-    def crash(source, target):
+    def crash(aside, target):
         if target != box:
-            return rename(source, target)
+            return swap(aside, target)
         if edited:
             box.write_text(box.read_text().replace("Ada", "Eve"))
         if moment == "after":
-            rename(source, target)
+            swap(aside, target)
         raise Crash
 
-    monkeypatch.setattr(durable, "_rename", crash)
+    monkeypatch.setattr(durable, "_swap", crash)
     with pytest.raises(Crash):
         wire.a.take()
     monkeypatch.undo()
@@ -167,7 +201,7 @@ def test_every_crash_in_taking_a_mail_leaves_only_work(wire, box, recording, mon
             return step
 
         with monkeypatch.context() as patch:
-            for name in ("_rename", "_link", "_fsync"):
+            for name in ("_rename", "_swap", "_link", "_fsync"):
                 patch.setattr(durable, name, failing(getattr(durable, name)))
             try:
                 wire.a.take()
@@ -411,20 +445,20 @@ def test_an_edit_that_was_merged_in_the_lost_commit_is_merged_again(wire, box, m
 def test_a_merge_of_what_was_put_aside_is_not_done_twice(wire, box, monkeypatch):
     """Killed at the rename, and again when the first recovery is committed: the peer's value and the person's are there."""
     peer_change(wire)
-    rename = os.rename
+    swap = durable._swap
 
-    def save_and_die(source, target):
+    def save_and_die(aside, target):
         if target == box:
             box.write_text(box.read_text().replace("Ada", "Eve"))
-        rename(source, target)
+        swap(aside, target)
         if target == box:
             raise Crash
 
-    for name, fault in (("_rename", save_and_die), ("remove_all", die)):
+    for name, fault in (("_swap", save_and_die), ("remove_all", die)):
         with monkeypatch.context() as patch:
             patch.setattr(durable, name, fault)
             with pytest.raises(Crash):
-                wire.a.take() if name == "_rename" else wire.crash("primary")
+                wire.a.take() if name == "_swap" else wire.crash("primary")
     wire.open("primary")
     wire.in_step()
     document = wire.b.store.document("mailbox/2001")

@@ -15,7 +15,7 @@ from vmctl.index import Index
 from vmctl.receiver import refusal
 from vmctl.trouble import Trouble, from_text, probe
 
-STEPS = ("_open", "_write", "_fsync", "_rename", "_link", "_unlink", "_mkdir")
+STEPS = ("_open", "_write", "_fsync", "_rename", "_swap", "_link", "_unlink", "_mkdir")
 REFUSALS = {
     errno.ENOSPC: (DiskFull, "452"),
     errno.EDQUOT: (DiskFull, "452"),

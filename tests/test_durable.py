@@ -76,7 +76,7 @@ def exchange(path, data):
     ("function", "step"),
     [
         (durable.write, "_write"), (durable.write, "_fsync"), (durable.write, "_rename"),
-        (exchange, "_write"), (exchange, "_fsync"), (exchange, "_link"), (exchange, "_rename"),
+        (exchange, "_write"), (exchange, "_fsync"), (exchange, "_rename"), (exchange, "_swap"),
         (durable.create, "_write"), (durable.create, "_fsync"), (durable.create, "_link"),
     ],
 )  # fmt: skip
@@ -92,9 +92,8 @@ def test_a_fault_before_the_end_leaves_the_target_as_it_was(tmp_path, monkeypatc
     assert str(target) in caught.value.what
     assert caught.value.why == os.strerror(number)
     assert caught.value.retry
-    kept = {"aside"} if there and (function, step) == (exchange, "_rename") else set()
-    assert kept | ({"target"} if there else set()) == set(names(tmp_path))
-    assert all((tmp_path / name).read_bytes() == OLD for name in names(tmp_path))
+    kept = {"aside": NEW} if step == "_swap" else {}  # it tells that nothing was replaced
+    assert kept | ({"target": OLD} if there else {}) == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
 
 @pytest.mark.parametrize("function", [durable.write, durable.create, exchange])
@@ -169,9 +168,9 @@ def test_short_writes_are_continued(tmp_path, monkeypatch):
         (lambda path: durable.write(path, NEW), ["write", "fsync file", "rename", "fsync directory"]),
         (lambda path: durable.create(path, NEW), ["write", "fsync file", "link", "fsync directory"]),
         (lambda path: durable.append(path, NEW), ["write", "fsync file", "fsync directory"]),
-        (lambda path: exchange(path, NEW), ["write", "fsync file", "link", "rename", "fsync directory"]),
+        (lambda path: exchange(path, NEW), ["write", "fsync file", "rename", "swap", "link", "fsync directory"]),
     ],
-    ids=["write", "create", "append", "exchange"],
+    ids=["write", "create", "append", "exchange where nothing was"],
 )
 def test_what_is_named_is_synced_before(tmp_path, monkeypatch, act, steps):
     """The bytes are on the disk before the name, and the name before the function returns."""
@@ -189,7 +188,7 @@ def test_what_is_named_is_synced_before(tmp_path, monkeypatch, act, steps):
 
         monkeypatch.setattr(durable, f"_{step}", call)
 
-    for step in ("write", "fsync", "rename", "link"):
+    for step in ("write", "fsync", "rename", "swap", "link"):
         watched(step)
     act(tmp_path / "target")
     assert steps == seen
@@ -230,6 +229,14 @@ def test_create_leaves_what_is_there(target, tmp_path):
     assert names(tmp_path) == ["other", "target"]
 
 
+@pytest.fixture(params=[None, errno.ENOSYS, errno.EINVAL], ids=["at one moment", "old system", "in steps"])
+def swap(request, monkeypatch):
+    """A system that can exchange two names, and others that cannot."""
+    if request.param is not None:
+        fail(monkeypatch, "_swap", OSError(request.param, "it cannot"))
+
+
+@pytest.mark.usefixtures("swap")
 def test_exchange_keeps_the_very_file_that_was_there(target):
     """What is kept aside is the file itself, so that a save into it until the last moment shows."""
     with target.open("ab") as editor:
@@ -237,12 +244,37 @@ def test_exchange_keeps_the_very_file_that_was_there(target):
         editor.write(b"saved late\n")
     assert target.with_name("aside").read_bytes() == OLD + b"saved late\n"
     assert target.read_bytes() == NEW
+    assert names(target.parent) == ["aside", "target"]
 
 
+@pytest.mark.usefixtures("swap")
 def test_exchange_tells_that_nothing_was_there(tmp_path):
     """Where nothing was, nothing is kept."""
     assert exchange(tmp_path / "target", NEW) is False
     assert names(tmp_path) == ["target"]
+
+
+def test_exchange_overwrites_nothing_that_came_this_very_moment(tmp_path, monkeypatch):
+    """Nothing is there at the first look, then somebody puts a file there: that is kept aside."""
+    target, link = tmp_path / "target", durable._link
+
+    def late(source, place):
+        monkeypatch.undo()
+        target.write_bytes(OLD)
+        link(source, place)
+
+    monkeypatch.setattr(durable, "_link", late)
+    assert exchange(target, NEW) is True
+    assert [OLD, NEW] == [(tmp_path / name).read_bytes() for name in names(tmp_path)]
+
+
+def test_a_system_that_cannot_exchange_names_says_so(target, monkeypatch):
+    """A C library without the call is one that cannot."""
+    monkeypatch.setattr(durable, "_renameat2", lambda: None)
+    with pytest.raises(OSError, match="not implemented"):
+        durable._swap(target, target)
+    assert exchange(target, NEW) is True
+    assert names(target.parent) == ["aside", "target"]
 
 
 def test_exchange_replaces_nothing_that_it_cannot_keep(target):

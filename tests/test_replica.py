@@ -371,7 +371,7 @@ class Story:
 
             return step
 
-        steps = {step: getattr(durable, step) for step in ("_rename", "_link", "_write", "_fsync")}
+        steps = {step: getattr(durable, step) for step in ("_rename", "_swap", "_link", "_write", "_fsync")}
         try:
             for step, act in steps.items():
                 setattr(durable, step, failing(act))

@@ -1,6 +1,5 @@
 """The contract of a store's format, on writing: what is there is whole at every step, and an edit is never written over."""
 
-import os
 from dataclasses import replace
 
 import pytest
@@ -94,15 +93,15 @@ def test_an_edit_at_the_very_rename_is_merged(pair, monkeypatch):
     """Saved into the old file while it is being replaced: both are there, on both servers."""
     path = pair.hand.mailbox_file("2001")
     from_the_peer(pair, lambda desk: desk.set_mailbox("2001", {"language": "en-GB"}))
-    late, rename = [pair.hand.mailbox_text(name="Eve", service="voicemail")], os.rename
+    late, swap = [pair.hand.mailbox_text(name="Eve", service="voicemail")], durable._swap
 
-    def at_the_last_moment(source, target):
+    def at_the_last_moment(aside, target):
         if late and target == path:
             path.write_bytes(late.pop())
-        rename(source, target)
+        swap(aside, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(durable, "_rename", at_the_last_moment)
+        patch.setattr(durable, "_swap", at_the_last_moment)
         pair.a.take()
     assert [] == late
     pair.in_step()

@@ -237,17 +237,17 @@ def test_a_file_that_can_never_be_written_makes_nobody_wait_for_the_whole_machin
     wire.in_step()
     synced = []
     monkeypatch.setattr(durable, "_sync", lambda: synced.append(True))
-    rename, box = durable._rename, wire.root() / "mailboxes/2001/mailbox.yaml"
+    swap, box = durable._swap, wire.root() / "mailboxes/2001/mailbox.yaml"
 
-    def refuse(source, target):
+    def refuse(aside, target):
         if target == box:
             raise OSError(errno.EPERM, "no")
-        rename(source, target)
+        swap(aside, target)
 
     wire.desk("secondary").set_mailbox("2001", {"name": "Eve"})
     wire.send("secondary")
     with monkeypatch.context() as patch:
-        patch.setattr(durable, "_rename", refuse)
+        patch.setattr(durable, "_swap", refuse)
         wire.deliver()
         for _ in range(3):
             wire.a.scan()

@@ -2,8 +2,8 @@
 
 Each function promises that after its return a power cut finds the new content, and that before it the old content is
 whole: nobody ever reads half of either. Nothing else in vmctl changes a file. Every step goes through a module-level
-name (`_open`, `_write`, `_truncate`, `_fsync`, `_rename`, `_link`, `_unlink`, `_mkdir`, `_rmdir`, `_sync`), so that a test can
-make each of them fail, end the process at it, or lose what was not synced. Not promised: what a disk does that lies
+name (`_open`, `_write`, `_truncate`, `_fsync`, `_rename`, `_swap`, `_link`, `_unlink`, `_mkdir`, `_rmdir`, `_sync`), so that a
+test can make each of them fail, end the process at it, or lose what was not synced. Not promised: what a disk does that lies
 about fsync.
 
 Faults of the disk come out as DiskFull (no room: try again) or StoreUnusable (everything else the system refuses).
@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import secrets
 import time
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 TEMP_PREFIX = ".vmctl-tmp-"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_CANNOT_SWAP = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
+_AT_CWD, _EXCHANGE = -100, 2  # of renameat2(2)
 
 _CHUNK = 1 << 20
 _MOST_SINGLY = 100  # files: more are made durable by one sync of everything
@@ -50,6 +53,25 @@ def _write(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
+
+
+def _swap(one: Path, other: Path) -> None:
+    """Two files get each other's names, at one moment. Raises one of `_CANNOT_SWAP` where that cannot be had."""
+    import ctypes
+
+    found = _renameat2()
+    if found is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if found(_AT_CWD, os.fsencode(one), _AT_CWD, os.fsencode(other), _EXCHANGE):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+@functools.cache
+def _renameat2() -> Callable[..., int] | None:
+    import ctypes  # most commands replace nothing
+
+    return getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
 
 
 @contextlib.contextmanager
@@ -143,16 +165,18 @@ def create(path: Path, data: bytes, *, mode: int = 0o600) -> bool:
 def exchange(path: Path, data: bytes, aside: Path, *, mode: int = 0o600) -> bool:
     """Put `data` at `path` and keep what was there under `aside`; tells whether there was anything.
 
-    A person may save into the old file until the very rename: whoever looks at `aside` afterwards sees that too.
+    The new file waits under `aside`, and the two change places at one moment: what lies there tells of a killed process
+    whether it came so far. A person may save into the old file, or rename another over it, until that very moment:
+    whoever looks at `aside` afterwards sees that too.
     """
     with disk_faults(path):
         temp = _new_file(path, data, mode)
         try:
-            kept = _link_aside(path, aside)
-            _rename(temp, path)
+            _rename(temp, aside)
         except BaseException:
             _discard(temp)
             raise
+        kept = _change_places(aside, path)
         fsync_directory(path.parent)
         return kept
 
@@ -456,11 +480,32 @@ def _discard(path: Path) -> None:
         _unlink(path)
 
 
-def _link_aside(path: Path, aside: Path) -> bool:
+def _change_places(aside: Path, path: Path) -> bool:
+    while True:
+        try:
+            _swap(aside, path)
+        except FileNotFoundError:
+            with contextlib.suppress(FileExistsError):  # else somebody put a file there this very moment
+                _link(aside, path)
+                _unlink(aside)
+                return False
+        except OSError as error:
+            if error.errno not in _CANNOT_SWAP:
+                raise
+            return _replace_slowly(aside, path)
+        else:
+            return True
+
+
+def _replace_slowly(aside: Path, path: Path) -> bool:
+    """The same in steps, where the file system knows no better: who renames a file over `path` in between is not seen."""
+    temp = temp_beside(path)
+    _rename(aside, temp)
     try:
-        _link(path, aside)
-    except FileNotFoundError:
-        if os.path.lexists(path):  # it is the place for the old file that is missing: nothing may be replaced
-            raise
-        return False
-    return True
+        with contextlib.suppress(FileNotFoundError):
+            _link(path, aside)
+        _rename(temp, path)
+    except BaseException:
+        _discard(temp)
+        raise
+    return os.path.lexists(aside)

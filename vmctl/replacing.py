@@ -1,8 +1,9 @@
 """Replaces a file that others edit, and looks once more at what was replaced: somebody may have saved into it meanwhile.
 
-The old file is linked into `.vmctl/replaced` before the new one takes its name, and stays there until what a person
-saved at the last moment is committed. So of a crash at any moment is left what `recover` needs. Then it goes for good,
-before anything else is made of the files: one that a power cut brought back would tell of an exchange long done with.
+The new file waits in `.vmctl/replaced` and changes places with the old one, which stays there until what a person saved
+at the last moment is committed. So of a crash at any moment is left what `recover` needs: what lies there tells whether
+the file was replaced, whatever has become of it since. Then it goes for good, before anything else is made of the files:
+one that a power cut brought back would tell of an exchange long done with.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from vmctl.index import Index
     from vmctl.store.format import Format
 
+_INTENDED, _TOKEN = 16, 8  # hex digits in the name of a file aside
+
 
 class Replacing:
     """The files that were put aside in one store. The caller holds the store's lock."""
@@ -42,14 +45,12 @@ class Replacing:
     def write(self, entry: Entry, path: str, data: bytes) -> None:
         """Replace the file of an entry, and look at what was replaced; `noted` is to be called after the commit."""
         known = self._index.looks.file(path)
-        expected = known[1] if known else "unknown"
-        aside = self._aside(path, expected)
+        expected, intended = known[1] if known else "unknown", hashlib.sha256(data).hexdigest()
+        aside = self._aside(path, expected, intended)
         replaced = durable.exchange(self._store.root / path, data, aside)
         with self._index.transaction():
             late, settled = self._merge_late(entry, path, aside, expected) if replaced else (False, False)
-            self._index.looks.set_file(
-                path, self._store.look_now(self._store.root / path), hashlib.sha256(data).hexdigest()
-            )
+            self._index.looks.set_file(path, self._store.look_now(self._store.root / path), intended)
             if not late:
                 self._index.put(replace(entry, shown=entry.record), self._clock.wall())
             self._index.faults.drop(path)
@@ -75,8 +76,8 @@ class Replacing:
             durable.keep((self._store.root / _put_aside(aside)[0] for aside in found), self._store.root)
         done = []
         for aside in found:
-            path, expected = _put_aside(aside)
-            if self._recover_one(aside, path, self._key_of(path, walk), expected):
+            path, expected, intended = _put_aside(aside)
+            if self._recover_one(aside, path, self._key_of(path, walk), expected, intended):
                 done.append(aside)
         self._forget(done)
 
@@ -88,22 +89,25 @@ class Replacing:
         part = self._store.part_of(path) if folder in walk.folders else None
         return None if part is None else message_key(self._store.mailbox_of(folder), part.ident)
 
-    def _recover_one(self, aside: Path, path: str, key: str | None, expected: str) -> bool:
+    def _recover_one(self, aside: Path, path: str, key: str | None, expected: str, intended: str) -> bool:
         """Find out whether a file that was put aside was replaced, and whether a person saved into it before.
 
         Tells whether it has done its work.
         """
         if self._index.looks.file(_name(aside)) is not None:
             return True  # it was merged, and the commit came before the crash
+        held = digest_of(aside)[0]
+        if intended and held.startswith(intended):
+            return True  # it was not replaced: here is what was to take its place
         entry = self._index.get(key) if key else None
         if entry is None:
             self._name_fault(aside, path, "a file that was replaced when the index was lost")
             return False
         if not entry.todo or self._index.faults.has(_name(aside)):
             # its replacement was committed, this or one before; what is not as expected was broken, and is named
-            return digest_of(aside)[0] == expected
+            return held == expected
         if _is_at(aside, self._store.root / path):
-            return True  # it was not replaced
+            return True  # it was not replaced either
         known = self._index.looks.file(path)  # what was taken in since was lost with the commit
         with self._index.transaction():
             late, settled = self._merge_late(entry, path, aside, known[1] if known else "unknown")
@@ -145,15 +149,17 @@ class Replacing:
         for aside in asides:
             self._index.looks.drop_file(_name(aside))
 
-    def _aside(self, path: str, expected: str) -> Path:
+    def _aside(self, path: str, expected: str, intended: str) -> Path:
         durable.make_directory(self._folder)
-        return self._folder / f"{path.replace('/', '%')}.{expected}.{secrets.token_hex(4)}"
+        name = f"{path.replace('/', '%')}.{expected}.{intended[:_INTENDED]}{secrets.token_hex(_TOKEN // 2)}"
+        return self._folder / name
 
 
-def _put_aside(aside: Path) -> tuple[str, str]:
-    """The path from which a file was put aside, and the digest that was expected of it."""
-    place, _, expected = aside.name.rpartition(".")[0].rpartition(".")
-    return place.replace("%", "/"), expected
+def _put_aside(aside: Path) -> tuple[str, str, str]:
+    """The path from which a file was put aside, the digest that was expected of it, and how that of the new one begins."""
+    rest, _, last = aside.name.rpartition(".")
+    place, _, expected = rest.rpartition(".")
+    return place.replace("%", "/"), expected, last[:-_TOKEN]
 
 
 def _name(aside: Path) -> str:

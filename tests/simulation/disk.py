@@ -20,8 +20,8 @@ TICK_NS = 4_000_000  # how coarse the times of files are
 NOT_MODELLED = ("index.db", "lock", "serve.lock")
 FAULTS = {
     errno.ENOSPC: {"open", "write", "mkdir", "link", "commit"},
-    errno.EIO: {"write", "fsync", "rename", "commit"},
-    errno.EROFS: {"open", "write", "truncate", "rename", "link", "unlink", "mkdir", "rmdir", "commit"},
+    errno.EIO: {"write", "fsync", "rename", "swap", "commit"},
+    errno.EROFS: {"open", "write", "truncate", "rename", "swap", "link", "unlink", "mkdir", "rmdir", "commit"},
 }
 
 
@@ -132,6 +132,7 @@ class Disk:
                 "_truncate",
                 "_fsync",
                 "_rename",
+                "_swap",
                 "_link",
                 "_unlink",
                 "_mkdir",
@@ -290,6 +291,20 @@ class Disk:
         node.ctime = node.side.now()
         node.links -= 1
         self._named([(old, Path(source).name, None), (new, Path(target).name, node)])
+
+    def swap(self, one, other):
+        """The exchange of two names: both or none."""
+        here, there = self._above(one), self._above(other)
+        if here is None or there is None:
+            _REAL_SWAP(one, other)
+            return
+        self._step(there.side, "swap")
+        _REAL_SWAP(one, other)
+        mine, theirs = here.names[Path(one).name], there.names[Path(other).name]
+        for node in (mine, theirs):
+            node.ctime = node.side.now()
+            node.links -= 1
+        self._named([(here, Path(one).name, theirs), (there, Path(other).name, mine)])
 
     def link(self, source, target):
         """`os.link`."""
@@ -590,8 +605,8 @@ def _rmtree(path):
     os.rmdir(path)
 
 
-_REAL_WRITE = durable._write
+_REAL_WRITE, _REAL_SWAP = durable._write, durable._swap
 _REAL = {
-    durable._open, durable._write, durable._truncate, durable._fsync, durable._rename, durable._link,
+    durable._open, durable._write, durable._truncate, durable._fsync, durable._rename, durable._swap, durable._link,
     durable._unlink, durable._mkdir, durable._rmdir, durable._sync, native._lstat, native._listed,
 }  # fmt: skip

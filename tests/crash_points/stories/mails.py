@@ -104,22 +104,22 @@ def edits_are_taken(it):
 
 @story
 def a_person_saves_at_the_last_moment(it):
-    """Right before the peer's edit is renamed over the file."""
+    """Right before the peer's edit takes the place of the file."""
     furnished(it)
     box = it.root() / "mailboxes/2001/mailbox.yaml"
     it.desk("secondary").set_mailbox("2001", {"language": "en-GB"})
     it.holds("mailbox/2001", "language", "en-GB", "secondary")
     it.ship("secondary")
-    rename, late = durable._rename, [box.read_text().replace("Ada", "Eve")]
+    swap, late = durable._swap, [box.read_text().replace("Ada", "Eve")]
 
-    def at_the_last_moment(source, target):
+    def at_the_last_moment(aside, target):
         if target == box and late:
             it.begins("mailbox/2001", field="name")
             box.write_text(late.pop())
             it.holds("mailbox/2001", "name", "Eve")
-        rename(source, target)
+        swap(aside, target)
 
-    durable._rename = at_the_last_moment
+    durable._swap = at_the_last_moment
     yield
     it.a.take()
 
