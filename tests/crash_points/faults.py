@@ -37,12 +37,14 @@ def written_in_place():
 
 def replaced_without_a_look():
     """What a person saved at the last moment is overwritten."""
+    exchange = durable.exchange
 
-    def exchange(path, data, aside, *, mode=0o600):
-        durable.write(path, data, mode=mode)
+    def and_forgotten(path, data, aside, *, mode=0o600):
+        exchange(path, data, aside, mode=mode)
+        durable.discard(aside)
         return False
 
-    durable.exchange = exchange
+    durable.exchange = and_forgotten
 
 
 def tombstones_read_later():
