@@ -8,6 +8,8 @@ from .ledger import ABSENT, require
 
 def learn(world, machine):
     """What people did to files is an act from the moment when a scan has taken it in."""
+    if machine.unmounted:  # nothing can be seen of its files
+        return
     name, ledger = machine.name, world.ledger
     lives = _lives(machine)
     for key, how in list(world.dropped[name].items()):
