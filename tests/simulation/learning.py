@@ -123,6 +123,8 @@ def _learn_edit(world, machine, key, hand):
         # the power cut took the last save, and perhaps the one before
         world.hand[name][key] = hand["former"]
         hand["former"]["power"] = True
+        if hand.get("inplace"):  # saved over what was there: of a file that was synced before, neither may be left
+            hand["former"]["sync"] = False
         _learn_edit(world, machine, key, hand["former"])
         return
     require(

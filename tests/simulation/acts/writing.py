@@ -90,6 +90,7 @@ def _edited(world, name, key, path, document, change, how, sync, pending):
         "writes": writes,
         "path": path,
         "sync": synced,
+        "inplace": how == "inplace",
         "power": False,
         "text": text,
         "old": old,
