@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Without compiled modules every command would compile its own again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test soak crash lint docs clean
+.PHONY: demo test matrix soak plants crash lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vmctl demo
@@ -14,11 +14,22 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 -q
 
-# make soak SEEDS=10000 [FROM=0] [JOBS=2] [SECONDS=7200]: schedules of the simulation, from where the last run stopped.
+# The matrix of failures in both modes, with etcd where it is installed, in network namespaces where root: prints its table.
+matrix: $(VENV)/.installed-dev
+	cd tests && PYTHONPATH=.. ../$(BIN)/python -m matrix $(if $(ONLY),--only '$(ONLY)')
+
+# make soak SEEDS=10000 [FROM=0] [JOBS=2] [SECONDS=7200] [ROLES=1]: schedules of the simulation, of data or of roles, from
+# where the last run stopped.
 soak: $(VENV)/.installed-dev
-	cd tests && PYTHONPATH=.. ../$(BIN)/python -m simulation soak --state ../.soak \
+	cd tests && PYTHONPATH=.. ../$(BIN)/python -m simulation $(if $(ROLES),--roles) soak \
+	  --state ../.soak$(if $(ROLES),-roles) \
 	  $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FROM),--from $(FROM)) $(if $(JOBS),--jobs $(JOBS)) \
 	  $(if $(SECONDS),--seconds $(SECONDS))
+
+# Every bug that is planted into the product, for data and for roles: each has to be found.
+plants: $(VENV)/.installed-dev
+	cd tests && PYTHONPATH=.. ../$(BIN)/python -m simulation plant
+	cd tests && PYTHONPATH=.. ../$(BIN)/python -m simulation --roles plant
 
 # Every durable step of every story, also where it waits for the disk, and each start after it killed, too.
 crash: $(VENV)/.installed-dev

@@ -8,7 +8,7 @@ from hypothesis import settings
 settings.register_profile("vmctl", deadline=None)  # a busy machine is no fault
 settings.load_profile("vmctl")
 
-pytest.register_assert_rewrite("wire", "contract")  # before it is imported
+pytest.register_assert_rewrite("wire", "contract", "matrix")  # before it is imported
 from contract import FORMATS, Pair  # noqa: E402
 from wire import Wire, tone  # noqa: E402
 

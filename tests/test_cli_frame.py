@@ -19,7 +19,7 @@ from vmctl.cli.session import Session
 from vmctl.errors import BadName, CallflowFaults, ConfigMissing, NotEmpty, OutputClosed, ServerUnclear, StoreMissing
 
 USAGE = 2
-# What `vmctl status` may bring in from outside; everything else costs more time than it takes.
+# What `vmctl status` and `vmctl route` may bring in from outside; everything else costs more time than it takes.
 ALLOWED = {"typer", "annotated_doc", "shellingham", "yaml", "_yaml", "cython_runtime"}
 
 
@@ -267,10 +267,13 @@ def test_a_full_output_is_told(tmp_path):
     assert "No space left on device" in done.stderr
 
 
-def test_what_status_imports(net):
-    """`vmctl status` loads neither a mail, a key nor a delta library, nor Rich, nor what Typer checks values with."""
+@pytest.mark.parametrize(
+    ("words", "expected"), [(["status", "--json"], "0"), (["route", "--all"], "0"), (["route", "2001"], "30")]
+)
+def test_what_is_asked_often_imports_little(net, words, expected):
+    """`status` and `route` load neither a mail, a key nor a delta library, nor Rich, nor what Typer checks values with."""
     code = (
-        "import sys; before = set(sys.modules); from vmctl.cli.app import run; code = run(['status', '--json']);"
+        f"import sys; before = set(sys.modules); from vmctl.cli.app import run; code = run({words});"
         "names = {name.partition('.')[0] for name in set(sys.modules) - before};"
         "print(code, *sorted(names - sys.stdlib_module_names))"
     )
@@ -278,7 +281,7 @@ def test_what_status_imports(net):
         [sys.executable, "-c", code], cwd=net, env=environment(), capture_output=True, text=True, check=True
     )
     code, *loaded = done.stdout.splitlines()[-1].split()
-    assert code == "0"
+    assert code == expected
     assert {"vmctl"} == {name for name in loaded if not name.startswith("_cython")} - ALLOWED
 
 

@@ -28,6 +28,7 @@ def values_of(mode="active-standby", **changes):
         }
     homes = {"voicemail": "primary"} if mode == "active-standby" else {"one": "primary", "two": "secondary"}
     values |= {f"services.{name}.home": home for name, home in homes.items()}
+    values |= {"servers.secondary.licensed": True} if mode == "dual-active" else {}
     values |= {path.replace("__", "."): value for path, value in changes.items()}
     return {path: value for path, value in values.items() if value is not None}
 
@@ -69,7 +70,7 @@ def only_fault(values):
 def test_defaults():
     """What is left out has its default, in seconds and bytes, and paths are taken from the file's directory."""
     made = parsed(values_of())
-    assert made.failover == config.Failover(180.0, True, 60.0)
+    assert made.failover == config.Failover(180.0, True, 60.0, 3)
     assert made.failback == config.Failback("graceful", "completed", 60.0, 3600.0)
     assert made.sync == config.Sync(10.0, 10.0, 30.0)
     assert made.scan == config.Scan(2.0, 60.0, 3600.0, 0.2, 2.0)
@@ -171,6 +172,13 @@ def test_all_faults_at_once():
         ("audio.formats", [], "empty", "at least one"),
         ("limits.quota", True, "no such number", "whole number"),
         ("limits.quota", 100_001, "no such number", "1 to 100000"),
+        ("arbiter.endpoints", ["127.0.0.1:2379"], "no such URL", "a list of URLs"),
+        ("arbiter.endpoints", "http://127.0.0.1:2379", "no list", "a list of URLs"),
+        ("arbiter.prefix", "vmctl", "no such path", "/vmctl"),
+        ("health.command", "true", "no list of words", "no shell"),
+        ("hooks.on_active", [""], "names no program", "no shell"),
+        ("reachability.targets", ["gateway"], "is not a host", "host:port"),
+        ("webhooks.portal.url", "ftp://portal/", "no such URL", "http"),
         ("failovr.after", "3m", "no such key", "'failover'"),
         ("failover.aftr", "3m", "no such key", "'after'"),
         ("failover.zzz", "3m", "no such key", "known here are after"),
@@ -211,7 +219,15 @@ def test_one_fault(path, value, why, mend):
         ({"scan__debounce": "3s"}, "scan.debounce", "at most scan.debounce_max"),
         ({"limits__document": "1MiB"}, "limits.document", "at least 16 times"),
         ({"services__voicemail__home": "secondary"}, "services.voicemail.home", "is primary"),
-        ({"services__more__home": "primary"}, "services", "active-standby has one"),
+        ({"services__more__home": "primary"}, "services.more.home", "both services are at home on the primary"),
+        ({"arbiter__endpoints": ["http://a:2379"], "lease__ttl": "181s"}, "lease.ttl", "at most failover.after"),
+        (
+            {"arbiter__endpoints": ["http://a:2379"], "lease__ttl": "29s"},
+            "lease.ttl",
+            "at least three times sync.heart",
+        ),
+        ({"routes__file": "routes.json"}, "routes.file", "each would write over what the other wrote"),
+        ({"arbiter__cert": "a.pem"}, "arbiter.cert_key", "the other of the two is given"),
     ],
 )
 def test_what_does_not_fit_together(changes, key, why):
@@ -232,6 +248,27 @@ def test_dual_active_has_a_home_each():
         "services.two.extensions",
         "services.two.applications",
     ]
+
+
+def test_dual_active_needs_a_licence_of_the_secondary():
+    """Without it the mode is refused, and the fault says what to write."""
+    key, why, mend = only_fault(values_of("dual-active", servers__secondary__licensed=None))
+    assert key == "mode"
+    assert "not licensed" in why
+    assert "licensed: true" in mend
+
+
+def test_two_services_may_wait_for_dual_active():
+    """In active-standby the primary is the home of both of them, whatever they say."""
+    made = parsed(values_of(services__more__home="secondary"))
+    assert made.homes("active-standby") == {"voicemail": "primary", "more": "primary"}
+    assert made.homes("dual-active") == {"voicemail": "primary", "more": "secondary"}
+
+
+def test_webhooks_have_names():
+    """Each has its URL, and its secret is a path from the directory of the file."""
+    made = parsed(values_of(webhooks__portal__url="https://portal:8443/vm", webhooks__portal__secret="portal.key"))
+    assert made.webhooks == {"portal": config.Webhook("https://portal:8443/vm", Path("/srv/vm/portal.key"))}
 
 
 def test_a_store_is_needed_here():
@@ -313,7 +350,7 @@ def test_the_table_and_the_config_agree():
         rows.setdefault(section.removesuffix(".*"), set()).add(name)
         if key.default not in (config_keys.REQUIRED, None):
             key.kind.read(key.default)
-    types = {"servers": config.Server, "services": config.Service}
+    types = {"servers": config.Server, "services": config.Service, "webhooks": config.Webhook}
     types |= {name: getattr(config, name.title()) for name in rows if name and name not in types}
     for name, kind in types.items():
         assert rows[name] == set(kind._fields) - {"name"}

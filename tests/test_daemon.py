@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 from running import Net, until, wav
+from surroundings import HandClock
+
+from vmctl.daemon import Daemon
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -153,3 +157,23 @@ def test_a_store_that_disappears_is_not_emptied(net: Net, tmp_path: Path) -> Non
         until(lambda: net.status()["in_step"], what="in step")
     assert net.path("primary", f"mailboxes/2001/messages/{ident}.json").exists()
     assert net.run("verify").returncode == 0
+
+
+def test_what_a_server_did_not_hear_for_its_own_reason_is_not_the_peer_s_silence(net: Net) -> None:
+    """After it was cut off, or stood still between two turns, the peer has `failover.after` anew."""
+    clock, around, post = HandClock(), SimpleNamespace(cut_off=False), SimpleNamespace(refused_at=None)
+    daemon = Daemon(net.config, "primary", clock)
+    daemon._probes = around  # type: ignore[assignment]
+
+    def may(after: float) -> bool:
+        clock.advance(after)
+        return daemon._may_take_over(post)  # type: ignore[arg-type]
+
+    after = net.config.failover.after
+    assert [True, True] == [may(0.0), may(0.5)]
+    around.cut_off = True
+    assert not may(0.5), "what ends between this and the evidence must not count as the peer's silence"
+    around.cut_off = False
+    assert [False, False, True] == [may(0.5), may(after - 1.1), may(0.7)]
+    assert not may(3600.0), "it stood still"
+    assert [False, True] == [may(after - 0.6), may(0.7)]

@@ -6,6 +6,8 @@ import functools
 import json
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +16,13 @@ from running import FIXTURES
 from typer.testing import CliRunner
 from wire import Wire
 
-from vmctl import keys, network, view
+from vmctl import keys, lamps, network, routes_file, view
 from vmctl.cli.app import COMMANDS, app
+from vmctl.clock import Clock
 from vmctl.failover import Failover
+from vmctl.lamp_list import Count
 from vmctl.mail import SyncMail, parse
+from vmctl.routing import Moment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,6 +131,49 @@ def test_the_page_says_what_is_sent(wire: Wire) -> None:
         assert re.search(rf"[`\"]{name}[`\"]", tables), f"docs/sync-mail.md does not tell of {name}"
 
 
+# Programs on the pages
+
+
+def program(name: str) -> str:
+    """The one Python program of a page."""
+    found = re.findall(r"```python\n(.*?)```", page(name), re.DOTALL)
+    assert len(found) == 1
+    return str(found[0])
+
+
+def test_the_reader_of_routes_on_the_page(tmp_path: Path) -> None:
+    """The page's example file is read by the page's reader: a name while it counts, nobody when it is over or of another boot."""
+    text = re.findall(r"```json\n(\{\n \"v\".*?)```", page("routing.md"), re.DOTALL)[0]
+    value, clock, path = json.loads(text), Clock(), tmp_path / "routes.json"
+    (tmp_path / "reader.py").write_text(program("routing.md"))
+
+    def read(extension: str, seconds: float, boot: str) -> tuple[int, str]:
+        end = {"boot": boot, "steady": clock.steady() + seconds, "wall": "2026-01-31T08:16:00.000Z"}
+        path.write_text(json.dumps(value | {"valid_until": end}))
+        words = [sys.executable, "-W", "ignore", "reader.py", str(path), extension]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+        answers = routes_file.answers_of(path, routes_file.read(path), Moment(clock.steady(), clock.boot()))
+        server = answers[value["extensions"].get(extension, value["default"])].server
+        assert (done.stdout.strip() or None) == server, done.stderr
+        return done.returncode, done.stdout
+
+    assert (0, "primary\n") == read("2001", 600, clock.boot())
+    assert (1, "") == read("3001", 600, clock.boot())
+    assert (1, "") == read("2001", -1, clock.boot())
+    assert (1, "") == read("2001", 600, "another")
+
+
+def test_the_program_for_lamps_on_the_page(tmp_path: Path) -> None:
+    """The page's example line, given to the page's program, lights the lamp of its mailbox; its body is the one of its counts."""
+    line = re.findall(r"```json\n(\{\"mailbox\".*?)\n```", page("lamps.md"))[0]
+    words = [sys.executable, "-c", program("lamps.md")]
+    subprocess.run(words, cwd=tmp_path, input=f"{line}\n", text=True, check=True)
+    assert "on" == (tmp_path / "lamps/2001").read_text()
+    value = json.loads(line)
+    count = Count(*(value[name] for name in Count._fields))
+    assert lamps.body("2001@primary.office.example", count) == value["body"]
+
+
 # What the commands print
 
 
@@ -133,6 +181,7 @@ def test_every_cause_is_told() -> None:
     """docs/status.md has each word that a service's `cause` may be."""
     causes = {
         view.START, view.SILENCE, view.ORDER, view.FORCED, view.RETURN, view.FAILBACK, view.GATE, view.TIMEOUT,
+        view.UNWELL, view.LEASE, view.MODE,
     }  # fmt: skip
     table = page("status.md").partition("| `cause` |")[2].partition("\n\n")[0]
     assert causes == set(re.findall(r"^\| `([a-z]+)` \|", table, re.MULTILINE))
@@ -146,7 +195,7 @@ def test_every_name_in_the_json_is_told(tmp_path: Path) -> None:
     for words in (
         "mailbox create 2001 --name Ada", "mailbox set 2001 --email a@b.example", f"message leave 2001 --audio {sound}",
         f"greeting set 2001 busy --audio {sound}", f"prompt set hello --audio {sound}", "settings set a.b=1",
-        "diff", "sync", "verify", "journal --last 1", "journal --verify", "status",
+        "diff", "sync", "verify", "route 2001", "route --all", "journal --last 1", "journal --verify", "status",
         "mailbox list", "mailbox show 2001", "message list 2001", "greeting list 2001", "prompt list", "callflow list",
         "settings show", "conflicts list", "conflicts take --all", "conflicts drop --all", "history list --all",
         "history list mailbox/2001", "history show settings 1", "history diff mailbox/2001",

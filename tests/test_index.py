@@ -12,7 +12,7 @@ import pytest
 from vmctl.checkpoints import Checkpoint
 from vmctl.entry import Entry, Look, audio_of
 from vmctl.errors import DiskFull, IndexDamaged, StoreBusy, StoreNewer, StoreUnusable
-from vmctl.index import Index
+from vmctl.index import FORMAT, Index
 from vmctl.model import ABSENT, Field, Stamp, Tick, created, deleted, edited
 
 WALL = 1_000_000
@@ -372,6 +372,6 @@ def test_an_index_of_the_first_format_is_taken_over(tmp_path):
         tables = {row[0] for row in new._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         assert message() == new.get(message().key).record
         assert {"history", "parked"} <= tables
-        assert 3 == new._db.execute("PRAGMA user_version").fetchone()[0]
+        assert FORMAT == new._db.execute("PRAGMA user_version").fetchone()[0]
     finally:
         new.close()

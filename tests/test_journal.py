@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vmctl import durable, journal
+from vmctl import chain, durable, journal, volumes
 from vmctl.errors import DiskFull, JournalBroken
 from vmctl.evidence import Evidence, Policy
-from vmctl.journal import Journal, words
+from vmctl.journal import Journal
+from vmctl.journal_words import words
 from vmctl.roles import decide
 from vmctl.view import ORDER, SILENCE, Epoch, Last, View, fresh_view
 
@@ -91,7 +92,7 @@ def test_facts_cannot_take_the_journals_own_names(book):
 def test_an_entry_that_is_too_long_is_not_written(book):
     """What could not be read back is refused before it is on disk."""
     with pytest.raises(ValueError, match="too long"):
-        book.append("event", at=AT, server="primary", event="x" * journal.LONGEST)
+        book.append("event", at=AT, server="primary", event="x" * volumes.LONGEST)
     assert not book.path.exists()
 
 
@@ -150,11 +151,11 @@ def test_the_views_are_found_without_reading_the_whole_journal(book, monkeypatch
     """Status reads the tail back to the last start, not years of lines."""
     filled(book, 40)
     book.start(HOMES, at=AT, server="secondary")
-    monkeypatch.setattr(journal, "_BLOCK", 512)
+    monkeypatch.setattr(volumes, "_BLOCK", 512)
     seen = []
-    block_before = journal._block_before
+    block_before = volumes._block_before
     monkeypatch.setattr(
-        journal, "_block_before", lambda file, position: seen.append(position) or block_before(file, position)
+        volumes, "_block_before", lambda file, position: seen.append(position) or block_before(file, position)
     )
     book.views(HOMES)
     assert sum(512 for _ in seen) < book.path.stat().st_size / 2
@@ -165,6 +166,62 @@ def test_a_transition_without_a_view_is_named(book):
     book.append("transition", at=AT, server="primary", service="voicemail", to={"state": "asleep"})
     with pytest.raises(JournalBroken, match="entry 1"):
         book.views(HOMES)
+
+
+# Agreed values
+
+
+def test_of_the_values_that_both_agree_on_the_newest_of_each_name_counts(book):
+    """No line is no value; a value is as it was given, whatever else is journalled."""
+    assert book.agreed() == {}
+    one = book.agree("mode", {"mode": "dual-active", "number": 1}, at=AT, server="primary", by="operator ada")
+    book.agree("pause", {"on": True, "until": None}, at=AT, server="primary", by="vmctl")
+    book.agree("mode", {"mode": "active-standby", "number": 2}, at=AT, server="primary", by="peer")
+    failover(book)
+    assert (one["kind"], one["name"], one["by"]) == ("agreed", "mode", "operator ada")
+    assert book.agreed() == {
+        "mode": {"mode": "active-standby", "number": 2},
+        "pause": {"on": True, "until": None},
+    }
+
+
+def test_a_start_carries_the_agreed_values(book):
+    """They outlive any number of starts, and what is agreed after one counts above what it carries."""
+    book.agree("mode", {"number": 1}, at=AT, server="primary", by="vmctl")
+    book.agree("pause", {"number": 5}, at=AT, server="primary", by="vmctl")
+    for _ in range(2):
+        book.start(HOMES, at=AT, server="primary")
+    assert next(book.entries(limit=1))["agreed"] == book.agreed() == {"mode": {"number": 1}, "pause": {"number": 5}}
+    book.agree("mode", {"number": 2}, at=AT, server="primary", by="vmctl")
+    assert book.agreed() == {"mode": {"number": 2}, "pause": {"number": 5}}
+
+
+def test_a_start_of_an_earlier_version_has_no_agreed_values(book):
+    """Its line has no such member: that means none, and the views are read as ever."""
+    move = failover(book)
+    book.append("start", at=AT, server="secondary", views={"voicemail": move.after.as_json()})
+    assert book.agreed() == {}
+    assert book.views(HOMES)["voicemail"].last == Last("secondary", SILENCE)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("", {}), ("a b", {}), ("mode", {"x": float("nan")}), ("mode", {"x": "y" * journal.LONGEST_VALUE})],
+)
+def test_a_value_that_cannot_be_kept_is_refused_before_it_is_written(book, name, value):
+    """A name that is none, what is not JSON, what every start would have to repeat at length."""
+    with pytest.raises(ValueError, match=r"name|long|JSON"):
+        book.agree(name, value, at=AT, server="primary", by="vmctl")
+    assert not book.path.exists()
+
+
+@pytest.mark.parametrize("facts", [{}, {"name": "mode"}, {"name": "mode", "value": 5}, {"name": [], "value": {}}])
+def test_an_agreed_line_that_makes_no_sense_is_named(book, facts):
+    """As with a transition: no role is decided on what cannot be read."""
+    book.append("agreed", at=AT, server="primary", **facts)
+    for read in (book.agreed, lambda: book.views(HOMES)):
+        with pytest.raises(JournalBroken, match="entry 1"):
+            read()
 
 
 # A crash
@@ -228,7 +285,7 @@ def test_an_append_that_fails_leaves_the_journal_as_it_was(book, monkeypatch):
 def rechained(line, **changes):
     """A line altered by somebody who knows how its hash is made."""
     entry = {**json.loads(line), **changes}
-    return journal._line({**entry, "hash": journal._hash(entry)})
+    return chain.line({**entry, "hash": chain.hash_of(entry)})
 
 
 def unordered(line):
@@ -239,17 +296,17 @@ def unordered(line):
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (lambda a, b, c, d, e: [a, b.replace(b"thing 1", b"thing 7"), c, d, e], "line 2 was edited"),
-        (lambda a, b, c, d, e: [a, rechained(b, event="other"), c, d, e], "line 3 does not follow"),
+        (lambda a, b, c, d, e: [a, b.replace(b"thing 1", b"thing 7"), c, d, e], "line 2 of journal.jsonl was edited"),
+        (lambda a, b, c, d, e: [a, rechained(b, event="other"), c, d, e], "line 3 of journal.jsonl does not follow"),
         (lambda a, b, c, d, e: [a, c, d, e], "1 entry is missing before line 2"),
         (lambda a, b, c, d, e: [d, e], "3 entries are missing before line 1"),
-        (lambda a, b, c, d, e: [a, b, b, c, d, e], "line 3 is doubled"),
-        (lambda a, b, c, d, e: [a, c, b, d, e], "line 3 was moved"),
-        (lambda a, b, c, d, e: [a, b"nonsense\n", c, d, e], "line 2 cannot be read"),
-        (lambda a, b, c, d, e: [a, b"\n", b, c, d, e], "line 2 cannot be read"),
-        (lambda a, b, c, d, e: [a, b"[" * 100_000 + b"\n", c, d, e], "line 2 cannot be read"),
-        (lambda a, b, c, d, e: [a, unordered(b), c, d, e], "line 2 was edited"),
-        (lambda a, b, c, d, e: [rechained(a, prev=["x"]), b, c, d, e], "line 1 does not follow"),
+        (lambda a, b, c, d, e: [a, b, b, c, d, e], "line 3 of journal.jsonl is doubled"),
+        (lambda a, b, c, d, e: [a, c, b, d, e], "line 3 of journal.jsonl was moved"),
+        (lambda a, b, c, d, e: [a, b"nonsense\n", c, d, e], "line 2 of journal.jsonl cannot be read"),
+        (lambda a, b, c, d, e: [a, b"\n", b, c, d, e], "line 2 of journal.jsonl cannot be read"),
+        (lambda a, b, c, d, e: [a, b"[" * 100_000 + b"\n", c, d, e], "line 2 of journal.jsonl cannot be read"),
+        (lambda a, b, c, d, e: [a, unordered(b), c, d, e], "line 2 of journal.jsonl was edited"),
+        (lambda a, b, c, d, e: [rechained(a, prev=["x"]), b, c, d, e], "line 1 of journal.jsonl does not follow"),
         (lambda a, b, c, d, e: [a, b, c, d, rechained(e, seq=7)], "2 entries are missing before line 5"),
     ],
 )
@@ -266,7 +323,7 @@ def test_nothing_is_added_to_a_journal_whose_end_was_touched(book, line):
     lines[line] = lines[line].replace(b"thing", b"think")
     book.path.write_bytes(b"".join(lines))
     before = book.path.read_bytes()
-    with pytest.raises(JournalBroken, match=f"line {len(lines) + 1 + line} was edited"):
+    with pytest.raises(JournalBroken, match=f"line {len(lines) + 1 + line} of journal.jsonl was edited"):
         book.append("event", at=AT, server="primary", event="next")
     with pytest.raises(JournalBroken):
         book.length_and_hash() if line == -1 else book.views(HOMES)
@@ -329,9 +386,9 @@ def test_reading_backward_gives_what_reading_forward_gives(tmp_path_factory, blo
     path = Path(tmp_path_factory.mktemp("book")) / "lines"
     path.write_bytes(b"".join(line + b"\n" for line in lines) + b"torn")
     with pytest.MonkeyPatch.context() as patch, path.open("rb") as file:
-        patch.setattr(journal, "_BLOCK", block)
-        assert list(journal._backward(file))[::-1] == [raw for _, raw in journal._forward(file)] == lines
-        assert journal._torn(file) == b"torn"
+        patch.setattr(volumes, "_BLOCK", block)
+        assert list(volumes.lines_back(file))[::-1] == [raw for _, raw in volumes.lines(file)] == lines
+        assert volumes.torn(file) == b"torn"
 
 
 # Words
@@ -349,10 +406,29 @@ def test_an_entry_reads_as_one_line(book):
     assert started == "    2  2026-09-21T14:13:20.123Z  secondary was started"
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "by", "said"),
+    [
+        ("mode", {"mode": "dual-active", "number": 3, "server": "primary"}, "operator ada",
+         "the mode is dual-active [by operator ada]"),
+        ("pause", {"on": True, "until": "2026-01-31T08:15:00Z", "number": 1, "server": "primary", "by": "ada"},
+         "operator ada", "paused until 2026-01-31T08:15:00Z [by operator ada]"),
+        ("pause", {"on": True, "until": None, "number": 1, "server": "primary", "by": "ada"},
+         "peer", "paused until a person says 'vmctl resume' [by peer, first by ada]"),
+        ("pause", {"on": False, "until": None, "number": 2, "server": "primary", "by": "vmctl"},
+         "vmctl", "resumed [by vmctl]"),
+        ("later", {"b": [1], "a": None}, "vmctl", 'later is {"a": null, "b": [1]} [by vmctl]'),
+    ],
+)  # fmt: skip
+def test_an_agreed_value_reads_as_a_sentence(book, name, value, by, said):
+    """The mode, a pause and its end, and whatever a later version agrees on."""
+    assert words(book.agree(name, value, at=AT, server="primary", by=by)).endswith(f"Z  {said}")
+
+
 def test_an_order_names_the_operator_and_control_characters_do_not_reach_the_terminal(book):
     """Who gave the order is kept as given; shown it cannot move the cursor."""
     normal = View("voicemail", "primary", "primary", "normal", Epoch(3, "primary"), AT, SILENCE)
-    seen = Evidence("primary", "secondary", heard=True, silent_for=1.0, order="failover")
+    seen = Evidence("primary", "secondary", heard=True, silent_for=1.0, order="failover", gate_completed=True)
     decision = decide(normal, seen, POLICY, AT)
     entry = book.transition(decision.transition, seen, at=AT, server="primary", operator="eve\x1b[2J\n")
     assert entry["by"] == "operator eve\x1b[2J\n"
@@ -361,7 +437,14 @@ def test_an_order_names_the_operator_and_control_characters_do_not_reach_the_ter
     assert "by operator eve?[2J?" in words(entry)
 
 
-@pytest.mark.parametrize("entry", [{}, {"kind": "transition"}, {"kind": "later"}, {"kind": "event", "seq": None}])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {}, {"kind": "transition"}, {"kind": "later"}, {"kind": "event", "seq": None}, {"kind": "agreed"},
+        {"kind": "agreed", "name": "pause", "value": {"on": "yes"}}, {"kind": "agreed", "name": ["x"], "value": "mode"},
+        {"kind": ["x"]}, {"kind": "rotation"}, {"kind": "start"},
+    ],
+)  # fmt: skip
 def test_words_never_fail(entry):
     """An entry of a later version, or a broken one, still gives a line."""
     assert words(entry)

@@ -12,79 +12,11 @@ import random
 import shutil
 
 import pytest
-from wire import Wire
+from pair import Roles
 
 from vmctl.errors import MailError, MailForged, MailGarbage, MailMisdirected, PeerUnreachable, RoleError
-from vmctl.failover import Failover
 
 HOUR = 3600
-
-
-class Roles(Wire):
-    """Two servers with their roles: every mail tells of them, as those of `vmctl serve` do."""
-
-    def __init__(self, directory):
-        self.roles = {}
-        super().__init__(directory)
-        for name in self.servers:
-            self.start(name)
-
-    def open(self, name):
-        replica = super().open(name)
-        self.roles[name] = Failover(replica)
-        return replica
-
-    def start(self, name):
-        """The process of a server starts."""
-        self.roles[name].start()
-
-    def crash(self, name):
-        replica = super().crash(name)
-        self.start(name)
-        return replica
-
-    def send(self, name, *, always=False, anew=False):
-        replica, status = self.servers[name], self.roles[name].facts
-        mails = []
-        for parcel in replica.outbox.parcels(always=always, anew=anew, status=status):
-            mails.append(parcel.raw)
-            replica.outbox.left(parcel)
-        self.under_way += [(self.other(name), raw) for raw in mails]
-        return mails
-
-    def turn(self, *, mail=True):
-        """A heartbeat of each server; without `mail` nothing of it arrives."""
-        for name, roles in self.roles.items():
-            roles.tick()
-            self.send(name, always=True)
-        if mail:
-            self.deliver()
-        else:
-            self.lose()
-        self.clock.advance(2.5)
-
-    def serving(self, name):
-        """Who serves, as a server knows it."""
-        return self.roles[name].views()["voicemail"].serving
-
-    def both_serve(self):
-        """Whether each server believes that it serves."""
-        return [self.serving(name) for name in self.servers] == list(self.servers)
-
-    def settle(self):
-        """Enough mail: both hold the same, and both say the same of who serves."""
-        self.in_step()
-        for _ in range(12):
-            self.turn()
-        self.in_step()
-        assert 1 == len({self.serving(name) for name in self.servers})
-
-    def split(self):
-        """Mail is down for so long that the backup takes the service over; the home goes on serving."""
-        self.clock.advance(self.config.failover.after + 1)
-        for _ in range(4):
-            self.turn(mail=False)
-        assert self.both_serve()
 
 
 @pytest.fixture

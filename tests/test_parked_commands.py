@@ -11,7 +11,6 @@ from running import Net, judging, until, wav
 from vmctl.clock import Clock
 from vmctl.failover import Failover
 from vmctl.post import ROUND, Post
-from vmctl.view import RETURN, View
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,12 +114,17 @@ def test_the_gate_of_a_failback_is_not_held_by_what_is_parked(net: Net, tmp_path
         judge.unwanted = ident
         post.connect()
         roles, index = Failover(post.replica), post.replica.index
-        view = View("voicemail", "primary", "secondary", "recovering", (2, "secondary"), RETURN, 1, None)
-        roles._entered(view)
-        facts = {"echoed": post.replica.clock.steady() + 1, "last": 5, "pending": 3, "parked": 3, "passed": 5}
-        facts |= {"settled": 2, "sent": post.replica.clock.wall()}
-        lacks, _ = roles._gate(view, facts)
-        assert 1 == len(lacks)
+        with index.transaction():
+            roles._gate.set("voicemail")
+        facts = {"last": 5, "pending": 3, "parked": 3, "passed": 5, "settled": 2, "sent": post.replica.clock.wall()}
+
+        def lacks(**more: int) -> tuple[str, ...]:
+            now, clock = post.replica.clock.steady(), post.replica.clock
+            index.set_note("heard", {"steady": now, "boot": clock.boot(), "wall": clock.wall()})
+            index.set_note("peer", facts | {"echoed": now} | more)
+            return roles._gate.progress("voicemail").lacks
+
+        assert 1 == len(lacks())
         for parcel in post.parcels(always=True, anew=True):
             post.deliver(parcel)
         with index.transaction():
@@ -130,8 +134,8 @@ def test_the_gate_of_a_failback_is_not_held_by_what_is_parked(net: Net, tmp_path
                     assert entry is not None
                     assert entry.record.version == version
                     index.put(type(entry)(entry.record, entry.shown, entry.record), 1)
-        assert (1, ([], True)) == (index.pending_count(), roles._gate(view, facts))
-        assert ["1 records from secondary"] == roles._gate(view, facts | {"parked": 2, "passed": 3})[0]
+        assert (1, ()) == (index.pending_count(), lacks())
+        assert ("1 records from secondary",) == lacks(parked=2, passed=3)
 
 
 def test_an_order_without_an_id_is_a_usage_fault(net: Net) -> None:

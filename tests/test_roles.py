@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import random
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,12 +18,14 @@ from vmctl.view import (
     FAILBACK,
     FORCED,
     GATE,
-    NO_EPOCH,
+    LEASE,
+    MODE,
     ORDER,
     RETURN,
     SILENCE,
     START,
     TIMEOUT,
+    UNWELL,
     Epoch,
     Last,
     View,
@@ -32,7 +33,7 @@ from vmctl.view import (
     newer,
     role,
     top_claim,
-)
+)  # fmt: skip
 
 HOME, BACKUP = "primary", "secondary"
 POLICY = Policy(
@@ -185,6 +186,15 @@ def test_who_serves_goes_on_above_the_epoch_that_a_starting_peer_remembers():
     assert moved(peer, heard(HOME, view("resilience", 6, by=BACKUP))) is None
 
 
+def test_a_starting_peer_whose_home_is_that_of_another_mode_is_heard():
+    """The mode was set on both sides of a split: who starts with the older home is not left to start for ever."""
+    serves = View("voicemail", BACKUP, BACKUP, "normal", Epoch(4, HOME), 1, FAILBACK)
+    starts = starting(6, HOME)
+    assert moved(serves, heard(BACKUP, starts)) == ("normal", BACKUP, 7, FAILBACK)
+    goes_on = replace(serves, epoch=Epoch(7, BACKUP))
+    assert moved(starts, heard(HOME, goes_on, home=BACKUP)) == ("normal", BACKUP, 7, FAILBACK)
+
+
 def test_unanswered_a_server_serves_what_its_journal_says_when_start_wait_ends():
     """Not before, and not what the peer served."""
     mine = starting(5, HOME, cause=GATE)
@@ -248,7 +258,7 @@ def test_a_split_is_healed_by_the_newer_epoch():
 
 def test_a_failover_ordered_at_the_serving_home_gives_the_role_away():
     """Both well: the home's own view says that the backup serves, before the backup says so."""
-    assert moved(view("normal"), heard(HOME, order="failover")) == ("resilience", BACKUP, 6, ORDER)
+    assert moved(view("normal"), heard(HOME, order="failover", gate_completed=True)) == ("resilience", BACKUP, 6, ORDER)
 
 
 def test_a_role_that_was_given_is_taken_by_adopting_the_givers_view():
@@ -400,6 +410,140 @@ def test_a_service_in_normal_operation_waits_for_nothing():
     assert decide(view("normal"), heard(BACKUP, view("normal")), POLICY, 77).waiting_for == ()
 
 
+# What keeps a server from serving, or from taking over
+
+
+def test_who_may_not_serve_any_longer_steps_aside_at_the_epoch_that_it_has():
+    """The lease ran out and the peer promised nothing: nobody serves, and the server remembers that it did."""
+    after = decide(view("normal"), alone(HOME, permit=0.0), POLICY, 77).view
+    assert (after.state, after.serving, after.epoch, after.cause) == ("starting", None, Epoch(5, HOME), LEASE)
+    assert after.last == Last(HOME, SILENCE)
+    assert moved(view("normal"), alone(HOME, permit=0.1)) is None
+    assert moved(view("normal"), alone(BACKUP, 3.0, permit=0.0)) is None
+
+
+@pytest.mark.parametrize(
+    ("before", "evidence"),
+    [
+        (starting(5, HOME), heard(HOME, starting(5, HOME))),
+        (fresh_view("voicemail", HOME), heard(HOME, fresh_view("voicemail", HOME))),
+        (starting(5, HOME), alone(HOME, None)),
+        (starting(5, HOME), alone(BACKUP, None)),
+        (view("normal"), heard(BACKUP, view("resilience", 6))),
+        (view("normal"), heard(BACKUP, starting(6, BACKUP))),
+        (view("normal"), alone(BACKUP)),
+        (view("resilience"), alone(HOME)),
+        (view("normal"), alone(BACKUP, 5.0, order="failover")),
+    ],
+)
+def test_nobody_begins_to_serve_without_a_permit_and_all_who_would_want_it(before, evidence):
+    """Start, handover, silence and force wait for the arbiter or the peer's promise, which is asked for."""
+    taken = decide(before, replace(evidence, permit=30.0), POLICY, 77)
+    assert taken.view.serving == evidence.me
+    refused = decide(before, replace(evidence, permit=0.0), POLICY, 77)
+    assert (refused.transition, refused.wants) == (None, True)
+    assert decide(before, evidence, POLICY, 77).view.serving == evidence.me
+
+
+def test_the_epoch_is_the_one_that_the_arbiter_wrote_with_the_lease():
+    """Who took the service before, unheard of here, had a lower one."""
+    assert moved(view("normal"), alone(BACKUP, permit=30.0, leased=True, lease_number=9))[2] == 9
+    assert moved(view("normal"), alone(BACKUP, permit=30.0, leased=True, lease_number=2))[2] == 6
+
+
+def test_the_arbiters_lease_is_an_answer_to_a_start_and_a_promise_is_none():
+    """Who has the lease need not wait for the peer; a promise of a peer that is not heard does not count."""
+    at_once = {"started_for": 1.0, "permit": 30.0}
+    assert moved(starting(5, HOME), alone(HOME, None, leased=True, **at_once)) == ("normal", HOME, 6, SILENCE)
+    assert moved(starting(5, HOME), alone(HOME, None, **at_once)) is None
+
+
+@pytest.mark.parametrize("way", [{"unfit": "it is unwell"}, {"cut_off": True}, {"paused": True}, {"moves": 3}])
+def test_a_server_takes_nothing_over_by_itself_when_that_could_be_wrong(way):
+    """Unwell, cut off, paused or moved too often: silence alone moves nothing; a person's order does."""
+    for before, me in ((view("normal"), BACKUP), (view("resilience"), HOME), (starting(5, HOME), BACKUP)):
+        assert moved(before, alone(me, None, **way)) is None
+        order = "failback" if me == HOME else "failover"
+        assert moved(before, alone(me, None, order=order, **way))[1] == me
+
+
+def test_who_is_unwell_gives_the_service_to_a_peer_that_is_well():
+    """The voicemail application counts, not only the machine; where the other one is no better, nothing moves."""
+    sick = {"unfit": "it is unwell"}
+    assert moved(view("normal"), heard(HOME, **sick)) == ("resilience", BACKUP, 6, UNWELL)
+    assert moved(view("recovering"), heard(BACKUP, **sick)) == ("normal", HOME, 6, UNWELL)
+    assert moved(view("normal"), heard(HOME, peer_fit=False, **sick)) is None
+    assert moved(view("normal"), alone(HOME, **sick)) is None
+    assert moved(view("normal"), heard(HOME, paused=True, **sick)) is None
+    assert moved(view("normal"), heard(HOME, **sick), automatic=False) is None
+
+
+def test_a_starting_server_that_is_unfit_gives_what_it_served_last():
+    """A server that was rolled back serves nobody while the other one can."""
+    sick = heard(HOME, view("normal"), unfit="it was rolled back")
+    assert moved(starting(5, HOME), sick) == ("resilience", BACKUP, 6, UNWELL)
+    assert moved(starting(5, HOME), replace(sick, peer_fit=False)) == ("normal", HOME, 6, SILENCE)
+
+
+def test_a_home_that_is_unwell_does_not_get_its_service_back():
+    """Not even to begin a recovery; one that falls ill in it ends it, unless a person ordered it home."""
+    assert moved(view("resilience"), heard(BACKUP, peer_fit=False)) is None
+    met = {"gate_completed": True, "in_state_for": 100.0}
+    assert moved(view("recovering", cause=RETURN), heard(BACKUP, peer_fit=False, **met))[0] == "resilience"
+    assert moved(view("recovering", cause=FAILBACK), heard(BACKUP, peer_fit=False, **met)) is None
+
+
+def test_calls_in_progress_hold_a_graceful_move_home_and_not_an_ordered_one():
+    """Also where they cannot be counted; policy automatic waits no longer than failback.timeout."""
+    met = {"gate_completed": True, "gate_restarted": True, "in_state_for": 100.0}
+    for calls in (2, None):
+        assert moved(view("recovering", cause=RETURN), heard(BACKUP, calls=calls, **met)) is None
+        assert moved(view("recovering", cause=FAILBACK), heard(BACKUP, calls=calls, **met))[1] == HOME
+        late = heard(BACKUP, calls=calls, **met | {"in_state_for": 3600.0})
+        assert moved(view("recovering", cause=RETURN), late, failback="automatic")[3] == TIMEOUT
+
+
+def test_a_move_home_leaves_one_for_a_failover_after_it():
+    """Of three moves an hour the last is not spent on going home."""
+    met = {"gate_completed": True, "in_state_for": 100.0}
+    assert moved(view("recovering", cause=RETURN), heard(BACKUP, moves=1, **met))[1] == HOME
+    assert moved(view("recovering", cause=RETURN), heard(BACKUP, moves=2, **met)) is None
+    assert moved(view("normal"), alone(BACKUP, moves=2))[1] == BACKUP
+
+
+def test_a_handover_waits_for_its_drain_and_is_called_off_after_it():
+    """The role moves when the backup holds everything; after handover.drain the order is void, and nothing moved."""
+    assert moved(view("normal"), heard(HOME, order="failover", ordered_for=9.9)) is None
+    decision = decide(view("normal"), heard(HOME, order="failover", ordered_for=10.0), POLICY, 77)
+    assert decision.transition is None
+    assert "called off: after 10 s secondary still lacked something" in decision.called_off
+
+
+def test_now_takes_the_service_from_a_peer_that_misses_heartbeats_only():
+    """A person knows that it is dead before failover.after is over; one that is heard gives the role away itself."""
+    quiet = Evidence(
+        BACKUP, HOME, heard=True, silent_for=30.0, peer_view=view("normal"), started_for=9e3, order="failover"
+    )
+    assert moved(view("normal"), quiet) is None
+    assert moved(view("normal"), replace(quiet, now=True)) == ("resilience", BACKUP, 6, FORCED)
+    decision = decide(view("normal"), replace(quiet, now=True, silent_for=29.0), POLICY, 77)
+    assert (decision.transition, decision.forward) == (None, "failover")
+
+
+def test_another_mode_moves_the_home_and_not_who_serves():
+    """Who serves goes on under the new home, then the service goes there without a hold-down, when the gate is met."""
+    after = decide(view("normal"), heard(HOME, home=BACKUP), POLICY, 77).view
+    assert (after.home, after.serving, after.state, after.cause) == (BACKUP, HOME, "resilience", MODE)
+    evidence = heard(HOME, home=BACKUP, paused=True)
+    then = decide(after, evidence, POLICY, 78).view
+    assert (then.serving, then.state, then.cause) == (HOME, "recovering", FAILBACK)
+    last = decide(then, replace(evidence, gate_completed=True), POLICY, 79).view
+    assert (last.serving, last.state) == (BACKUP, "normal")
+    back = decide(view("resilience"), heard(BACKUP, home=BACKUP), POLICY, 77).view
+    assert (back.home, back.serving, back.state) == (BACKUP, BACKUP, "normal")
+    assert moved(view("normal"), heard(BACKUP, home=BACKUP)) is None
+
+
 # All situations
 
 
@@ -417,69 +561,90 @@ THEIRS = (
         for number, by in ((4, HOME), (5, HOME), (5, BACKUP), (6, BACKUP))
     ),
 )
-CONTACT = ((True, 3.0), (False, None), (False, 200.0))
-TIMES = ((1.0, 1.0), (100.0, 100.0), (9000.0, 9000.0))
+CONTACT = ((True, 3.0), (True, 100.0), (False, None), (False, 200.0))
+ORDERS = ((None, False), ("failover", False), ("failback", False), ("failover", True), ("failback", True))
 GATES = ((False, False), (True, False), (True, True))
-FAILBACKS = ("graceful", "automatic", "manual")
+# What is around a server: each by itself, as each is a reason for itself.
+AROUND = (
+    {}, {"permit": 0.0}, {"permit": 30.0}, {"permit": 30.0, "leased": True, "lease_number": 9}, {"unfit": "it is unwell"},
+    {"peer_fit": False}, {"unfit": "it is unwell", "peer_fit": False}, {"cut_off": True}, {"calls": 2}, {"calls": None},
+    {"paused": True}, {"moves": 2}, {"moves": 3}, {"home": BACKUP}, {"ordered_for": 11.0},
+)  # fmt: skip
 
 
 def situations(me, automatic):
-    """Every view, peer's view, contact, time, order, gate and policy that the guards can tell apart."""
+    """Every view, peer's view, contact, time, order, gate, policy and surrounding that the guards can tell apart.
+
+    What no guard of a state asks for is not varied in it.
+    """
     peer = HOME if me == BACKUP else BACKUP
-    for mine, theirs, (hears, silent), times, order, gates, failback in itertools.product(
-        MINE, THEIRS, CONTACT, TIMES, (None, "failover", "failback"), GATES, FAILBACKS
+    arounds = AROUND if automatic else AROUND[:2]  # the others are for what moves by itself
+    for mine, theirs, (hears, silent), (order, now), around in itertools.product(
+        MINE, THEIRS, CONTACT, ORDERS, arounds
     ):
-        if theirs is not None and not hears:
+        if (theirs is not None and not hears) or (now and hears and silent == 3.0) or (silent == 100.0 and not now):
             continue
-        evidence = Evidence(me, peer, hears, silent, theirs, *times, order, *gates)
-        yield mine, evidence, Policy(180.0, automatic, 60.0, failback, "completed", 60.0, 3600.0)
+        times = (1.0, 100.0, 9000.0) if mine.state in {"starting", "recovering"} else (9000.0,)
+        gates = GATES if mine.state in {"recovering", "normal"} else GATES[:1]
+        failbacks = ("graceful", "automatic", "manual") if mine.state == "recovering" else ("graceful",)
+        for passed, gate, failback in itertools.product(times, gates, failbacks):
+            words = {"started_for": passed, "in_state_for": passed, "order": order, "now": now}
+            words |= {"gate_restarted": gate[0], "gate_completed": gate[1], **around}
+            evidence = Evidence(me, peer, heard=hears, silent_for=silent, peer_view=theirs, **words)
+            yield mine, evidence, POLICIES[automatic, failback]
+
+
+POLICIES = {
+    (automatic, failback): replace(POLICY, automatic=automatic, failback=failback)
+    for automatic in (True, False)
+    for failback in ("graceful", "automatic", "manual")
+}
 
 
 @pytest.mark.parametrize("automatic", [True, False])
 @pytest.mark.parametrize("me", [HOME, BACKUP])
-def test_every_situation_is_decided_and_no_epoch_falls(me, automatic):
-    """Whatever comes: no exception, no lower epoch, one state and server that fit, and a reason for each move."""
+def test_in_every_situation_the_table_holds_its_promises(me, automatic):
+    """No exception, no lower epoch, nothing taken from who says that it serves, a permit for who serves, and then rest."""
     for mine, evidence, policy in situations(me, automatic):
-        view_after, transition, waiting_for, forward = decide(mine, evidence, policy, 77)
-        if transition is None:
-            assert view_after is mine
-            assert forward is None or (evidence.heard and mine.serving != me)
-            assert waiting_for or mine.state == "normal" or (mine.state == "recovering" and evidence.gate_restarted)
-            continue
-        assert newer(view_after.epoch, mine.epoch, HOME) or view_after == evidence.peer_view
-        assert not newer(mine.epoch, view_after.epoch, HOME)
-        assert View.from_json(view_after.as_json()) == view_after
-        assert transition.reason
-        assert "{" not in transition.reason
-        assert forward is None
+        decision = decide(mine, evidence, policy, 77)
+        assert_fits(mine, evidence, decision)
+        assert_rests(decision, evidence, policy)
 
 
-@pytest.mark.parametrize("automatic", [True, False])
-@pytest.mark.parametrize("me", [HOME, BACKUP])
-def test_a_server_that_does_not_serve_takes_nothing_from_a_peer_that_says_it_serves(me, automatic):
-    """The role is given before it is taken, whatever is ordered, overdue or met."""
-    for mine, evidence, policy in situations(me, automatic):
-        peer_serves = evidence.peer_view is not None and evidence.peer_view.serving == evidence.peer
-        if mine.serving == me or not peer_serves:
-            continue
-        after = decide(mine, evidence, policy, 77)
-        assert after.view.serving != me
-        assert after.transition is None or after.transition.by == "peer"
+def assert_fits(mine, evidence, decision):
+    """What one decision has to be."""
+    after, move = decision.view, decision.transition
+    if move is None:
+        assert after is mine
+        assert decision.forward is None or (evidence.heard and mine.serving != evidence.me)
+        assert decision.waiting_for or mine.state in {"normal", "recovering"}
+        return
+    home = evidence.home or HOME
+    assert not newer(mine.epoch, after.epoch, home)
+    assert newer(after.epoch, mine.epoch, home) or after == evidence.peer_view or after.cause == LEASE
+    assert View.from_json(after.as_json()) == after
+    assert move.reason
+    assert "{" not in move.reason
+    assert (decision.forward, decision.called_off) == (None, "")
+    began = after.serving == evidence.me != mine.serving
+    assert not began or evidence.permit is None or evidence.permit > 0
+    theirs = evidence.peer_view
+    if mine.serving != evidence.me and theirs is not None and theirs.serving == evidence.peer and not evidence.now:
+        assert not began, "the role is given before it is taken"
+        assert move.by == "peer"
 
 
-@pytest.mark.parametrize("automatic", [True, False])
-@pytest.mark.parametrize("me", [HOME, BACKUP])
-def test_one_evidence_leads_to_rest_in_a_few_moves(me, automatic):
+def assert_rests(decision, evidence, policy):
     """No two rows undo each other: asked again with what it decided, the table comes to rest."""
-    for mine, evidence, policy in situations(me, automatic):
-        now, known = mine, evidence
-        for _ in range(5):
-            after, transition, _, _ = decide(now, known, policy, 77)
-            if transition is None:
-                break
-            now = after
-            known = replace(known, in_state_for=0.0, order=None if transition.by == "operator" else known.order)
-        assert transition is None
+    for _ in range(7):
+        if decision.transition is None:
+            return
+        after = decision.view
+        met = after.serving not in {None, after.home} if evidence.order == "failover" else after.serving == after.home
+        if met or decision.transition.by == "operator":
+            evidence = replace(evidence, order=None)
+        decision = decide(decision.view, replace(evidence, in_state_for=0.0), policy, 77)
+    raise AssertionError(decision)
 
 
 def test_every_row_decides_somewhere():
@@ -494,203 +659,45 @@ def test_every_row_decides_somewhere():
     assert reached - {None} == set(range(1, len(TABLE) + 1))
 
 
-# Two servers
-
-
-# With delays of 5 s at most an answer to a start takes 2 * (10 + 5) s, less than start_wait; and a peer that restarts is
-# heard again within failover.after.
-HEARTBEAT, DELAY = 10, 5
-PATIENT = Policy(
-    after=80.0, automatic=True, start_wait=31.0, failback="graceful", gate="completed", hold=20.0, timeout=600.0
+EVIDENCE = st.fixed_dictionaries(
+    {
+        "heard": st.booleans(),
+        "silent_for": st.sampled_from((None, 3.0, 100.0, 200.0)),
+        "peer_view": st.sampled_from(THEIRS),
+        "started_for": st.sampled_from((1.0, 100.0, 9000.0)),
+        "in_state_for": st.sampled_from((1.0, 100.0, 9000.0)),
+        "order": st.sampled_from((None, "failover", "failback")),
+        "now": st.booleans(),
+        "gate_restarted": st.booleans(),
+        "gate_completed": st.booleans(),
+        "ordered_for": st.sampled_from((1.0, 11.0)),
+        "home": st.sampled_from(("", HOME, BACKUP)),
+        "unfit": st.sampled_from(("", "it is unwell")),
+        "peer_fit": st.booleans(),
+        "cut_off": st.booleans(),
+        "calls": st.sampled_from((None, 0, 2)),
+        "paused": st.booleans(),
+        "moves": st.integers(0, 4),
+        "permit": st.sampled_from((None, 0.0, 30.0)),
+        "leased": st.booleans(),
+        "lease_number": st.sampled_from((0, 9)),
+    }
 )
 
 
-@dataclass
-class Mail:
-    """A heartbeat: the sender's view, its challenge (start and time), and the newest challenge of the recipient."""
-
-    sender: str
-    sent: int
-    start: int
-    echo: tuple[int, int] | None
-    view: View
-    order: str | None
-
-
-@dataclass
-class Server:
-    """A server as the daemon will be: what it keeps of its peer's mails, and decide() at each tick."""
-
-    name: str
-    peer: str
-    view: View = field(default_factory=lambda: fresh_view("voicemail", HOME))
-    up: bool = True
-    start: int = 0
-    echoed: int | None = None  # the time of my newest challenge that the peer echoed
-    newest: Mail | None = None
-    challenge: tuple[int, int] | None = None
-    order: str | None = None
-    epochs: list[Epoch] = field(default_factory=lambda: [NO_EPOCH])
-    entered: int = 0
-
-    def restart(self, now):
-        """A new process: the journal remembers, the mails and challenges are gone."""
-        self.view = self.view.started(now)
-        self.start, self.echoed, self.newest, self.challenge, self.order, self.up = now, None, None, None, None, True
-        self.entered = now
-
-    def take(self, mail, now):
-        """Keep what a mail says, if it echoes a challenge of this start that is not too old."""
-        if self.challenge is None or mail.sent > self.challenge[1]:
-            self.challenge = (mail.start, mail.sent)
-        if mail.echo is None or mail.echo[0] != self.start or now - mail.echo[1] >= PATIENT.after:
-            return
-        self.echoed = max(mail.echo[1], self.echoed or 0)
-        if self.newest is None or mail.sent >= self.newest.sent:
-            self.newest = mail
-            self.order = self.order or mail.order
-
-    def evidence(self, now):
-        """What is known at `now`."""
-        hears = self.echoed is not None and now - self.echoed < PATIENT.after
-        theirs = self.newest.view if hears and self.newest else None
-        in_step = theirs is not None and theirs.epoch == self.view.epoch
-        silent = None if self.echoed is None else float(now - self.echoed)
-        since_start, in_state = float(now - self.start), float(now - self.entered)
-        return Evidence(
-            self.name, self.peer, hears, silent, theirs, since_start, in_state, self.order, in_step, in_step
-        )
-
-    def forget_order(self, done):
-        """An order is repeated until it is carried out or has nothing to do."""
-        receiver = {"failover": BACKUP, "failback": HOME}.get(self.order)
-        if done or self.view.serving == receiver or self.view.cause == self.order == "failback":
-            self.order = None
-
-    def tick(self, now):
-        """Decide until nothing moves; gives the order to be forwarded."""
-        for _ in range(6):
-            after, transition, _, forward = decide(self.view, self.evidence(now), PATIENT, now)
-            if transition is None:
-                self.forget_order(False)
-                return forward
-            if (after.state, after.serving) != (self.view.state, self.view.serving):
-                self.entered = now
-            self.view = after
-            self.forget_order(transition.by == "operator")
-            self.epochs.append(after.epoch)
-        raise AssertionError(f"{self.name} does not come to rest: {self.view}")
-
-
-@dataclass
-class Pair:
-    """Two servers and a network between them that delays, loses and doubles as the schedule says."""
-
-    rng: random.Random
-    delay: int
-    servers: dict[str, Server] = field(
-        default_factory=lambda: {HOME: Server(HOME, BACKUP), BACKUP: Server(BACKUP, HOME)}
-    )
-    flying: list[tuple[int, Mail]] = field(default_factory=list)
-    now: int = 0
-    both: list[int] = field(default_factory=list)
-    lossy: bool = False
-    cut: bool = False
-
-    def run(self, seconds):
-        """Let time pass."""
-        for _ in range(seconds):
-            self.now += 1
-            self._deliver()
-            for server in self.servers.values():
-                if server.up:
-                    self._tick(server)
-            if len(self.serving()) > 1:
-                self.both.append(self.now)
-
-    def serving(self):
-        """Who serves by its own view."""
-        return [one.name for one in self.servers.values() if one.up and one.view.serving == one.name]
-
-    def at_rest(self):
-        """Whether both agree on normal operation."""
-        one, other = self.servers.values()
-        return one.view == other.view and one.view.state == "normal"
-
-    def _tick(self, server):
-        before = server.view
-        forward = server.tick(self.now)
-        beat = (self.now + (server.name == HOME) * 3) % HEARTBEAT == 0
-        if forward or beat or server.view != before:
-            mail = Mail(server.name, self.now, server.start, server.challenge, server.view, forward)
-            copies = 1 + (self.lossy and self.rng.random() < 0.2)
-            self.flying += [(self.now + 1 + self.rng.randrange(self.delay), mail) for _ in range(copies)]
-
-    def _deliver(self):
-        due = [mail for at, mail in self.flying if at <= self.now]
-        self.flying = [(at, mail) for at, mail in self.flying if at > self.now]
-        self.rng.shuffle(due)
-        for mail in due:
-            receiver = self.servers[BACKUP if mail.sender == HOME else HOME]
-            lost = self.cut or (self.lossy and self.rng.random() < 0.3)
-            if receiver.up and not lost:
-                receiver.take(mail, self.now)
-
-
-def assert_no_epoch_fell(pair):
-    """Each server's epochs only rise."""
-    for server in pair.servers.values():
-        for one, other in itertools.pairwise(server.epochs):
-            assert not newer(one, other, HOME)
-
-
-@settings(deadline=None, max_examples=50)
-@given(seed=st.integers(0, 2**32), delay=st.integers(1, DELAY))
-def test_while_they_hear_each_other_never_two_serve(seed, delay):
-    """Orders, short restarts and mails in any order: the role is given before it is taken, and comes home at last."""
-    pair = Pair(random.Random(seed), delay)
-    for _ in range(6):
-        pair.run(pair.rng.randrange(1, 90))
-        server = pair.servers[pair.rng.choice((HOME, BACKUP))]
-        action = pair.rng.choice(("failover", "failback", "restart"))
-        if action == "restart":
-            server.restart(pair.now)
-        else:
-            server.order = action
-    pair.run(120)
-    for server in pair.servers.values():
-        server.order = None
-    if pair.servers[HOME].view.state != "normal":
-        pair.servers[HOME].order = "failback"
-    pair.run(150)
-    assert pair.both == []
-    assert pair.at_rest(), [server.view for server in pair.servers.values()]
-    assert_no_epoch_fell(pair)
-
-
-@settings(deadline=None, max_examples=50)
-@given(seed=st.integers(0, 2**32), delay=st.integers(1, 100))
-def test_after_any_faults_one_server_serves_and_the_home_again(seed, delay):
-    """Cuts, losses, doubles, crashes and delays beyond failover.after: when they end, so does every split."""
-    pair = Pair(random.Random(seed), delay, lossy=True)
-    for _ in range(5):
-        pair.cut = pair.rng.random() < 0.4
-        server = pair.servers[pair.rng.choice((HOME, BACKUP))]
-        if server.up and pair.rng.random() < 0.5:
-            server.up = False
-        elif not server.up:
-            server.restart(pair.now)
-        pair.run(pair.rng.randrange(1, 200))
-    pair.cut, pair.lossy, pair.delay, pair.flying = False, False, 3, []
-    for server in pair.servers.values():
-        if not server.up:
-            server.restart(pair.now)
-    pair.run(250)
-    pair.both.clear()
-    pair.run(150)
-    assert pair.both == []
-    assert pair.at_rest(), [server.view for server in pair.servers.values()]
-    assert_no_epoch_fell(pair)
+@settings(deadline=None, max_examples=2000)
+@given(
+    mine=st.sampled_from(MINE), me=st.sampled_from((HOME, BACKUP)), words=EVIDENCE,
+    policy=st.sampled_from(sorted(POLICIES)),
+)  # fmt: skip
+def test_whatever_comes_together_the_table_holds_its_promises(mine, me, words, policy):
+    """What is around a server, all at once and in any mixture."""
+    words |= {"peer_view": words["peer_view"] if words["heard"] else None}  # what cannot be is not asked
+    words |= {"leased": words["leased"] and bool(words["permit"])}
+    evidence = Evidence(me, HOME if me == BACKUP else BACKUP, **words)
+    decision = decide(mine, evidence, POLICIES[policy], 77)
+    assert_fits(mine, evidence, decision)
+    assert_rests(decision, evidence, POLICIES[policy])
 
 
 # The docs

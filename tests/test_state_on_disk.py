@@ -8,15 +8,30 @@ import pytest
 from vmctl import durable, reindex
 from vmctl.failover import Failover
 from vmctl.index import Index
+from vmctl.journal import Journal
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/store.md").read_text("utf-8")
-ACTS = ("write", "create", "exchange", "move", "copy", "write_at", "append", "remove", "remove_all", "keep", "place")
+ACTS = (
+    "write",
+    "create",
+    "exchange",
+    "move",
+    "copy",
+    "write_at",
+    "append",
+    "remove",
+    "remove_all",
+    "keep",
+    "place",
+    "link",
+)
 MANY = {"keep": "sync", "remove_all": "remove"}  # acts on any number of files
 PLACES = (
     (r"\.vmctl/spool/\d+-[0-9a-z]+\.eml", ".vmctl/spool/MAIL"),
     (r"\.vmctl/replaced/.+", ".vmctl/replaced/FILE"),
     (r"\.vmctl/placing/.+", ".vmctl/placing/FILE"),
+    (r"(?<=journal-)\d+", "N"),
     (r"[0-9a-f]{64}", "SHA256"),
     (r"(?<=messages/)[\w-]+(?=\.)", "ID"),
     (r"/\S+/recording-\d+\.wav", "/the/recording"),
@@ -155,6 +170,16 @@ def test_a_role_moves(wire, steps):
     assert block("A role moves") == steps
 
 
+def test_the_journal_goes_on_in_a_new_file(wire, steps):
+    """The full file has its second name before another one takes its first."""
+    book = Journal(wire.b.journal.path, 1000)
+    while book.path.stat().st_size <= 1000:
+        book.append("event", at=wire.clock.wall(), server="secondary", event="test")
+    steps.clear()
+    book.append("event", at=wire.clock.wall(), server="secondary", event="test")
+    assert block("The journal goes on in a new file") == steps
+
+
 def test_every_entry_is_told(wire, recording, monkeypatch):
     """Whatever appears under `.vmctl`, at any step of anything, has its row on the page; no row is of the past."""
     told = set(re.findall(r"`([\w./-]+)`", "\n".join(re.findall(r"^\| (`[^|]*`) \|", section(), re.MULTILINE))))
@@ -191,6 +216,10 @@ def test_every_entry_is_told(wire, recording, monkeypatch):
     with (wire.root() / ".vmctl/journal.jsonl").open("ab") as journal:
         journal.write(b"{")
     wire.a.journal.append("event", at=wire.clock.wall(), server="primary", event="test")
+    book = Journal(wire.a.journal.path, 1000)
+    for _ in range(20):
+        book.append("event", at=wire.clock.wall(), server="primary", event="test")
+    assert list(book.path.parent.glob("journal-*")) != []
     wire.a.close()
     reindex.rebuild(wire.config, "primary", wire.clock, wire.clock.advance)
     wire.open("primary")
@@ -207,6 +236,6 @@ def section():
 
 def entry(name):
     """The name of a file as the page has it."""
-    for pattern, word in ((r"torn-\d+", "torn-N"), (r"aside-.+", "aside-TIME")):
+    for pattern, word in ((r"torn-\d+", "torn-N"), (r"aside-.+", "aside-TIME"), (r"journal-\d+", "journal-N")):
         name = re.sub(pattern, word, name)
     return name

@@ -6,6 +6,10 @@ import re
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"\s*(\d{1,12}(?:\.\d{1,12})?)\s*(ms|s|min|m|h|d)\s*", re.ASCII)
@@ -35,6 +39,26 @@ class Clock:
             return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         except OSError:
             return "unknown"
+
+
+class Deadline:
+    """The moment by which something must be over: so many seconds from now, or as soon as `stopped` says so."""
+
+    def __init__(self, clock: Clock, seconds: float, stopped: Callable[[], bool] = lambda: False) -> None:
+        self.seconds = seconds
+        self._clock = clock
+        self._end = clock.steady() + seconds
+        self._stopped = stopped
+
+    @property
+    def stopped(self) -> bool:
+        """Whether somebody has said so."""
+        return self._stopped()
+
+    @property
+    def over(self) -> bool:
+        """Whether it has come."""
+        return self.stopped or self._clock.steady() >= self._end
 
 
 HIGHEST = 2**53 - 2**50  # a reading of the year 2219; above it, numbers that every JSON reader can hold come to an end

@@ -21,18 +21,19 @@ from vmctl.errors import BrokenFile, ConfigFaults, ConfigMissing
 from vmctl.model import canonical
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 __all__ = [
-    "FILE", "MODES", "SERVERS", "Address", "Audio", "Clock", "Config", "Failback", "Failover", "History", "Housekeeping",
-    "Limits", "Mail", "Scan", "Server", "Service", "Sync", "Tombstones", "find", "load", "parse", "parse_address", "reference", "template",
+    "FILE", "MODES", "SERVERS", "Address", "Arbiter", "Audio", "Calls", "Clock", "Config", "Failback", "Failover", "Handover",
+    "Health", "History", "Hooks", "Housekeeping", "Journal", "Lease", "Limits", "Mail", "Reachability", "Routes", "Scan",
+    "Server", "Service", "Sync", "Tombstones", "Webhook", "find", "load", "parse", "parse_address", "reference", "template",
 ]  # fmt: skip
 
 FILE: Final = "vmctl.yaml"
 VARIABLE: Final = "VMCTL_CONFIG"
 
 _SHARED: Final = (
-    "failover", "failback", "sync", "mail", "audio", "housekeeping", "history", "tombstones", "clock", "limits",
+    "failover", "failback", "handover", "lease", "sync", "mail", "audio", "housekeeping", "history", "tombstones", "clock", "limits",
 )  # fmt: skip
 
 # The parts are named tuples, as a frozen dataclass takes more than a millisecond to make, and every command makes them.
@@ -49,6 +50,7 @@ class Server(NamedTuple):
     mail: str
     key: Path | None
     public_key: str
+    licensed: bool
 
     @property
     def here(self) -> bool:
@@ -68,11 +70,89 @@ class Service(NamedTuple):
 
 
 class Failover(NamedTuple):
-    """When the other server takes over; seconds."""
+    """When the other server takes over; seconds, and moves in an hour."""
 
     after: float
     automatic: bool
     start_wait: float
+    most_moves: int
+
+
+class Handover(NamedTuple):
+    """How long an ordered handover may take; seconds."""
+
+    drain: float
+
+
+class Lease(NamedTuple):
+    """How long a server may serve on one word of the arbiter; seconds."""
+
+    ttl: float
+
+
+class Arbiter(NamedTuple):
+    """The etcd cluster; without endpoints there is none."""
+
+    endpoints: tuple[str, ...]
+    prefix: str
+    ca: Path | None = None
+    cert: Path | None = None
+    cert_key: Path | None = None
+
+
+class Health(NamedTuple):
+    """How the voicemail application is asked whether it is well; seconds."""
+
+    every: float
+    timeout: float
+    failures: int
+    command: tuple[str, ...] | None = None
+
+
+class Reachability(NamedTuple):
+    """What a server that is not cut off can reach; seconds."""
+
+    targets: tuple[Address, ...]
+    every: float
+    timeout: float
+
+
+class Calls(NamedTuple):
+    """How the calls in progress are counted; seconds."""
+
+    every: float
+    timeout: float
+    command: tuple[str, ...] | None = None
+
+
+class Hooks(NamedTuple):
+    """The programs that are told who serves; seconds."""
+
+    timeout: float
+    tries: int
+    on_active: tuple[str, ...] | None = None
+    on_standby: tuple[str, ...] | None = None
+    on_transition: tuple[str, ...] | None = None
+    on_waiting: tuple[str, ...] | None = None
+
+
+class Webhook(NamedTuple):
+    """Where transitions are posted, and the file with the secret that signs them."""
+
+    url: str
+    secret: Path | None = None
+
+
+class Routes(NamedTuple):
+    """Where routes.json is written; None for its place in the store."""
+
+    file: Path | None = None
+
+
+class Journal(NamedTuple):
+    """Bytes after which a new file is begun."""
+
+    max: int
 
 
 class Failback(NamedTuple):
@@ -163,6 +243,16 @@ class Config:
     services: dict[str, Service]
     failover: Failover
     failback: Failback
+    handover: Handover
+    lease: Lease
+    arbiter: Arbiter
+    health: Health
+    reachability: Reachability
+    calls: Calls
+    hooks: Hooks
+    webhooks: dict[str, Webhook]
+    routes: Routes
+    journal: Journal
     sync: Sync
     scan: Scan
     mail: Mail
@@ -180,6 +270,11 @@ class Config:
     def here(self) -> list[Server]:
         """The servers whose stores are on this host: one or two."""
         return [server for server in self.servers.values() if server.here]
+
+    def homes(self, mode: str) -> dict[str, str]:
+        """The home of each service in a mode: in active-standby the primary's for all of them."""
+        alone = mode == "active-standby"
+        return {name: SERVERS[0] if alone else service.home for name, service in self.services.items()}
 
     def service_of_extension(self, extension: str) -> Service | None:
         """The service that lists the extension; None when the mailbox itself says it."""
@@ -199,12 +294,26 @@ class Config:
         }
         sections = {name: getattr(self, name)._asdict() for name in _SHARED}
         sections["audio"]["formats"] = sorted(self.audio.formats)
-        return {"network": self.network, "mode": self.mode, "services": services, **sections}
+        licensed = {name: server.licensed for name, server in self.servers.items()}
+        arbiter = {"endpoints": sorted(self.arbiter.endpoints), "prefix": self.arbiter.prefix}
+        return {
+            "network": self.network, "mode": self.mode, "services": services, "licensed": licensed, "arbiter": arbiter, **sections,
+        }  # fmt: skip
 
     @cached_property
     def digest(self) -> str:
         """16 hex digits of the SHA-256 of what must be the same on both servers."""
         return hashlib.sha256(canonical(self.shared)).hexdigest()[:16]
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """The same key by key: by dotted path 8 hex digits of the SHA-256 of the value. To find what differs."""
+        return {path: hashlib.sha256(canonical(value)).hexdigest()[:8] for path, value in _flat("", self.shared)}
+
+    def differing(self, theirs: Any) -> list[str]:
+        """The keys that are not the same as in the peer's `digests`."""
+        told = theirs if isinstance(theirs, dict) else {}
+        return sorted(path for path in {*self.digests, *map(str, told)} if self.digests.get(path) != told.get(path))
 
     @cached_property
     def _service_by_extension(self) -> dict[str, Service]:
@@ -258,6 +367,14 @@ def parse(text: str | bytes, path: Path) -> Config:
     return _built(values, path)
 
 
+def _flat(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for name, below in value.items():
+            yield from _flat(f"{path}.{name}" if path else name, below)
+    else:
+        yield path, value
+
+
 def _missing(path: Path, error: OSError, words: str = "") -> ConfigMissing:
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return ConfigMissing(f"there is no {path}{words}")
@@ -282,6 +399,16 @@ def _built(values: Values, path: Path) -> Config:
         services={name: Service(name, **_section(values, f"services.{name}")) for name in values["services"]},
         failover=Failover(**_section(values, "failover")),
         failback=Failback(**_section(values, "failback")),
+        handover=Handover(**_section(values, "handover")),
+        lease=Lease(**_section(values, "lease")),
+        arbiter=Arbiter(**_section(values, "arbiter")),
+        health=Health(**_section(values, "health")),
+        reachability=Reachability(**_section(values, "reachability")),
+        calls=Calls(**_section(values, "calls")),
+        hooks=Hooks(**_section(values, "hooks")),
+        webhooks={name: Webhook(**_section(values, f"webhooks.{name}")) for name in values["webhooks"]},
+        routes=Routes(**_section(values, "routes")),
+        journal=Journal(**_section(values, "journal")),
         sync=Sync(**_section(values, "sync")),
         scan=Scan(**_section(values, "scan")),
         mail=Mail(**_section(values, "mail")),

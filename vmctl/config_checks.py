@@ -168,6 +168,12 @@ def _same_file(one: Path, other: Path) -> bool:
         return False
 
 
+def _routes(values: Values) -> Iterator[Fault]:
+    if "routes.file" in values and all(f"servers.{name}.store" in values for name in SERVERS):
+        why = "the stores of both servers are on this host, and each would write over what the other wrote"
+        yield Fault("routes.file", why, "leave it out: each server then writes '.vmctl/routes.json' in its store")
+
+
 def _addresses(values: Values) -> Iterator[Fault]:
     one, other = (values.get(f"servers.{name}.address") for name in SERVERS)
     for name, address in zip(SERVERS, (one, other), strict=True):
@@ -212,19 +218,35 @@ def _services(values: Values) -> Iterator[Fault]:
     if names is None or mode is None:
         return
     homes = tuple(values.get(f"services.{name}.home") for name in names)
-    if mode == "active-standby":
-        if len(names) != 1:
-            yield Fault("services", f"{len(names)} stand here, active-standby has one", "name one, with home primary")
-        elif homes == ("secondary",):
-            yield Fault(f"services.{names[0]}.home", "in active-standby it is primary", "write 'home: primary'")
-    elif len(names) != len(SERVERS):
-        yield Fault("services", f"{len(names)} stand here, dual-active has two", "name two, one at home on each server")
-    elif None not in homes and set(homes) != set(SERVERS):
+    if len(names) not in {1, len(SERVERS)} or (mode == "dual-active" and len(names) == 1):
+        most = "one, or two" if mode == "active-standby" else "two"
+        yield Fault(
+            "services", f"{len(names)} stand here, {mode} has {most}", "name one for each server that is to serve"
+        )
+    elif homes == ("secondary",):
+        yield Fault(f"services.{names[0]}.home", "the home of the one service is primary", "write 'home: primary'")
+    elif len(names) == len(SERVERS) and None not in homes and set(homes) != set(SERVERS):
         yield Fault(
             f"services.{names[1]}.home",
             f"both services are at home on the {homes[0]}",
-            "in dual-active each server is the home of one",
+            "of two services each server is the home of one",
         )
+
+
+def _licence(values: Values) -> Iterator[Fault]:
+    if values.get("mode") == "dual-active" and values.get("servers.secondary.licensed") is False:
+        yield Fault(
+            "mode",
+            "in dual-active the secondary serves callers of its own, and it is not licensed to",
+            "write 'licensed: true' for servers.secondary, or choose active-standby",
+        )
+
+
+def _arbiter(values: Values) -> Iterator[Fault]:
+    cert, key = "arbiter.cert" in values, "arbiter.cert_key" in values
+    if cert != key:
+        lacking = "cert_key" if cert else "cert"
+        yield Fault(f"arbiter.{lacking}", "it is missing, but the other of the two is given", "give both, or neither")
 
 
 def _members(values: Values) -> Iterator[Fault]:
@@ -245,7 +267,11 @@ def _timers(values: Values) -> Iterator[Fault]:
         ("failover.start_wait", "failover.after", lambda wait, after: wait < after, "shorter than"),
         ("scan.debounce", "scan.debounce_max", lambda quiet, most: quiet <= most, "at most"),
     )
-    for key, other, holds, words in rules:
+    leases: tuple[tuple[str, str, Callable[[float, float], bool], str], ...] = (
+        ("lease.ttl", "failover.after", lambda ttl, after: ttl <= after, "at most"),
+        ("lease.ttl", "sync.heartbeat", lambda ttl, beat: ttl >= _HEARTBEATS * beat, "at least three times"),
+    )
+    for key, other, holds, words in (*rules, *(leases if values.get("arbiter.endpoints") else ())):
         if key in values and other in values and not holds(values[key], values[other]):
             why = f"it is {values[key]:g} s, and must be {words} {other}, which is {values[other]:g} s"
             yield Fault(key, why, "change one of the two")
@@ -259,4 +285,17 @@ def _sizes(values: Values) -> Iterator[Fault]:
         yield Fault("limits.document", why, "change one of the two")
 
 
-_CHECKS = (_servers, _stores, _addresses, _listens, _identities, _services, _members, _timers, _sizes)
+_CHECKS = (
+    _servers,
+    _stores,
+    _routes,
+    _addresses,
+    _listens,
+    _identities,
+    _services,
+    _licence,
+    _arbiter,
+    _members,
+    _timers,
+    _sizes,
+)

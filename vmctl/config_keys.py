@@ -11,14 +11,19 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from vmctl import yamltext
 from vmctl.config_values import (
     ADDRESS,
+    ADDRESSES,
     AUDIO_FORMATS,
     BOOL,
+    COMMAND,
     EXTENSIONS,
     MAIL,
     NAME,
     NAMES,
     PATH,
+    PREFIX,
     PUBLIC_KEY,
+    URL,
+    URLS,
     Kind,
     duration,
     one_of,
@@ -50,7 +55,8 @@ KEYS: Final = (
         "mode",
         one_of(*MODES),
         "active-standby",
-        "Whether one server serves all callers (active-standby) or each serves its own (dual-active).",
+        "Whether one server serves all callers (active-standby) or each serves its own (dual-active). "
+        "It is the mode in which a new network begins.",
     ),
     Key(
         "servers.*.store",
@@ -75,10 +81,18 @@ KEYS: Final = (
     ),
     Key("servers.*.public_key", PUBLIC_KEY, REQUIRED, "The public half of that key, which the peer checks mails with."),
     Key(
+        "servers.*.licensed",
+        BOOL,
+        False,
+        "Whether this server may serve callers in normal operation, too, and not only in the place of the other one. "
+        "Mode dual-active needs it of the secondary.",
+    ),
+    Key(
         "services.*.home",
         one_of(*SERVERS),
         REQUIRED,
-        "The server that serves these callers in normal operation; the other one is their backup.",
+        "The server that serves these callers in normal operation; the other one is their backup. "
+        "While the mode is active-standby that is the primary for all of them, whatever stands here.",
     ),
     Key(
         "services.*.extensions",
@@ -110,11 +124,24 @@ KEYS: Final = (
         "Shorter than 'after'.",
     ),
     Key(
+        "failover.most_moves",
+        whole(2, 1000),
+        3,
+        "How often in an hour a service may move by itself. A move home leaves one more for a failover after it.",
+    ),
+    Key(
+        "handover.drain",
+        duration("0s", "10m"),
+        "10s",
+        "How long an ordered handover waits until the other server holds everything, before it is called off.",
+    ),
+    Key(
         "failback.policy",
         one_of("graceful", "automatic", "manual"),
         "graceful",
         "When a service goes home again: graceful when the gate is met and 'hold' is over, automatic also after "
-        "'timeout', manual when the gate is met and 'vmctl failback' was typed. Calls are not counted yet.",
+        "'timeout', manual when the gate is met and 'vmctl failback' was typed. "
+        "Graceful also waits for the end of the calls in progress, where 'calls.command' counts them.",
     ),
     Key(
         "failback.gate",
@@ -123,7 +150,74 @@ KEYS: Final = (
         "How far the stores must be in step before that: synchronization has completed, or has only restarted.",
     ),
     Key("failback.hold", duration("0s", "24h"), "60s", "How long home must have been back before its services return."),
-    Key("failback.timeout", duration("0s", "60m"), "60m", "How long policy automatic waits for the gate."),
+    Key(
+        "failback.timeout",
+        duration("0s", "60m"),
+        "60m",
+        "How long policy automatic waits for the gate and for calls to end.",
+    ),
+    Key(
+        "lease.ttl",
+        duration("1s", "1h"),
+        "60s",
+        "How long a server may serve after the arbiter, or the other server, last said so. At most 'failover.after'.",
+    ),
+    Key(
+        "arbiter.endpoints",
+        URLS,
+        [],
+        "The etcd servers that lend each service to one server at a time. None: there is no arbiter, and both servers "
+        "serve while they cannot hear each other.",
+    ),
+    Key("arbiter.prefix", PREFIX, "/vmctl", "What the names of our keys there begin with."),
+    Key("arbiter.ca", PATH, OPTIONAL, "Certificates that the arbiter's is checked with; the system's if left out."),
+    Key("arbiter.cert", PATH, OPTIONAL, "This server's certificate for the arbiter, with 'arbiter.cert_key'."),
+    Key("arbiter.cert_key", PATH, OPTIONAL, "The private key of that certificate."),
+    Key(
+        "health.command",
+        COMMAND,
+        OPTIONAL,
+        "Asks whether the voicemail application of this server is well: exit code 0 says so.",
+    ),
+    Key("health.every", duration("100ms", "1h"), "10s", "How often it is asked."),
+    Key("health.timeout", duration("100ms", "10m"), "5s", "How long an answer may take."),
+    Key(
+        "health.failures", whole(1, 100), 3, "How many bad answers in a row make it unwell; one good one makes it well."
+    ),
+    Key(
+        "reachability.targets",
+        ADDRESSES,
+        [],
+        "Places in this server's own network, such as its gateway. A server that reaches none of them is cut off, and "
+        "takes nothing over. A connection that is refused is reached, too.",
+    ),
+    Key("reachability.every", duration("100ms", "1h"), "10s", "How often they are tried."),
+    Key("reachability.timeout", duration("100ms", "1m"), "3s", "How long a connection may take."),
+    Key(
+        "calls.command",
+        COMMAND,
+        OPTIONAL,
+        "Prints how many calls are in progress here, of the service in VMCTL_SERVICE.",
+    ),
+    Key("calls.every", duration("100ms", "1h"), "5s", "How often it is asked, while a service waits to go home."),
+    Key("calls.timeout", duration("100ms", "10m"), "5s", "How long an answer may take."),
+    Key("hooks.on_active", COMMAND, OPTIONAL, "Run when this server begins to serve a service."),
+    Key("hooks.on_standby", COMMAND, OPTIONAL, "Run when it does not serve it any more."),
+    Key("hooks.on_transition", COMMAND, OPTIONAL, "Run for each transition, in order."),
+    Key(
+        "hooks.on_waiting", COMMAND, OPTIONAL, "Run when the message counts of mailboxes change, where they are served."
+    ),
+    Key("hooks.timeout", duration("100ms", "1h"), "30s", "How long a hook may run."),
+    Key("hooks.tries", whole(1, 1000), 10, "How often a hook that fails is run for one transition."),
+    Key("webhooks.*.url", URL, REQUIRED, "Where each transition is posted as JSON, in order."),
+    Key("webhooks.*.secret", PATH, OPTIONAL, "A file with the secret that signs what is posted."),
+    Key(
+        "routes.file",
+        PATH,
+        OPTIONAL,
+        "Where routes.json is written for other programs. Left out, it is '.vmctl/routes.json' in the store.",
+    ),
+    Key("journal.max", size("4kB", "1GB"), "16MB", "How long the journal grows before a new file is begun."),
     Key("sync.heartbeat", duration("50ms", "1h"), "10s", "How often each server tells the other that it is there."),
     Key("sync.lag", duration("50ms", "24h"), "10s", "How old a change may be that is not yet on the peer, in step."),
     Key("sync.resend", duration("50ms", "24h"), "30s", "How long a mail goes unanswered before its changes go again."),
@@ -189,6 +283,16 @@ _SECTIONS = {
     "services": "The callers, by the server that serves them in normal operation.",
     "failover": "When the other server takes over.",
     "failback": "When services go home again.",
+    "handover": "What is moved by order.",
+    "lease": "For how long a server may serve, where an arbiter is asked.",
+    "arbiter": "etcd, which lends each service to one server at a time.",
+    "health": "Whether this server's voicemail application is well. Each server may have its own values.",
+    "reachability": "Whether this server is cut off itself. Each server may have its own values.",
+    "calls": "The calls in progress. Each server may have its own values.",
+    "hooks": "Programs that are told who serves. Each server may have its own values.",
+    "webhooks": "Other applications that are told who serves, each under a name. Each server may have its own values.",
+    "routes": "The file that tells other programs who serves. Each server may have its own values.",
+    "journal": "The journal of role transitions.",
     "sync": "The traffic between the servers.",
     "scan": "How changes on disk are found. Each server may have its own values.",
     "mail": "Sync mails.",
@@ -200,8 +304,8 @@ _SECTIONS = {
     "limits": "Bounds.",
 }
 _HEAD = (
-    "# One network of two voicemail servers. Both hosts need the same text; only 'store', 'key', 'listen' and 'scan' may",
-    "# differ. Durations end in ms, s, m, h or d, sizes in B, kB, MB, GB, KiB, MiB or GiB.",
+    "# One network of two voicemail servers. Both hosts need the same text; only 'store', 'key', 'listen', 'scan' and the",
+    "# sections that say so may differ. Durations end in ms, s, m, h or d, sizes in B, kB, MB, GB, KiB, MiB or GiB.",
 )
 _WIDTH = 118
 
@@ -252,6 +356,10 @@ def _named(head: str, group: list[Key], values: Mapping[str, Any]) -> list[str]:
         for key in group:
             shown = key if at == 0 else key._replace(meaning="")  # comments stand once, at the first of the two
             lines += _entry(shown, key.path.replace("*", name), values, "    ")
+    if not names:
+        lines.append("  # NAME:")
+        for key in group:  # to be filled in by whoever wants one
+            lines += _entry(key._replace(default=OPTIONAL), key.path, {}, "    ")
     return lines
 
 

@@ -28,6 +28,7 @@ _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _MAIL = re.compile(
     rf"(?=[^@]{{1,64}}@){_ATOM}(?:\.{_ATOM})*@(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*"
 )  # RFC 5321, 4.1.2
+_URL = re.compile(rf"https?://(?:\[[0-9A-Fa-f:.]{{2,60}}\]|{_HOST.pattern})(?::[0-9]{{1,5}})?(?:/[!-~]{{0,1000}})?")
 _AUDIO_FORMAT = re.compile(r"[a-z0-9]{1,8}")
 _HIGHEST_PORT = 65_535
 _LONGEST_WORD = 32
@@ -154,6 +155,41 @@ def _read_mail(value: Any) -> str:
     return text
 
 
+def _read_url(value: Any) -> str:
+    text = _text(value)
+    if not _URL.fullmatch(text):
+        raise ValueError(f"{_shown(text)} is no such URL")
+    return text
+
+
+def _read_prefix(value: Any) -> str:
+    text = _text(value)
+    if not re.fullmatch(r"/[!-~]{1,200}", text):
+        raise ValueError(f"{_shown(text)} is no such path")
+    return text.rstrip("/")
+
+
+def _read_urls(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ValueError(f"{_shown(value)} is no list")  # noqa: TRY004
+    return tuple(dict.fromkeys(map(_read_url, value)))
+
+
+def _read_addresses(value: Any) -> tuple[Address, ...]:
+    if not isinstance(value, list):
+        raise ValueError(f"{_shown(value)} is no list")  # noqa: TRY004
+    return tuple(dict.fromkeys(parse_address(_text(item)) for item in value))
+
+
+def _read_command(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"{_shown(value)} is no list of words")
+    words = tuple(map(_name_text, value))
+    if not words[0] or any("\0" in word for word in words):
+        raise ValueError("its first word names no program")
+    return words
+
+
 def _read_public_key(value: Any) -> str:
     text = _text(value)
     parse_public(text)
@@ -211,6 +247,13 @@ ADDRESS = Kind(
     "host:port or [IPv6]:port",
     lambda value: parse_address(_text(value)),
 )
+ADDRESSES = Kind("a list of addresses, each host:port", "a list of host:port", _read_addresses)
+URL = Kind("a URL, http:// or https://", "http:// or https://", _read_url)
+URLS = Kind("a list of URLs, each http:// or https://", "a list of URLs", _read_urls)
+COMMAND = Kind(
+    "a list of words, a program and its arguments; no shell reads them", "a list of words, no shell", _read_command
+)
+PREFIX = Kind("a path such as /vmctl, of printable characters", "such as /vmctl", _read_prefix)
 MAIL = Kind("a plain mail address, name@domain", "name@domain", _read_mail)
 PUBLIC_KEY = Kind("'ed25519:' and the base64 of 32 bytes", "as 'vmctl keys' prints it", _read_public_key)
 NAMES = _listed(f"a list of names, each {_NAME_WORDS}", "a list of names", is_name)

@@ -7,6 +7,7 @@ stops the roles.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import secrets
@@ -14,9 +15,14 @@ import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
+from vmctl import supervisor
 from vmctl.backoff import backoff
-from vmctl.errors import StoreError, StoreExchanged, SyncError
+from vmctl.errors import JournalError, StoreError, StoreExchanged, SyncError
+from vmctl.lamps import Lamps
+from vmctl.leases import Leases
+from vmctl.permits import margin
 from vmctl.post import ASK_PROOF, ASK_SCAN, DAEMON, Post
+from vmctl.probes import Probes
 from vmctl.proof import read_store
 from vmctl.purge import Housekeeper
 from vmctl.trouble import Trouble
@@ -34,7 +40,10 @@ log = logging.getLogger("vmctl.daemon")
 
 _SHORTEST_RETRY, _LONGEST_WAIT = 0.5, 1.0
 _ANSWER_TO_A_START = 0.05
+_ANSWERS_A_BEAT = 4  # to a peer that asks for a promise
+_QUESTIONS = 6  # to the arbiter in the time of one lease
 _ASK_FOR, _ASK_AGAIN = 60.0, 0.5
+_SHORTEST_PAUSE = 0.05
 
 
 class Daemon:
@@ -53,16 +62,18 @@ class Daemon:
         self._mails: Iterator[Parcel] | None = None
         self._on_its_way: Parcel | None = None
         self._next_scan = 0.0
-        self._next_beat = 0.0
+        self._next_beat = self._last_beat = 0.0
         self._next_housekeeping = 0.0
         self._accept = False
         self._not_before = 0.0
         self._failures = 0
         self._answer_after_scan = False
         self._asking: str | None = None
+        self._drained: set[str] = set()
         self._trouble: Trouble | None = None
         self._unreached: str | None = None
-        self._unwell_at: float | None = None
+        self._deaf_at: float | None = None  # when this server last could not hear, or not have been heard
+        self._turned_at: float | None = None
         self._ask_scan: dict[str, Any] = {}
         self._ask_until = 0.0
         self._reader: threading.Thread | None = None
@@ -80,15 +91,24 @@ class Daemon:
                 self._serve()
             except StoreError as error:  # it was served a moment ago, so it may come back
                 self._well(Trouble.of(error))
+                supervisor.notify(supervisor.ALIVE)
                 self._stop.wait(_LONGEST_WAIT)
+        supervisor.notify(supervisor.STOPPING)
         log.info("%s stopped", self._name)
 
     def _serve(self) -> None:
         """Serve with the store as it is now, until told to stop or until the store is another one."""
         self._carrier, self._mails, self._on_its_way = _Carrier(self._wake), None, None
         self._next_scan = self._next_beat = 0.0  # a store that was opened again is looked at and told of at once
-        with Post(self._config, self._name, self._clock, role=DAEMON, wake=self._wake.set) as post:
+        with (
+            contextlib.closing(Probes(self._config, self._name, self._clock, wake=self._wake.set)) as self._probes,
+            self._borrowing() as leases,
+            Post(
+                self._config, self._name, self._clock, role=DAEMON, wake=self._wake.set, probes=self._probes, leases=leases
+            ) as post,
+        ):  # fmt: skip
             post.tell(self._trouble)
+            self._lamps = Lamps(post.replica, self._wake.set)
             post.replica.take()  # the spool before the first scan: what came is older than what is on disk
             post.start()
             post.listen()
@@ -102,6 +122,23 @@ class Daemon:
                     self._loop(post)
             finally:
                 self._carrier.stop()
+                self._lamps.stop()
+
+    @contextlib.contextmanager
+    def _borrowing(self) -> Iterator[Leases | None]:
+        """What is lent by the arbiter, and given back at the end; None where there is no arbiter."""
+        if not self._config.arbiter.endpoints:
+            yield None
+            return
+        from vmctl.arbiter import Arbiter
+
+        lease = self._config.lease
+        arbiter = Arbiter(self._config.arbiter, self._config.network, timeout=lease.ttl / _QUESTIONS)
+        leases = Leases(
+            arbiter, self._name, self._clock, ttl=lease.ttl, margin=margin(self._config), wake=self._wake.set
+        )
+        with contextlib.closing(leases):
+            yield leases
 
     def stop(self) -> None:
         """End the loop; for any thread."""
@@ -120,14 +157,16 @@ class Daemon:
         self._wake.set()
 
     def _loop(self, post: Post) -> None:
+        supervisor.notify(supervisor.READY)
         while not self._stop.is_set():
+            supervisor.notify(supervisor.ALIVE)
             try:
                 self._well(self._turn(post), post)
             except StoreExchanged as error:
                 log.error("%s: it is opened again", error.what)
                 return
             except StoreError as error:
-                self._unwell_at = self._clock.steady()
+                self._deaf_at = self._clock.steady()
                 # a full or unreachable disk, say: the peer is told to try again, and so do we
                 self._well(Trouble.of(error), post)
                 self._next_scan = self._clock.steady() + self._config.scan.settle
@@ -140,8 +179,9 @@ class Daemon:
         """One turn of the loop; what was not well all the same."""
         now = self._clock.steady()
         intake = post.take()
-        if self._round.is_set():
-            self._round.clear()
+        if self._round.is_set() or not post.failover.draining <= self._drained:
+            self._round.clear()  # a handover waits for all that is here to be there
+            self._drained = set(post.failover.draining)
             self._asking, self._ask_until = secrets.token_hex(8), now + _ASK_FOR
             self._ask_scan = post.replica.index.note(ASK_SCAN) or {}
             post.replica.index.set_note(ASK_SCAN, None)
@@ -150,8 +190,15 @@ class Daemon:
             self._answer_after_scan = True
         if any(_starting(taken.status) for taken in intake.taken):
             self._next_beat = min(self._next_beat, now + _ANSWER_TO_A_START)
+        if any(taken.status.get("asks") for taken in intake.taken):  # both may ask: no faster than this
+            self._next_beat = min(self._next_beat, self._last_beat + self._config.sync.heartbeat / _ANSWERS_A_BEAT)
         self._scan_if_due(post, now)
+        self._probes.tick(post.failover.recovering)
         moved = post.tick(automatic=self._may_take_over(post))
+        post.teller.tick(post.serving())
+        self._tell(post)
+        if moved is not None:  # else nothing new can be told, so a lease that is held has to run out by itself
+            post.failover.ask_arbiter()
         self._answered(post, intake.taken)
         self._verify(post)
         self._delivered(post)
@@ -161,9 +208,25 @@ class Daemon:
         return post.journal_trouble if moved is None else post.refusal
 
     def _may_take_over(self, post: Post) -> bool:
-        """Whether silence may be the peer's: not while this server could not write, or had no time to hear since."""
-        unwell = [at for at in (self._unwell_at, post.refused_at) if at is not None]
-        return not unwell or self._clock.steady() - max(unwell) >= self._config.failover.after
+        """Whether silence may be the peer's.
+
+        Not while this server could not write, and not before it had time to hear since, nor since it stood still or was
+        cut off.
+        """
+        now, after = self._clock.steady(), self._config.failover.after
+        stood_still = self._turned_at is not None and now - self._turned_at > max(after / 2, 2 * _LONGEST_WAIT)
+        if self._probes.cut_off or stood_still:
+            self._deaf_at = now
+        self._turned_at = now
+        deaf = [at for at in (self._deaf_at, post.refused_at) if at is not None]
+        return not deaf or now - max(deaf) >= after
+
+    def _tell(self, post: Post) -> None:
+        """Tell other programs who serves, and what waits for whom; where the journal cannot be trusted, nothing new."""
+        with contextlib.suppress(JournalError):
+            answers = post.answers()
+            post.routes.tell(answers)
+            self._lamps.turn(answers)
 
     # Scanning
 
@@ -202,9 +265,15 @@ class Daemon:
 
     def _pause(self, post: Post) -> float:
         now = self._clock.steady()
-        moments = [self._next_scan, now + _LONGEST_WAIT]
+        moments = [
+            self._next_scan,
+            now + _LONGEST_WAIT,
+            max(min(post.routes.due, self._lamps.due), now + _SHORTEST_PAUSE),
+        ]
         if self._debounce.due is not None:
             moments.append(self._debounce.due)
+        if (due := post.failover.permits.due()) is not None:
+            moments.append(now + due)
         if self._on_its_way is None:  # else the carrier wakes the loop
             moments.append(max(self._next_beat, self._not_before))
             resend = post.replica.outbox.next_resend()
@@ -230,7 +299,7 @@ class Daemon:
             if proof and always:
                 asking["verify"] = proof  # with each heartbeat until the peer has answered
             if always:
-                self._next_beat = now + self._config.sync.heartbeat
+                self._next_beat, self._last_beat = now + self._config.sync.heartbeat, now
             self._mails = post.parcels(always=always, request=asking, answer=not self._answer_after_scan)
         self._on_its_way = next(self._mails, None)
         if self._on_its_way is None:

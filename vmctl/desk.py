@@ -32,6 +32,7 @@ from vmctl.model import (
     ABSENT,
     CALLFLOW,
     GREETING,
+    MAILBOX,
     MESSAGE,
     PROMPT,
     SETTINGS_KEY,
@@ -50,9 +51,10 @@ from vmctl.model import (
 from vmctl.names import check_extension, check_greeting, check_name, is_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from vmctl.access import Access
     from vmctl.replica import Replica
 
 _PATIENCE = 1.0
@@ -61,10 +63,26 @@ _PATIENCE = 1.0
 class Desk:
     """The changes that a person, a script or the voicemail application orders at one server."""
 
-    def __init__(self, replica: Replica) -> None:
+    def __init__(self, replica: Replica, access: Access | None = None) -> None:
+        """`access` refuses whoever may not change a mailbox here now; without it nobody is refused."""
         self._replica = replica
         self._index = replica.index
         self._store = replica.store
+        self._access = access
+
+    @contextlib.contextmanager
+    def _locked(self, key: str, service: str | None = None) -> Iterator[None]:
+        """Hold the store for a change of a record by whoever may make it. Raises WrongServer, NobodyServes.
+
+        `service` is that of a mailbox which is not there yet.
+        """
+        with self._replica.locked():
+            parts = parse_key(key)
+            extension = parts.name if parts.kind == MAILBOX else parts.mailbox
+            if self._access is not None and extension is not None:
+                named = service or self._known(mailbox_key(extension)).get("service")
+                self._access.check(extension, self._replica.config.service_of(extension, named))
+            yield
 
     # Mailboxes
 
@@ -82,7 +100,7 @@ class Desk:
                 raise BadValue("there are as many mailboxes as limits.mailboxes allows")
             return created(key, document, tick, at, before=entry.record if entry else None)
 
-        self.change(key, act)
+        self.change(key, act, service=document["service"])
 
     def set_mailbox(self, extension: str, changes: dict[str, Any]) -> None:
         """Set fields of a mailbox, or remove those that are ABSENT. Raises NotFound, BadValue."""
@@ -95,7 +113,7 @@ class Desk:
     def delete_mailbox(self, extension: str) -> int:
         """Delete a mailbox with its greetings and messages; tells how many of those. They can be restored."""
         key = mailbox_key(check_extension(extension))
-        with self._replica.locked():
+        with self._locked(key):
             self._ready(key)
             self._alive(key, f"mailbox {extension}")
             inside = self._index.in_mailbox(extension)
@@ -119,7 +137,7 @@ class Desk:
     ) -> str:  # fmt: skip
         """Leave a message; when this returns its id, no crash loses it.
 
-        `received` is RFC 3339. A mailbox that lives takes it also where its files are gone. Raises BadAudio, NotFound,
+        `received` is RFC 3339. No role refuses it: a recording is taken where it lands. A mailbox that lives takes it also where its files are gone. Raises BadAudio, NotFound,
         MailboxFull, AlreadyExists, DeletionsHeld, DiskFull; then nothing changed.
         """
         check_extension(extension)
@@ -162,7 +180,7 @@ class Desk:
         """Bring a deleted message back; tells whether its recording is here, or has to come from the peer first."""
         key = self._message(extension, ident)
         self._know_all()
-        with self._replica.locked():
+        with self._locked(key):
             entry = self._index.get(key)
             if entry is None:
                 raise NotFound(
@@ -254,7 +272,7 @@ class Desk:
     def _set_audio(self, key: str, source: Path) -> None:
         audio = self._replica.config.audio
         recording = inspect(source, formats=audio.formats, longest=audio.longest)
-        with self._replica.locked():  # what is no store now gets no file
+        with self._locked(key):  # what is no store now gets no file
             self._replica.pool.copy_in(source, recording.sha256)
         self.change(key, self._setting(key, {"audio": recording.as_field()}))
 
@@ -275,13 +293,21 @@ class Desk:
 
         return act
 
-    def change(self, key: str, act: Callable[[Entry | None, Tick, int], Record], *, settles: str | None = None) -> None:
+    def change(
+        self,
+        key: str,
+        act: Callable[[Entry | None, Tick, int], Record],
+        *,
+        settles: str | None = None,
+        service: str | None = None,
+    ) -> None:
         """One change of one record: `act` makes it of the entry, the number of the change and the time.
 
-        In the same transaction the conflict of the key `settles` is done with. Raises BrokenFile, StoreBusy, and
+        In the same transaction the conflict of the key `settles` is done with; `service` is that of a mailbox which is
+        not there yet. Raises WrongServer, NobodyServes where its user may not change it, BrokenFile, StoreBusy, and
         DeletionsHeld where the file is gone and waits for a person's word; to delete the record is one.
         """
-        with self._replica.locked():
+        with self._locked(key, service):
             self._ready(key)
             with self._index.transaction():
                 entry = self._index.get(key)

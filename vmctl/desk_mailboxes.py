@@ -55,7 +55,7 @@ class MailboxDesk(Desk):
         """
         key = mailbox_key(check_extension(extension))
         self._know_all()
-        with self._replica.locked():
+        with self._locked(key):
             self._ready(key)
             entry = self._index.get(key)
             if entry is None:
@@ -88,7 +88,7 @@ class MailboxDesk(Desk):
         if here == there:
             raise BadValue(f"mailbox {old} has this extension already", hint="name another one")
         self._know_all()
-        with self._replica.locked():
+        with self._locked(here):
             for key in (here, there):
                 self._ready(key)
             self._alive(here, f"mailbox {old}")

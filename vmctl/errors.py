@@ -41,6 +41,11 @@
     |   +-- NothingToFailBack       51
     |   +-- ServiceNotNamed         52
     |   +-- NotYet                  53  (try again)
+    |   +-- NobodyServes            54  (try again)
+    |   +-- WrongServer             55
+    |   +-- ModeRefused             56
+    |   +-- ArbiterUnreachable      58  (try again)
+    |   +-- ArbiterNotInstalled     59
     +-- MailError                   60..69  one mail that came in
     |   +-- MailGarbage             60
     |   +-- MailMisdirected         61
@@ -399,6 +404,62 @@ class NotYet(RoleError):
     hint = "'vmctl status' shows what is awaited"
 
 
+class NobodyServes(RoleError):
+    """No server serves this now; `waiting_for` says what that waits for, where it is known."""
+
+    exit_code = 54
+    retry = True
+    hint = "'vmctl status' shows what is awaited"
+
+    def __init__(self, what: str, service: str = "", waiting_for: tuple[str, ...] = (), **words: Any) -> None:
+        super().__init__(what, **{"why": "; ".join(f"it waits for {each}" for each in waiting_for), **words})
+        self.service = service
+        self.waiting_for = waiting_for
+
+    def as_json(self) -> dict[str, Any]:
+        """The error with the service and what it waits for."""
+        return {**super().as_json(), "service": self.service, "waiting_for": list(self.waiting_for)}
+
+
+class WrongServer(RoleError):
+    """The other server serves this mailbox now: a change that its user makes belongs there."""
+
+    exit_code = 55
+    hint = "let the front end ask 'vmctl route EXT', and give the command at that server"
+
+    def __init__(self, what: str, service: str = "", server: str = "", address: str = "", **words: Any) -> None:
+        super().__init__(what, **words)
+        self.service = service
+        self.server = server
+        self.address = address
+
+    def as_json(self) -> dict[str, Any]:
+        """The error with the service, and the name and address of the server that serves it."""
+        return {**super().as_json(), "service": self.service, "server": self.server, "address": self.address}
+
+
+class ModeRefused(RoleError):
+    """The network cannot have this mode."""
+
+    exit_code = 56
+    hint = "'vmctl mode show' tells the present one"
+
+
+class ArbiterUnreachable(RoleError):
+    """The arbiter, which lends the services, gives no answer."""
+
+    exit_code = 58
+    retry = True
+    hint = "start etcd, or check 'arbiter.endpoints' in vmctl.yaml; 'vmctl status' shows until when this server serves"
+
+
+class ArbiterNotInstalled(RoleError):
+    """The package with which the arbiter is asked is not installed."""
+
+    exit_code = 59
+    hint = "install it with pip install 'vmctl[etcd]', or take 'arbiter.endpoints' out of vmctl.yaml on both servers"
+
+
 class MailError(VmctlError):
     """A mail that came in cannot be taken."""
 
@@ -449,7 +510,10 @@ class JournalBroken(JournalError):
     """A line of the journal was cut, edited, moved or removed."""
 
     exit_code = 70
-    hint = "'vmctl journal --verify' names the line; to go on, move the file aside: the roles are learnt from the peer"
+    hint = (
+        "'vmctl journal --verify' names the line; to go on, move journal*.jsonl aside, all of them: "
+        "the roles are learnt from the peer"
+    )
 
 
 class KeyFault(VmctlError):

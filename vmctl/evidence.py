@@ -1,4 +1,4 @@
-"""What one server knows of one service at one moment, what may be asked of that, and what the service waits for.
+"""What one server knows of one service at one moment, and what may be asked of that.
 
 Nothing here reads a clock or a disk: times come in as seconds that have passed.
 """
@@ -6,12 +6,15 @@ Nothing here reads a clock or a disk: times come in as seconds that have passed.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from vmctl.clock import duration
-from vmctl.view import FAILBACK, ORDER, Claim, View, newer, top_claim
+from vmctl.view import Claim, View, newer, top_claim
 
 Order = Literal["failover", "failback"]
+
+FOR_EVER: Final = 1e12  # seconds
+MISSED: Final = 3  # heartbeats after which a silent peer may be taken for dead, on a person's word
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +23,16 @@ class Evidence:
 
     `heard`: a mail is held that echoes a challenge of this start, not older than failover.after. `silent_for` is the
     time since the peer was last heard, None when it was never heard since this start. `peer_view` comes from such a
-    mail only. `in_state_for` counts from the view's `since`. `order` is a person's, given here or forwarded by the
-    peer. `waiting_gate` says in words what the gate still lacks.
+    mail only, and so does `peer_fit`. `in_state_for` counts from the view's `since`. `order` is a person's, given here
+    or forwarded by the peer, `ordered_for` its age; `now` takes the service from a peer that is silent for less than
+    failover.after. `home` is the service's home in the present mode; "" for that of the view. `waiting_gate` says in
+    words what the gate, or the drain of an order, still lacks.
+
+    `unfit` says why this server is not fit to serve, "" where it is; `cut_off` that it reaches none of its own
+    targets. `calls` are those in progress here, None if that is not known. `moves` counts how often the service moved
+    by itself within the last hour. `permit` is for how long this server may serve by the arbiter's lease or the
+    peer's promise, None where no arbiter is asked; `leased` tells that it is the lease, and `lease_number` is the
+    number of the epoch that the arbiter wrote with it.
     """
 
     me: str
@@ -35,6 +46,18 @@ class Evidence:
     gate_restarted: bool = False
     gate_completed: bool = False
     waiting_gate: tuple[str, ...] = ()
+    ordered_for: float = 0.0
+    now: bool = False
+    home: str = ""
+    unfit: str = ""
+    peer_fit: bool = True
+    cut_off: bool = False
+    calls: int | None = 0
+    paused: bool = False
+    moves: int = 0
+    permit: float | None = None
+    leased: bool = False
+    lease_number: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """The evidence as the journal keeps it."""
@@ -44,7 +67,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the config says about failover and failback; times in seconds."""
+    """What the config says about failover and failback; times in seconds, `most_moves` in an hour."""
 
     after: float
     automatic: bool
@@ -53,6 +76,9 @@ class Policy:
     gate: Literal["restarted", "completed"]
     hold: float
     timeout: float
+    drain: float = 10.0
+    most_moves: int = 3
+    heartbeat: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +88,8 @@ class Situation:
     view: View
     seen: Evidence
     policy: Policy
+
+    # Who is who
 
     @property
     def backup(self) -> str:
@@ -74,15 +102,32 @@ class Situation:
         return self.seen.me == self.view.home
 
     @property
+    def home(self) -> str:
+        """The service's home in the present mode."""
+        return self.seen.home or self.view.home
+
+    @property
+    def moved_home(self) -> bool:
+        """Whether the mode was changed, and with it the home, since this view was made."""
+        return self.home != self.view.home
+
+    @property
     def serving(self) -> bool:
         """Whether this server serves."""
         return self.view.serving == self.seen.me
 
+    # What the peer says
+
     @property
     def said(self) -> View | None:
-        """What the peer says of this service; None when it is not heard or its config has another home for it."""
+        """What the peer says of this service; None when it is not heard or its config has another home for it.
+
+        Of a server that starts only who served last counts: its home may be that of a mode which was changed since.
+        """
         theirs, mine = self.seen.peer_view, self.view
-        if theirs is None or not self.seen.heard or (theirs.service, theirs.home) != (mine.service, mine.home):
+        if theirs is None or not self.seen.heard or theirs.service != mine.service:
+            return None
+        if theirs.home not in {mine.home, self.home} and theirs.last is None:
             return None
         return theirs if theirs.serving in {None, self.seen.me, self.seen.peer} else None
 
@@ -99,22 +144,56 @@ class Situation:
     @property
     def peer_newer(self) -> bool:
         """Whether the peer knows a newer epoch."""
-        return self.said is not None and newer(self.said.epoch, self.view.epoch, self.view.home)
+        return self.said is not None and newer(self.said.epoch, self.view.epoch, self.home)
 
     @property
     def peer_older(self) -> bool:
         """Whether the peer does not know the newest epoch yet."""
-        return self.said is not None and newer(self.view.epoch, self.said.epoch, self.view.home)
+        return self.said is not None and newer(self.view.epoch, self.said.epoch, self.home)
 
     @property
     def claim(self) -> Claim | None:
         """Of what both know, who serves or served last."""
-        return top_claim(self.view.claim, self.said.claim if self.said else None, self.view.home)
+        return top_claim(self.view.claim, self.said.claim if self.said else None, self.home)
 
     @property
     def claimed_by_me(self) -> bool:
         """Whether this server serves or served last."""
         return self.claim is not None and self.claim.server == self.seen.me
+
+    # Who may and who can
+
+    @property
+    def may(self) -> bool:
+        """Whether this server may serve: nobody else does by the arbiter's word or the peer's. Always without an arbiter."""
+        return self.seen.permit is None or self.seen.permit > 0
+
+    @property
+    def fit(self) -> bool:
+        """Whether this server is fit to serve."""
+        return not self.seen.unfit
+
+    @property
+    def better_there(self) -> bool:
+        """Whether the peer is heard and fit to serve while this server is not."""
+        return not self.fit and self.seen.heard and self.seen.peer_fit
+
+    @property
+    def free(self) -> bool:
+        """Whether the service may move by itself: no pause, and not moved too often."""
+        return not self.seen.paused and self.seen.moves < self.policy.most_moves
+
+    @property
+    def free_to_return(self) -> bool:
+        """Whether it may move home by itself: that leaves one more move for a failover after it."""
+        return not self.seen.paused and self.seen.moves < self.policy.most_moves - 1
+
+    @property
+    def takes_over(self) -> bool:
+        """Whether this server takes over from a silent one, by itself."""
+        return self.policy.automatic and self.free and self.may and self.fit and not self.seen.cut_off
+
+    # How long
 
     @property
     def quiet_for(self) -> float:
@@ -132,17 +211,33 @@ class Situation:
         return not self.seen.heard and self.quiet_for >= self.policy.after
 
     @property
+    def quiet(self) -> bool:
+        """Whether the peer misses its heartbeats, which counts for a person's order only."""
+        return self.quiet_for >= MISSED * self.policy.heartbeat
+
+    # Orders and gates
+
+    @property
     def ordered_here(self) -> bool:
         """Whether a person's order moves the role to this server."""
         receivers = {"failover": self.backup, "failback": self.view.home}
         return not self.serving and receivers.get(self.seen.order or "") == self.seen.me
 
     @property
+    def forced(self) -> bool:
+        """Whether such an order takes the role without the peer: it is not heard, or misses heartbeats and `now` is said."""
+        return self.ordered_here and self.may and (not self.seen.heard or (self.seen.now and self.quiet))
+
+    @property
     def gate(self) -> bool:
-        """Whether synchronization is as far as the policy asks before the role goes home."""
-        return self.seen.heard and (
-            self.seen.gate_completed if self.policy.gate == "completed" else self.seen.gate_restarted
-        )
+        """Whether synchronization is as far as the policy asks before the role goes home, and the home is fit."""
+        completed = self.seen.gate_completed if self.policy.gate == "completed" else self.seen.gate_restarted
+        return self.seen.heard and self.seen.peer_fit and completed
+
+    @property
+    def calm(self) -> bool:
+        """Whether no call is in progress here that a graceful move would cut."""
+        return self.seen.calls == 0
 
     @property
     def names(self) -> dict[str, str]:
@@ -152,62 +247,9 @@ class Situation:
             "peer": self.seen.peer,
             "home": self.view.home,
             "backup": self.backup,
+            "new_home": self.home,
             "quiet": duration(self.quiet_for),
             "held": duration(self.seen.in_state_for),
+            "unfit": self.seen.unfit,
+            "drain": duration(self.policy.drain),
         }
-
-
-def waiting(s: Situation) -> tuple[str, ...]:
-    """What a service that is not in normal operation waits for, and for how long where that is known."""
-    if s.view.state == "starting":
-        return _waiting_at_start(s)
-    if not s.serving:
-        return _waiting_aside(s)
-    if s.view.state == "resilience":
-        if s.view.cause == ORDER:
-            return ("a person's 'vmctl failback', as a person ordered it here",)
-        return (f"{s.view.home} to be heard again",)
-    return () if s.view.state == "normal" else _waiting_to_go_home(s)
-
-
-def _waiting_at_start(s: Situation) -> tuple[str, ...]:
-    if s.said is not None:
-        if s.peer_serves:
-            return (f"{s.seen.peer} to confirm that it serves, at an epoch newer than the one known here",)
-        return (f"{s.seen.peer} to take the service, as it was the last to serve or is the home",)
-    answer = f"an answer from {s.seen.peer}"
-    if s.seen.heard:
-        answer = f"{s.seen.peer} to name this service: compare vmctl.yaml on both servers"
-    limit = s.policy.start_wait if s.claimed_by_me else s.policy.start_wait + s.policy.after
-    if s.claimed_by_me or s.policy.automatic or (s.at_home and s.claim is None):
-        return (f"{answer}; without one {s.seen.me} serves in {_left(limit, s.seen.started_for)}",)
-    return (f"{answer}, or a person's 'vmctl {'failback' if s.at_home else 'failover'}' on {s.seen.me}",)
-
-
-def _waiting_aside(s: Situation) -> tuple[str, ...]:
-    """What a server waits for that knows that the other one serves."""
-    if s.seen.heard:
-        return () if s.view.state == "normal" else (f"{s.view.serving} to give the service back",)
-    order = "failback" if s.at_home else "failover"
-    if s.policy.automatic:
-        return (f"{s.seen.peer} to be heard; {s.seen.me} takes the service in {_left(s.policy.after, s.quiet_for)}",)
-    return (f"{s.seen.peer} to be heard, or a person's 'vmctl {order}' on {s.seen.me}",)
-
-
-def _waiting_to_go_home(s: Situation) -> tuple[str, ...]:
-    if not s.seen.heard:
-        return (f"{s.view.home} to be heard again",)
-    words = () if s.gate else (s.seen.waiting_gate or (f"synchronization to be {s.policy.gate}",))
-    if s.view.cause == FAILBACK:
-        return words
-    if s.policy.failback == "manual":
-        return (*words, "a person's 'vmctl failback'")
-    if s.seen.in_state_for < s.policy.hold:
-        words = (*words, f"the hold-down, for another {_left(s.policy.hold, s.seen.in_state_for)}")
-    if s.policy.failback == "automatic" and not s.gate:
-        words = (*words, f"or for failback.timeout, in {_left(s.policy.timeout, s.seen.in_state_for)}")
-    return words
-
-
-def _left(limit: float, passed: float) -> str:
-    return duration(max(0.0, limit - passed))

@@ -13,7 +13,7 @@ import contextlib
 import json
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from vmctl import checkpoints, database, fault_list, history, looks, ranges, replies, shelf, tombstones
+from vmctl import checkpoints, database, fault_list, history, lamp_list, looks, ranges, replies, shelf, tombstones
 from vmctl.clock import tick
 from vmctl.entry import Entry, audio_of
 from vmctl.errors import DiskFull, IndexDamaged, StoreUnusable
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 _SAME = "="
 # The order of shipping: what a server needs to answer calls at all comes before what callers left.
 _RANK = {SETTINGS: 0, CALLFLOW: 0, MAILBOX: 0, PROMPT: 1, GREETING: 1, MESSAGE: 3}
@@ -34,6 +34,10 @@ _STATUS = "CASE WHEN json_valid(state) THEN json_extract(state, '$.fields.status
 _SINCE = (
     "CASE WHEN json_valid(state) "
     "THEN max(json_extract(state, '$.fields.status.at[0]'), json_extract(state, '$.fields.status.at[2]')) END"
+)
+# The service that a mailbox names.
+_SERVICE = (
+    "CASE json_type(state, '$.fields.service.is') WHEN 'text' THEN json_extract(state, '$.fields.service.is') END"
 )
 # Each statement is true again after it was run: a newer vmctl adds what an older one did not make.
 _SCHEMA = """
@@ -48,13 +52,14 @@ CREATE INDEX IF NOT EXISTS by_audio ON records (audio) WHERE audio IS NOT NULL;
 CREATE INDEX IF NOT EXISTS by_name ON records (name) WHERE kind = 'message';
 DROP INDEX IF EXISTS by_mailbox;
 CREATE INDEX IF NOT EXISTS inside ON records (mailbox, kind, lives);
+CREATE INDEX IF NOT EXISTS changed ON records (kind, number, mailbox);
 CREATE TABLE IF NOT EXISTS unacked (key TEXT PRIMARY KEY, above INTEGER NOT NULL, first INTEGER NOT NULL) WITHOUT ROWID;
 INSERT OR IGNORE INTO unacked SELECT key, 0, number FROM records WHERE base IS NOT '=';
 """
 _AGING = f"CREATE INDEX IF NOT EXISTS aging ON records ({_STATUS}, {_SINCE}) WHERE kind = 'message' AND lives;"
 _TABLES = (
     _SCHEMA + _AGING + history.TABLE + tombstones.TABLE + ranges.TABLES + shelf.TABLES + replies.TABLES
-    + looks.TABLES + fault_list.TABLE + checkpoints.TABLE
+    + looks.TABLES + fault_list.TABLE + checkpoints.TABLE + lamp_list.TABLE
 )  # fmt: skip
 
 
@@ -76,6 +81,7 @@ class Index:
         self.checkpoints = checkpoints.Checkpoints(self._run, self.meta, self.set_meta)
         self.looks = looks.Looks(self._run, lambda sha256: self.replies.came([sha256]))
         self.faults = fault_list.Faults(self._run)
+        self.lamps = lamp_list.Lamps(self._run, _SERVICE)
         self.tombstones = tombstones.Tombstones(self._run, self.note, self.set_note)
 
     @property
@@ -302,11 +308,16 @@ class Index:
 
     def mailboxes(self) -> list[tuple[str, str | None, dict[str, Any]]]:
         """The mailboxes that are or were: extension, the service that each names, its own timers."""
-        service, timers = "'$.fields.service.is'", "'$.fields.timers.is'"
-        query = f"""SELECT name, CASE json_type(state, {service}) WHEN 'text' THEN json_extract(state, {service}) END,
+        timers = "'$.fields.timers.is'"
+        query = f"""SELECT name, {_SERVICE},
             CASE json_type(state, {timers}) WHEN 'object' THEN json_extract(state, {timers}) ELSE '{{}}' END
             FROM records WHERE key > 'mailbox/' AND key < 'mailbox0'"""  # noqa: S608
         return [(name, service, json.loads(timers)) for name, service, timers in self._run(query)]
+
+    def mailbox_services(self, above: int = 0) -> list[tuple[str, bool, str | None]]:
+        """Of each mailbox that was changed above a number: its extension, whether it lives, the service that it names."""
+        query = f"SELECT name, lives, {_SERVICE} FROM records WHERE kind = '{MAILBOX}' AND number > ?"  # noqa: S608
+        return [(name, bool(lives), service) for name, lives, service in self._run(query, (above,))]
 
     def newest_by(self, incarnation: str) -> int:
         """The number of the newest change of an incarnation in all records; 0 where there is none."""

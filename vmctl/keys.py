@@ -70,7 +70,7 @@ def load_private(path: Path) -> PrivateKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    pem = _guarded(path)
+    pem = read_private(path)
     try:
         key = load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -115,22 +115,25 @@ def fingerprint(public: str) -> str:
     return "-".join(digits[at : at + 4] for at in range(0, 16, 4))
 
 
-def _guarded(path: Path) -> bytes:
-    """The content of a private file; what is open is what is judged, so that nobody can swap it in between."""
+def read_private(path: Path, what: str = "the key") -> bytes:
+    """The content of a file that is for its owner only. Raises KeyMissing, KeyExposed.
+
+    What is open is what is judged, so that nobody can swap it in between. At most 16 KiB are read.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
-        raise KeyMissing(f"cannot read the key {path}", why=getattr(error, "strerror", None) or str(error)) from error
+        raise KeyMissing(f"cannot read {what} {path}", why=getattr(error, "strerror", None) or str(error)) from error
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
-            raise KeyMissing(f"the key {path} is no file")
+            raise KeyMissing(f"{what} {path} is no file")
         mode = stat.S_IMODE(status.st_mode)
         if mode & 0o077:
             raise KeyExposed(
-                f"others can use the key {path}",
+                f"others can use {what} {path}",
                 why=f"its mode is {mode:04o}",
-                hint=f"take the permission away with 'chmod 600 {path}', and make new keys if others had a login here",
+                hint=f"take the permission away with 'chmod 600 {path}', and make a new one if others had a login here",
             )
         return os.read(fd, _LARGEST_FILE)
     finally:

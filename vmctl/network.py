@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vmctl import config, durable, identity, keys
 from vmctl.config import FILE, SERVERS, Address, Config
@@ -92,11 +92,9 @@ def _clear(directory: Path, *, but_config: bool) -> None:
         shutil.rmtree(directory / name, ignore_errors=True)
 
 
-def _values(
-    network: str, mode: str, addresses: Mapping[str, Address], public: Mapping[str, str]
-) -> dict[str, str | list[str]]:
+def _values(network: str, mode: str, addresses: Mapping[str, Address], public: Mapping[str, str]) -> dict[str, Any]:
     domain = _NOT_IN_A_LABEL.sub("-", network.lower())[:_LONGEST_LABEL].strip("-")
-    values: dict[str, str | list[str]] = {"network": network, "mode": mode}
+    values: dict[str, Any] = {"network": network, "mode": mode}
     for name in SERVERS:
         server = {
             "store": name,
@@ -107,6 +105,7 @@ def _values(
             "public_key": public[name],
         }
         values |= {f"servers.{name}.{part}": value for part, value in server.items()}
+    values["servers.secondary.licensed"] = mode == "dual-active"
     homes = {"voicemail": "primary"} if mode == "active-standby" else {name: name for name in SERVERS}
     return values | {f"services.{service}.home": home for service, home in homes.items()}
 

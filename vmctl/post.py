@@ -6,6 +6,8 @@ server has one receiver at a time.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import time
 from typing import TYPE_CHECKING, Any, Self
@@ -23,9 +25,13 @@ from vmctl.errors import (
     SyncError,
 )
 from vmctl.failover import Failover
+from vmctl.knowledge import Known, answers, notes_of
 from vmctl.receiver import Receiver
 from vmctl.replica import Replica
+from vmctl.routes_file import RoutesFile
+from vmctl.routing import Moment
 from vmctl.sender import Courier
+from vmctl.telling import Teller
 from vmctl.trouble import Trouble
 
 if TYPE_CHECKING:
@@ -34,8 +40,13 @@ if TYPE_CHECKING:
 
     from vmctl.clock import Clock
     from vmctl.config import Config
+    from vmctl.leases import Leases
     from vmctl.outbox import Parcel
+    from vmctl.probes import Probes
     from vmctl.replica import Intake
+    from vmctl.routing import Answer
+
+log = logging.getLogger("vmctl.post")
 
 DAEMON, ROUND = "vmctl serve", "vmctl sync"
 PROOF, ASK_PROOF, ASK_SCAN, LINK = "peer_proof", "ask_proof", "ask_scan", "link"
@@ -48,8 +59,11 @@ class Post:
     """A server that sends and receives. Use it with `with`."""
 
     def __init__(
-        self, config: Config, name: str, clock: Clock, *, role: str, wake: Callable[[], object], patience: float = 0.5
-    ) -> None:
+        self, config: Config, name: str, clock: Clock, *, role: str, wake: Callable[[], object], patience: float = 0.5,
+        probes: Probes | None = None, leases: Leases | None = None,
+    ) -> None:  # fmt: skip
+        """What `probes` and `leases` find counts for the roles; without them nothing is asked."""
+        self._probes, self._leases = probes, leases
         self.config = config
         self.server = config.servers[name]
         self.peer = config.peer_of(name)
@@ -77,11 +91,22 @@ class Post:
         try:
             self.replica = Replica.open(self.config, self.server.name, self._clock)
             self.replica.spool.tidy()
-            self.failover = Failover(self.replica)
+            self.failover = Failover(self.replica, probes=self._probes, leases=self._leases)
+            self.teller = Teller(
+                self.config, self.server.name, self.replica.journal, self.replica.index, self._clock,
+                locked=self.replica.locked, wake=self._wake, anew=self._role == DAEMON, mode=self._mode,
+            )  # fmt: skip
+            state = self.replica.store.state
+            self.routes = RoutesFile(
+                self.config, self.server.name, self.replica.index, self._clock, state, mode=self._mode
+            )
         except BaseException:
             os.close(self._lock)
             raise
         return self
+
+    def _mode(self) -> str:
+        return self.failover.mode
 
     def __exit__(self, *exc: object) -> None:
         """Stop receiving and give the store free. A mail that is being taken in is finished first."""
@@ -90,6 +115,10 @@ class Post:
                 self.receiver.stop()
             if self._courier is not None:
                 self._courier.close()
+            self.teller.close()
+            with contextlib.suppress(JournalError, StoreError):
+                self.failover.permits.note(())  # what is lent goes back to the arbiter next: nobody may rely on it
+                self.routes.tell(self.answers())
             self.replica.close()
         finally:
             os.close(self._lock)
@@ -141,6 +170,8 @@ class Post:
         """Take in what the spool holds, and note what the peer asks for or orders."""
         intake = self.replica.take()
         for taken in intake.taken:
+            if taken.rolled_back:
+                self.failover.was_rolled_back()
             if taken.fresh:
                 self.failover.hear_orders(taken.status.get("orders"))
             if isinstance(taken.request.get("round"), str):
@@ -171,6 +202,29 @@ class Post:
         except JournalError as error:
             self.journal_trouble = Trouble("JournalBroken", f"no role moves: {error.what}", error.why, error.hint)
             return None
+
+    def serving(self) -> dict[str, bool]:
+        """By service, whether this server serves it now; nothing where the journal cannot be trusted."""
+        try:
+            return self.failover.serving()
+        except JournalError:
+            return {}
+
+    def tell_others(self) -> None:
+        """Run the hooks and post to the webhooks that are due, for a process that ends. It is no reason to fail for it."""
+        try:
+            self.teller.finish(self.serving(), self.config.hooks.timeout)
+        except StoreError as error:  # the next one tells it
+            log.warning("%s", error.words)
+
+    def answers(self) -> dict[str, Answer]:
+        """Who serves each service, as this server knows it now. Raises JournalBroken."""
+        notes = notes_of(self.replica.index, self.replica.contact)._replace(
+            said={}
+        )  # what the peer says is taken in tick
+        agreed = self.failover.agreement.read()
+        known = Known(self.server.name, self._role, self.failover.views(), agreed, notes)
+        return answers(self.config, Moment(self._clock.steady(), self._clock.boot()), [known])
 
     @property
     def asked(self) -> bool:

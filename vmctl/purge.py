@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from vmctl import durable
+from vmctl.agreement import Agreed
 from vmctl.clocks import Reading, why_untrusted
 from vmctl.errors import JournalError
 from vmctl.fields import STATUSES
@@ -127,9 +128,9 @@ class Housekeeper:
 
     def _services(self) -> list[str]:
         """The services that this server serves in normal operation; none where its journal cannot be trusted."""
-        homes = {name: service.home for name, service in self._config.services.items()}
+        journal = self._replica.journal
         try:
-            views = self._replica.journal.views(homes)
+            views = journal.views(Agreed.by(journal, self._config).homes)
         except JournalError:
             return []
         me = self._replica.server.name

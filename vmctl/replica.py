@@ -81,7 +81,7 @@ class Replica:
         self.store = NativeStore(server.store, config.audio.formats, config.limits.document)
         self.pool = Pool(self.store.state)
         self.spool = Spool(self.store.state)
-        self.journal = Journal(self.store.state / "journal.jsonl")
+        self.journal = Journal(self.store.state / "journal.jsonl", config.journal.max)
         self.contact = Contact(index, clock, config.failover.after)
         self.scanner = Scanner(self.store, index, clock, config.scan.settle)
         if not remembers:

@@ -88,6 +88,7 @@ class Round:
         with contextlib.ExitStack() as stack:
             posts = [stack.enter_context(self._post(server)) for server in self._config.here() if server not in daemons]
             for post in posts:
+                stack.callback(post.tell_others)  # however the round ends
                 self._outcome.by[post.server.name] = ROUND
                 self._outcome.servers[post.server.name] = Tally()
             for post in posts:

@@ -9,21 +9,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmctl import identity
+from vmctl.agreement import Agreed
 from vmctl.clock import Clock, rfc3339
 from vmctl.contact import Contact
 from vmctl.durable import lock_told
 from vmctl.errors import DiskFull, IndexDamaged, JournalError, StoreNewer, StoreUnusable
 from vmctl.journal import Journal
+from vmctl.knowledge import NO_NOTES, Known, Notes, agreed_by, answer_of, is_split, newest, notes_of, state_of
+from vmctl.notice import NOTE, untold
 from vmctl.parked import listing
 from vmctl.rejoin import to_read
+from vmctl.routing import Moment
 from vmctl.spool import Spool
 from vmctl.trouble import Trouble, from_text, probe
-from vmctl.view import View, fresh_view, newer, role
+from vmctl.view import View, role
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from vmctl.config import Config, Server
+    from vmctl.routing import Answer
 
 
 class _Memory(NamedTuple):
@@ -33,10 +36,11 @@ class _Memory(NamedTuple):
     last_heard: int | None
     facts: dict[str, Any]  # what the peer said of itself
     skew: float | None
-    waiting: dict[str, list[str]]
+    notes: Notes
     pending: int
     todo: int
     digest: str
+    paused: dict[str, Any] | None  # the pause that is on
     own: dict[str, Any]  # what of it is told as it is, by the names of docs/status.md
 
 
@@ -45,8 +49,7 @@ class _Local(NamedTuple):
 
     server: Server
     memory: _Memory | None  # None before the first scan, or where it cannot be read
-    views: dict[str, View]  # none where the journal cannot be trusted
-    runs: str | None
+    known: Known
     trouble: Trouble | None
     damaged: list[Trouble]
 
@@ -57,27 +60,39 @@ def gather(config: Config, clock: Clock) -> dict[str, Any]:
     Raises StoreMissing, StoreForeign, ... for a store of this host.
     """
     here = [_local(config, server, clock) for server in config.here()]
-    views, known = _views(config, here)
+    known = [local.known for local in here]
+    agreed = agreed_by(known)
+    views, told = newest(known)
+    now = Moment(clock.steady(), clock.boot())
+    services = [
+        _service(
+            view,
+            answer_of(config, now, view, known),
+            is_split=is_split(config, now, name, known),
+            is_known=name in told,
+        )
+        for name, view in views.items()
+    ]
     return {
         "network": config.network,
-        "mode": config.mode,
+        "mode": agreed.mode,
+        "paused": _pause(here),
         "in_step": all(_in_step(local, here) for local in here),
-        "services": [
-            _service(view, here) | {"split": _split(name, here), "known": name in known} for name, view in views.items()
-        ],
+        "services": services,
         "servers": {name: _server(name, here, views) for name in config.servers},
         "config_differs": any(_config_differs(config, local) for local in here),
+        "config_keys": sorted({key for local in here for key in _differing(config, local)}),
     }
 
 
 def _local(config: Config, server: Server, clock: Clock) -> _Local:
-    assert server.store is not None  # noqa: S101 - it is here
-    identity.read(server.store, config.network, server.name)
-    state = _state(server)
+    state = state_of(server)
+    identity.read(state.parent, config.network, server.name)
     told = lock_told(state / "serve.lock")
     runs, _, said = (told or "").partition("\n")
-    trouble = from_text(said) or probe(server.store)
+    trouble = from_text(said) or probe(state.parent)
     memory, views, damaged = None, {}, []
+    agreed = Agreed(config, {})
     journal = Journal(state / "journal.jsonl")
     try:
         memory = _memory(config, server, journal, clock)
@@ -86,15 +101,17 @@ def _local(config: Config, server: Server, clock: Clock) -> _Local:
     except (IndexDamaged, StoreNewer) as error:
         damaged.append(Trouble.of(error))
     try:
-        views = journal.views({name: service.home for name, service in config.services.items()})
+        agreed = Agreed.by(journal, config)
+        views = journal.views(agreed.homes)
     except JournalError as error:
         damaged.append(Trouble.of(error))
-    return _Local(server, memory, views, runs or None, trouble, damaged)
+    known = Known(server.name, runs or None, views, agreed, memory.notes if memory else NO_NOTES)
+    return _Local(server, memory, known, trouble, damaged)
 
 
 def _memory(config: Config, server: Server, journal: Journal, clock: Clock) -> _Memory | None:
     """What the index tells; None where there never was one. Raises IndexDamaged, StoreUnusable, ..."""
-    index = to_read(_state(server) / "index.db", journal, server.name)
+    index = to_read(state_of(server) / "index.db", journal, server.name)
     if index is None:
         return None
     try:
@@ -108,75 +125,37 @@ def _memory(config: Config, server: Server, journal: Journal, clock: Clock) -> _
             "records": index.count("lives"),
             "conflicts": index.count("kind = 'conflict' AND lives"),
             "faults": [{**fault, "since": rfc3339(fault["since"])} for fault in index.faults.all()],
-            "parked": listing(index, Spool(_state(server))),
+            "parked": listing(index, Spool(state_of(server))),
+            "untold": [{**one, "since": rfc3339(one["since"])} for one in untold(index.note(NOTE))],
             "link": {**link, "since": rfc3339(link["since"])} if link else None,
+            "surroundings": index.note("probes"),
+            "arbiter": index.note("arbiter"),
         }
         return _Memory(
-            contact.heard, contact.last_heard(), contact.facts(), contact.skew(), index.note("waiting") or {},
-            pending, index.unwritten(), index.digest, own,
+            contact.heard, contact.last_heard(), contact.facts(), contact.skew(), notes_of(index, contact),
+            pending, index.unwritten(), index.digest, index.note("paused"), own,
         )  # fmt: skip
     finally:
         index.close()
 
 
-def _state(server: Server) -> Path:
-    assert server.store is not None  # noqa: S101 - it is here
-    return server.store / identity.DIRECTORY
+def _pause(here: list[_Local]) -> dict[str, Any] | None:
+    """The pause that is on, as any server of this host knows it."""
+    return next((local.memory.paused for local in here if local.memory is not None and local.memory.paused), None)
 
 
-def _split(service: str, here: list[_Local]) -> bool:
-    """Whether both servers serve, as far as the stores of this host tell."""
-    serving = {local.server.name: view.serving for local in here if local.runs and (view := local.views.get(service))}
-    return len([name for name, server in serving.items() if name == server]) > 1
-
-
-def _views(config: Config, here: list[_Local]) -> tuple[dict[str, View], set[str]]:
-    """For each service the newest view that a store of this host, or the peer's newest fresh mail, holds.
-
-    Where a daemon runs, what a store without one remembers is of the past. Also the services that anything is known of.
-    """
-    journals = [local.views for local in here if local.runs is not None] or [local.views for local in here]
-    views, known = {}, set()
-    for name, service in config.services.items():
-        best = fresh_view(name, service.home)
-        told = [*(journal[name] for journal in journals if journal), *_peer_views(here, name)]
-        for view in told or [local.views[name] for local in here if local.views]:
-            known.add(name)
-            later = newer(view.epoch, best.epoch, service.home)
-            # a server that stopped and started knows of the epoch, but not that somebody serves in it
-            if later or (view.epoch == best.epoch and best.serving is None and view.serving is not None):
-                best = view
-        views[name] = best
-    return views, known
-
-
-def _peer_views(here: list[_Local], service: str) -> list[View]:
-    found = []
-    for local in here:
-        if local.memory is not None and local.memory.heard:
-            try:
-                found.append(View.from_json((local.memory.facts.get("views") or {}).get(service)))
-            except (ValueError, AttributeError):
-                continue
-    return found
-
-
-def _service(view: View, here: list[_Local]) -> dict[str, Any]:
-    waiting: list[str] = []
-    for local in here:
-        mine = local.views.get(view.service)
-        for words in local.memory.waiting.get(view.service, []) if local.memory else ():
-            if words not in waiting and mine is not None and mine.epoch == view.epoch:
-                waiting.append(words)
+def _service(view: View, answer: Answer, *, is_split: bool, is_known: bool) -> dict[str, Any]:
     return {
         "name": view.service,
         "home": view.home,
-        "serving": view.serving,
+        "serving": answer.server,
         "state": view.state,
         "epoch": list(view.epoch),
         "since": rfc3339(view.since) if view.since else None,
         "cause": view.cause,
-        "waiting_for": waiting,
+        "waiting_for": list(answer.waiting_for),
+        "split": is_split,
+        "known": is_known,
     }
 
 
@@ -189,7 +168,7 @@ def _server(name: str, here: list[_Local], views: dict[str, View]) -> dict[str, 
         "reachable": _reachable(local, other),
         "last_heard": rfc3339(heard.last_heard) if heard and heard.last_heard else None,
         "here": local is not None,
-        "daemon": None if local is None else bool(local.runs and local.runs.startswith("vmctl serve")),
+        "daemon": None if local is None else bool(local.known.runs and local.known.runs.startswith("vmctl serve")),
         "pending": heard.facts.get("pending") if heard and local is None else None,
         "oldest_pending": None,
         "last_sync": None,
@@ -197,7 +176,10 @@ def _server(name: str, here: list[_Local], views: dict[str, View]) -> dict[str, 
         "conflicts": None,
         "faults": [],
         "parked": [],
+        "untold": [],
         "link": None,
+        "surroundings": None,
+        "arbiter": None,
         "clock_skew": heard.skew if heard else None,
         "trouble": local.trouble.as_json() if local and local.trouble else None,
         "damaged": [each.as_json() for each in local.damaged] if local else [],
@@ -207,7 +189,7 @@ def _server(name: str, here: list[_Local], views: dict[str, View]) -> dict[str, 
 
 def _reachable(local: _Local | None, other: _Local | None) -> bool:
     """Whether it runs here, or the other server heard it lately; alone on its host, a server can reach itself."""
-    if local is not None and local.runs is not None:
+    if local is not None and local.known.runs is not None:
         return True
     if other is not None and other.memory is not None:
         return other.memory.heard
@@ -226,3 +208,9 @@ def _in_step(local: _Local, here: list[_Local]) -> bool:
 def _config_differs(config: Config, local: _Local) -> bool:
     theirs = local.memory.facts.get("config") if local.memory else None
     return theirs is not None and theirs != config.digest
+
+
+def _differing(config: Config, local: _Local) -> list[str]:
+    """The keys that differ, where the peer has told its own."""
+    told = local.memory.facts.get("config_keys") if local.memory and _config_differs(config, local) else None
+    return config.differing(told) if told else []

@@ -27,6 +27,9 @@ RETURN = "return"  # the home is heard again
 FAILBACK = "failback"  # a person ordered it home
 GATE = "gate"  # the stores are in step as the policy asks
 TIMEOUT = "timeout"  # failback.timeout ended before they were
+UNWELL = "unwell"  # the server that served it is not fit to: its application is unwell, or it was rolled back
+LEASE = "lease"  # the server that served it was not allowed to any longer
+MODE = "mode"  # a person changed the mode, and with it the home
 
 
 class Epoch(NamedTuple):
@@ -85,11 +88,14 @@ class View:
             return Claim(self.serving, self.epoch, self.cause)
         return None if self.last is None else Claim(self.last.serving, self.epoch, self.last.cause)
 
-    def started(self, now: int) -> View:
-        """The view after a start of this server at `now`: a server that starts does not assume that it serves."""
+    def started(self, now: int, cause: str = START) -> View:
+        """The view after a start of this server at `now`: a server that starts does not assume that it serves.
+
+        It is also that of a server that served and has to ask again, which `cause` tells.
+        """
         claim = self.claim
         last = None if claim is None else Last(claim.server, claim.cause)
-        return View(self.service, self.home, None, "starting", self.epoch, now, START, last)
+        return View(self.service, self.home, None, "starting", self.epoch, now, cause, last)
 
     def as_json(self) -> dict[str, Any]:
         """The view as journals, mails and `--json` hold it; the epoch is `[number, server]`."""

@@ -71,6 +71,11 @@ def marks_that_nobody_reads():
     placing.Placing.left = lambda _self: []
 
 
+def renamed_first():
+    """A full file of a journal gets its second name instead of its first, not besides it."""
+    durable.link = durable.move
+
+
 # Each fault, and the story that shows it.
 FAULTS = {
     gone_before_it_is_taken: "mails_are_received",
@@ -78,5 +83,6 @@ FAULTS = {
     replaced_without_a_look: "a_person_saves_at_the_last_moment",
     tombstones_read_later: "an_index_is_lost",
     nothing_taken_back: "a_message_is_left",
+    renamed_first: "a_journal_goes_on_in_a_new_file",
     marks_that_nobody_reads: "messages_are_written_and_deleted_before_the_next_start",
 }

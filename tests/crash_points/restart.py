@@ -113,12 +113,14 @@ def _kept(key, now, value):
 def _now(wire, name, key, field):
     """What there is of a record at a server: whether its file is there, a field of it, the digest of its recording.
 
-    Of a journal it is the length, of a conflict the values that are listed for a field.
+    Of a journal it is the length, or a value that both servers agree on; of a conflict the values listed for a field.
     """
     replica = wire.servers[name]
     kind, _, rest = key.partition("/")
     if kind == "journal":
         return wire.servers[rest].journal.length_and_hash()[0]
+    if kind == "agreed":
+        return wire.servers[rest].journal.agreed().get(field)
     if kind == "network":
         return (wire.directory.parent / rest / config.FILE).exists()
     if kind == "conflict":

@@ -17,7 +17,7 @@ from vmctl.purge import Housekeeper
 from vmctl.replica import Replica
 from vmctl.store.native import NativeStore
 
-from .schedule import Profile, run, schedule_of
+from .schedule import Profile
 
 LOSSY = {"direct": 2.0, "lost": 1.0, "relay": 2.0, "doubled": 1.0, "unanswered": 1.0, "broken": 1.0}
 CALM = {"direct": 1.0}
@@ -271,20 +271,20 @@ _read = identity.read
 
 
 @contextlib.contextmanager
-def planted(name):
-    """The bug of this name stands in the product."""
+def planted(bug):
+    """A bug stands in the product."""
     with contextlib.ExitStack() as stack:
-        for owner, attribute, bug in PLANTS[name].places:
-            stack.enter_context(mock.patch.object(owner, attribute, bug))
+        for owner, attribute, stands in bug.places:
+            stack.enter_context(mock.patch.object(owner, attribute, stands))
         yield
 
 
-def hunt(name):
+def hunt(kind, name):
     """Run seeds until one breaks, and give what came of it; None where the bug hides."""
-    bug = PLANTS[name]
-    with planted(name):
+    bug = kind.plants[name]
+    with planted(bug):
         for seed in range(bug.seeds):
-            outcome = run(schedule_of(f"{name} {seed}", bug.profile))
+            outcome = kind.run(kind.schedule_of(f"{name} {seed}", bug.profile))
             if outcome.failure:
                 return outcome
     return None

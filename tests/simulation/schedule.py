@@ -47,6 +47,13 @@ class Profile:
     acts: int = 25
     more: dict = field(default_factory=dict)  # acts that are to come more often: how many times
 
+    mode = "active-standby"
+
+    @property
+    def settings(self):
+        """What vmctl.yaml says otherwise than by default, as pairs."""
+        return (("mail.max", "64kB"), ("limits.document", "4kB")) if self.narrow else ()
+
     def at_rest(self):
         """The same without chance faults."""
         return dataclasses.replace(self, fates=dict(CALM))
@@ -80,11 +87,11 @@ class Schedule:
         )
 
     @classmethod
-    def from_json(cls, text):
-        """From a file."""
+    def from_json(cls, text, profile=Profile):
+        """From a file; `profile` is the sort of its profile."""
         value = json.loads(text)
-        profile = value["profile"] | {"kinds": tuple(value["profile"]["kinds"])}
-        return cls(value["seed"], Profile(**profile), tuple(map(tuple, value["steps"])))
+        words = value["profile"] | {"kinds": tuple(value["profile"]["kinds"])}
+        return cls(value["seed"], profile(**words), tuple(map(tuple, value["steps"])))
 
 
 def schedule_of(seed, profile=None):
@@ -113,12 +120,17 @@ class Outcome:
 
 def run(schedule, directory=None):
     """Run a schedule from its beginning; a violation, and whatever else the product raises, is its failure."""
+    return played(schedule, World, _play, directory)
+
+
+def played(schedule, world_of, play, directory=None):
+    """What came of playing a schedule in a new world of such a kind."""
     directory = Path(directory or own_directory())
-    world = World(directory, schedule.seed, schedule.profile)
+    world = world_of(directory, schedule.seed, schedule.profile)
     failure, kind = None, ""
     with world.running():
         try:
-            _play(world, schedule)
+            play(world, schedule)
         except Violation as error:
             failure, kind = str(error), "violation"
         except (Exception, Crash) as error:  # noqa: BLE001 - whatever it is, it is the product's or the simulation's bug

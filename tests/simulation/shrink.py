@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from functools import partial
 
 from .schedule import run
 
@@ -20,8 +21,8 @@ def way_of(failure):
     return next((phrase for phrase in _PHRASES if phrase in last), re.sub(r"[^A-Za-z ]+", " ", last)[:40])
 
 
-def shrink(schedule, most=400, trial=run):
-    """The smallest schedule found in `most` trials that fails as this one does."""
+def shrink(schedule, most=400, trial=run, plainer=None):
+    """The smallest schedule found in `most` trials that fails as this one does; `plainer` then makes the rest of it plain."""
     way = way_of(trial(schedule).failure)
     steps, size, count = list(schedule.steps), max(1, len(schedule.steps) // 2), 0
     while count < most:
@@ -36,7 +37,7 @@ def shrink(schedule, most=400, trial=run):
         if size == 1 and not removed:
             break
         size = max(1, size // 2)
-    return _plainer(dataclasses.replace(schedule, steps=tuple(steps)), way, trial)
+    return (plainer or partial(_plainer, trial=trial))(dataclasses.replace(schedule, steps=tuple(steps)), way)
 
 
 def _plainer(schedule, way, trial):

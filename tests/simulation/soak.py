@@ -7,17 +7,18 @@ import signal
 import time
 from collections import Counter
 
-from .schedule import remove_directory, run, schedule_of
+from .kinds import DATA, ROLES
+from .schedule import remove_directory
 from .shrink import way_of
 from .world import clean
 
 _BATCH = 20
 
 
-def soak(state, seeds, first=None, jobs=2, seconds=float("inf"), *, show=print):
+def soak(kind, state, seeds, first=None, jobs=2, seconds=float("inf"), *, show=print):
     """Run so many seeds for at most so long; gives the exit code: 1 where a schedule failed.
 
-    `state` is a directory: `next` holds the first seed that was not run, `<seed>.json` a schedule that failed. One that
+    `kind` is what is simulated. `state` is a directory: `next` holds the first seed that was not run, `<seed>.json` a schedule that failed. One that
     is interrupted tells what it has found so far, and the next one goes on from there.
     """
     state.mkdir(exist_ok=True)
@@ -27,7 +28,7 @@ def soak(state, seeds, first=None, jobs=2, seconds=float("inf"), *, show=print):
     todo = iter(range(start, start + seeds, _BATCH))
     last = start + seeds
     work, results = multiprocessing.Queue(), multiprocessing.Queue()
-    workers = [multiprocessing.Process(target=_work, args=(work, results), daemon=True) for _ in range(jobs)]
+    workers = [multiprocessing.Process(target=_work, args=(kind.flag, work, results), daemon=True) for _ in range(jobs)]
     for worker in workers:
         worker.start()
     under_way, highest = set(), start
@@ -66,7 +67,7 @@ def soak(state, seeds, first=None, jobs=2, seconds=float("inf"), *, show=print):
             worker.join(10)
     if first is None:
         (state / "next").write_text(str(min(under_way, default=highest)))
-    _report(start, highest, done, time.monotonic() - began, counts, failures, show)
+    _report(kind, start, highest, done, time.monotonic() - began, counts, failures, show)
     return 1 if failures else 0
 
 
@@ -75,14 +76,15 @@ def _next(state):
     return int(path.read_text()) if path.exists() else 0
 
 
-def _work(work, results):
+def _work(flag, work, results):
+    kind = {each.flag: each for each in (DATA, ROLES)}[flag]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the one who waits for the results
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     while (batch := work.get()) is not None:
         counts, bad = Counter(), {}
         for seed in range(*batch):
-            schedule = schedule_of(seed)
-            outcome = run(schedule)
+            schedule = kind.schedule_of(seed)
+            outcome = kind.run(schedule)
             counts.update(outcome.counts)
             if outcome.failure:
                 bad[seed] = (outcome.failure, schedule.as_json())
@@ -91,7 +93,7 @@ def _work(work, results):
     clean()
 
 
-def _report(start, stop, done, took, counts, failures, show):
+def _report(simulated, start, stop, done, took, counts, failures, show):
     show(f"{done} schedules, seeds {start} to {stop - 1}, in {took:.0f} s: {done / max(took, 0.001):.1f} a second")
     show(f"{counts.pop('mails', 0)} mails; {len(failures)} schedules failed")
     for kind in ("fault", "act"):
@@ -100,4 +102,6 @@ def _report(start, stop, done, took, counts, failures, show):
     if failures:
         show("ways: " + json.dumps(Counter(way_of(failure) for failure in failures.values())))
         show("failed: " + " ".join(map(str, sorted(failures))))
-        show("replay one:  cd tests && python -m simulation replay SEED     (shrink SEED makes it small)")
+        show(
+            f"replay one:  cd tests && python -m simulation {simulated.flag}replay SEED     (shrink SEED makes it small)"
+        )

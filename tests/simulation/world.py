@@ -105,6 +105,8 @@ class Courier:
 class World:
     """The two servers and all around them."""
 
+    clock = SimClock
+
     def __init__(self, directory, seed, profile):
         self.directory = Path(directory)
         self.profile = profile
@@ -128,9 +130,9 @@ class World:
         self.purged = set()  # what cannot be restored any more
         self.backups = {}
         self.unique = 0
-        self.config = template(profile.narrow, self.directory)
+        self.config = template(profile.mode, profile.settings, self.directory)
         for name in NAMES:
-            clock = SimClock(self, self.chance)
+            clock = self.clock(self, self.chance)
             side = Side(name, self.directory / name, clock)
             self.disk.adopt(side)
             self.machines[name] = Machine(name, side, clock)
@@ -444,22 +446,22 @@ _TEMPLATES = {}
 _CONFIGS = {}
 
 
-def template(narrow, directory):
-    """A network in `directory`: a copy of one that was made once for this process."""
-    if narrow not in _TEMPLATES:
+def template(mode, settings, directory):
+    """A network in `directory`: a copy of one that was made once for this process. `settings` are pairs."""
+    kind = mode, settings
+    if kind not in _TEMPLATES:
         logging.disable(logging.CRITICAL)
-        _TEMPLATES[narrow] = _made(narrow)
+        _TEMPLATES[kind] = _made(mode, settings)
     shutil.rmtree(directory, ignore_errors=True)
-    shutil.copytree(_TEMPLATES[narrow], directory, symlinks=True)
-    if (narrow, directory) not in _CONFIGS:
+    shutil.copytree(_TEMPLATES[kind], directory, symlinks=True)
+    if (kind, directory) not in _CONFIGS:
         config = config_room.load(directory / config_room.FILE)
-        _CONFIGS[narrow, directory] = dataclasses.replace(config, scan=config.scan._replace(settle=SETTLE))
-    return _CONFIGS[narrow, directory]
+        _CONFIGS[kind, directory] = dataclasses.replace(config, scan=config.scan._replace(settle=SETTLE))
+    return _CONFIGS[kind, directory]
 
 
-def _made(narrow):
+def _made(mode, settings):
     made = Path(tempfile.mkdtemp(prefix="vmctl-template-", dir=ROOM)) / "net"
-    settings = {"mail.max": "64kB", "limits.document": "4kB"} if narrow else None
     chance = random.Random(5)
     with (
         mock.patch.object(secrets, "token_hex", lambda count=16: chance.randbytes(count).hex()),
@@ -467,7 +469,11 @@ def _made(narrow):
             Ed25519PrivateKey, "generate", lambda: Ed25519PrivateKey.from_private_bytes(chance.randbytes(32))
         ),
     ):
-        network.make(made, settings=settings)
+        network.make(
+            made,
+            mode=mode,
+            settings={name: list(value) if isinstance(value, tuple) else value for name, value in settings},
+        )
     return made
 
 

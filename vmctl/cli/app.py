@@ -15,7 +15,7 @@ from pathlib import Path  # noqa: TC003 - Typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, NoReturn, cast
 
 import typer
-from typer.core import TyperGroup, TyperOption
+from typer.core import TyperArgument, TyperGroup, TyperOption
 from typer.exceptions import TyperException
 from typer.main import get_command
 
@@ -45,7 +45,8 @@ COMMANDS: dict[str, dict[str, Command]] = {
     },
     "See": {
         "status": Command("roles", "Who serves whom, what is pending, are the stores in step."),
-        "journal": Command("roles", "What moved the roles, and when."),
+        "route": Command("routes", "Which server is to be used for an extension or a trunk."),
+        "journal": Command("journal", "What moved the roles, and when."),
         "diff": Command("sync", "What would be shipped."),
         "conflicts": Command("conflicts", "What lost when two edits met: list, show, take, drop."),
         "history": Command("history", "Earlier versions: list, show, diff, restore."),
@@ -55,8 +56,11 @@ COMMANDS: dict[str, dict[str, Command]] = {
     "Run": {
         "serve": Command("roles", "The daemon of a server."),
         "sync": Command("sync", "One round of synchronization."),
-        "failover": Command("roles", "Let the other server serve."),
-        "failback": Command("roles", "Let the home server serve again."),
+        "failover": Command("ordering", "Let the other server serve."),
+        "failback": Command("ordering", "Let the home server serve again."),
+        "pause": Command("agreeing", "Let no role move by itself, for maintenance."),
+        "resume": Command("agreeing", "Let roles move by themselves again."),
+        "mode": Command("agreeing", "One server for all callers, or each for its own: show, set."),
         "housekeeping": Command("housekeeping", "Delete and purge what is due for its age, now."),
         "reindex": Command("joining", "Build a lost or damaged index anew."),
     },
@@ -202,14 +206,32 @@ def _shared(
     del config, server, json
 
 
-class _Spared(TyperOption):
-    """An option that costs nothing while nobody gives it.
+def _spares(parameter: Any, value: Any) -> bool:
+    """Whether a value is what it should be as it stands: none where none is needed, or plain text that is given as such.
 
-    Typer hands even a missing value to pydantic, which takes longer to load than `vmctl status` takes to run.
+    Typer hands even these to pydantic, which takes longer to load than `vmctl status` takes to run.
     """
+    if value is None:
+        return not parameter.required
+    plain = parameter.type_descriptor.annotation is str and parameter.nargs == 1 and parameter.callback is None
+    return plain and isinstance(value, str) and value.isascii()
+
+
+class _SparedOption(TyperOption):
+    """An option that costs nothing while nobody gives it, or where it is plain text."""
 
     def process_value(self, ctx: Any, value: Any) -> Any:
-        return None if value is None else super().process_value(ctx, value)
+        return value if _spares(self, value) else super().process_value(ctx, value)
+
+
+class _SparedArgument(TyperArgument):
+    """An argument, likewise."""
+
+    def process_value(self, ctx: Any, value: Any) -> Any:
+        return value if _spares(self, value) else super().process_value(ctx, value)
+
+
+_SPARED = {TyperOption: _SparedOption, TyperArgument: _SparedArgument}
 
 
 @functools.cache
@@ -223,8 +245,9 @@ def _with_shared_options(command: Any) -> Any:
     """The command, and all below it, with the shared options."""
     for each in _tree(command):
         each.params.extend(_shared_options())
-        for option in (*_shared_options(), each.get_help_option(typer.Context(each))):
-            option.__class__ = _Spared  # Typer makes its options itself, and asks for no class
+        for parameter in (*each.params, each.get_help_option(typer.Context(each))):
+            # Typer makes its parameters itself, and asks for no class
+            parameter.__class__ = _SPARED.get(parameter.__class__, parameter.__class__)
     return command
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path  # noqa: TC003 - Typer reads the annotations
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,17 +13,24 @@ from vmctl.cli.output import say
 
 
 def demo(
+    mode: Annotated[
+        Literal["active-standby", "dual-active"],
+        typer.Option(help="One server serves everybody, or each serves callers of its own."),
+    ] = "active-standby",
     keep: Annotated[Path | None, typer.Option(metavar="DIR", help="Leave the network there to play with.")] = None,
 ) -> None:
     """Show it all on this machine: a message, a killed primary, a takeover, a recovery, the proof. Under a minute.
 
     Example: vmctl demo --keep net
     """
-    from vmctl.demo import Demo, place
+    from vmctl.demo import place
+    from vmctl.demo_dual import DualActive
+    from vmctl.demo_standby import ActiveStandby
 
+    story = ActiveStandby if mode == "active-standby" else DualActive
     began = time.monotonic()
     with place(keep) as directory:
-        Demo(directory, _tell).run()
+        story(directory, _tell).run()
     _tell("good", f"every step was checked and true; {time.monotonic() - began:.0f} s")
     if keep is not None:
         say(f"the network is in {keep}: 'cd {keep}', then 'vmctl status'")

@@ -9,7 +9,7 @@ import typer
 
 from vmctl.cli.app import group
 from vmctl.cli.output import report
-from vmctl.cli.session import Session
+from vmctl.cli.session import Reader, Session, User
 
 greeting = group("Greetings of a mailbox: name, unavailable, busy, temporary.")
 
@@ -23,19 +23,24 @@ def set_(
     extension: Extension,
     name: Name,
     audio: Annotated[Path, typer.Option(metavar="FILE", help="The recording.")],
+    user: User = False,
 ) -> None:
     """Put a greeting into a mailbox, in place of the one of this name.
 
     Example: vmctl greeting set 2001 unavailable --audio away.wav
     """
     session = Session.of(context)
-    with session.desk() as desk:
+    with session.desk(user=user) as desk:
         desk.set_greeting(extension, name, audio)
     report(session, {"mailbox": extension, "name": name}, f"greeting {name} of mailbox {extension} is set")
 
 
 @greeting.command("list")
-def list_(context: typer.Context, extension: Extension) -> None:
+def list_(
+    context: typer.Context,
+    extension: Extension,
+    user: Reader = False,  # noqa: ARG001 - for front ends that give it with every command
+) -> None:
     """List the greetings of a mailbox.
 
     Example: vmctl greeting list 2001 --json
@@ -58,6 +63,7 @@ def export(
     name: Name,
     target: Annotated[str, typer.Argument(metavar="FILE", help="Where to write it; - is the standard output.")],
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    user: Reader = False,  # noqa: ARG001 - for front ends that give it with every command
 ) -> None:
     """Write a greeting to a file.
 
@@ -75,12 +81,12 @@ def export(
 
 
 @greeting.command("delete")
-def delete(context: typer.Context, extension: Extension, name: Name) -> None:
+def delete(context: typer.Context, extension: Extension, name: Name, user: User = False) -> None:
     """Delete a greeting.
 
     Example: vmctl greeting delete 2001 temporary
     """
     session = Session.of(context)
-    with session.desk() as desk:
+    with session.desk(user=user) as desk:
         desk.delete_greeting(extension, name)
     report(session, {"mailbox": extension, "name": name}, f"greeting {name} of mailbox {extension} is deleted")

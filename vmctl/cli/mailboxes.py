@@ -10,7 +10,7 @@ import typer
 
 from vmctl.cli.app import group
 from vmctl.cli.output import emit, note, report, table
-from vmctl.cli.session import Session
+from vmctl.cli.session import Reader, Session, User
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,6 +100,7 @@ def set_(
     unset: Annotated[
         list[str] | None, typer.Option(metavar="FIELD", help="A field to remove. May be given again.")
     ] = None,
+    user: User = False,
 ) -> None:
     """Set fields of a mailbox; lists and timers that are not named stay.
 
@@ -116,7 +117,7 @@ def set_(
     changes |= _asked_pin(pin=pin, from_stdin=pin_stdin)
     if not changes:
         raise typer.BadParameter("nothing to set: name at least one option.")
-    with session.desk() as desk:
+    with session.desk(user=user) as desk:
         desk.set_mailbox(extension, changes)
     report(
         session, {"extension": extension, "changed": list(changes)}, f"mailbox {extension}: {', '.join(changes)} set"
@@ -151,7 +152,11 @@ def list_(context: typer.Context) -> None:
 
 
 @mailbox.command("show")
-def show(context: typer.Context, extension: Extension) -> None:
+def show(
+    context: typer.Context,
+    extension: Extension,
+    user: Reader = False,  # noqa: ARG001 - for front ends that give it with every command
+) -> None:
     """Show a mailbox: its fields, its messages by status, its greetings. A PIN is never shown.
 
     Example: vmctl mailbox show 2001 --json

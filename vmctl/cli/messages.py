@@ -9,7 +9,7 @@ import typer
 
 from vmctl.cli.app import group
 from vmctl.cli.output import emit, note, report, table
-from vmctl.cli.session import Session
+from vmctl.cli.session import Reader, Session, User
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +37,9 @@ def leave(
     ] = None,
     urgent: Annotated[bool, typer.Option("--urgent", help="Mark it urgent.")] = False,
     ident: Annotated[str | None, typer.Option("--id", metavar="ID", help="An id of your own.")] = None,
+    user: Annotated[  # noqa: ARG001 - for front ends that give it with every command
+        bool, typer.Option("--user", help="For a front end; a recording is refused nowhere.")
+    ] = False,
 ) -> None:
     """Leave a message and print its id; from then on no crash loses it.
 
@@ -55,6 +58,7 @@ def list_(
     context: typer.Context,
     extension: Extension,
     deleted: Annotated[bool, typer.Option("--deleted", help="Those that were deleted and can be restored.")] = False,
+    user: Reader = False,  # noqa: ARG001 - for front ends that give it with every command
 ) -> None:
     """List the messages of a mailbox, the newest first.
 
@@ -77,7 +81,12 @@ def list_(
 
 
 @message.command("show")
-def show(context: typer.Context, extension: Extension, ident: Ident) -> None:
+def show(
+    context: typer.Context,
+    extension: Extension,
+    ident: Ident,
+    user: Reader = False,  # noqa: ARG001 - for front ends that give it with every command
+) -> None:
     """Show one message.
 
     Example: vmctl message show 2001 20260131T081500000000-3f2a9c10d4e7 --json
@@ -95,35 +104,36 @@ def mark(
     extension: Extension,
     idents: Idents,
     status: Annotated[Literal["new", "old", "saved"], typer.Option("--as", help="The status to set.")],
+    user: User = False,
 ) -> None:
     """Set the status of messages.
 
     Example: vmctl message mark 2001 20260131T081500000000-3f2a9c10d4e7 --as saved
     """
     session = Session.of(context)
-    with session.desk() as desk:
+    with session.desk(user=user) as desk:
         _each(session, extension, idents, f"is {status}", lambda ident: desk.mark(extension, ident, status))
 
 
 @message.command("delete")
-def delete(context: typer.Context, extension: Extension, idents: Idents) -> None:
+def delete(context: typer.Context, extension: Extension, idents: Idents, user: User = False) -> None:
     """Delete messages; they can be restored.
 
     Example: vmctl message delete 2001 20260131T081500000000-3f2a9c10d4e7
     """
     session = Session.of(context)
-    with session.desk() as desk:
+    with session.desk(user=user) as desk:
         _each(session, extension, idents, "is deleted", lambda ident: desk.delete_message(extension, ident))
 
 
 @message.command("restore")
-def restore(context: typer.Context, extension: Extension, ident: Ident) -> None:
+def restore(context: typer.Context, extension: Extension, ident: Ident, user: User = False) -> None:
     """Bring a deleted message back.
 
     Example: vmctl message restore 2001 20260131T081500000000-3f2a9c10d4e7
     """
     session = Session.of(context)
-    with session.desk() as desk:
+    with session.desk(user=user) as desk:
         here = desk.restore_message(extension, ident)
     words = "is back" if here else "is back as soon as its recording has come from the peer: run 'vmctl sync'"
     report(session, {"mailbox": extension, "id": ident, "here": here}, f"message {ident} {words}")
@@ -136,6 +146,7 @@ def export(
     ident: Ident,
     target: Annotated[str, typer.Argument(metavar="FILE", help="Where to write it; - is the standard output.")],
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    user: Reader = False,  # noqa: ARG001 - for front ends that give it with every command
 ) -> None:
     """Write a message's recording to a file.
 

@@ -5,7 +5,9 @@ JSON holds values for programs: numbers, RFC 3339 times, null. Only text is for 
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -42,6 +44,17 @@ def say(text: str | bytes, *, newline: bool = True) -> None:
         raise
     except OSError as error:
         raise OutputClosed("cannot write to the standard output", why=error.strerror or str(error)) from error
+
+
+def linger(seconds: float) -> None:
+    """Let so many seconds pass. Raises BrokenPipeError as soon as nobody reads the standard output any more."""
+    import select
+
+    watched = select.poll()
+    with contextlib.suppress(OSError, ValueError):  # what is no file cannot be watched
+        watched.register(sys.stdout.fileno(), 0)  # nothing is asked for: what is told is that its reader left
+    if watched.poll(seconds * 1000):
+        raise BrokenPipeError
 
 
 def note(text: str) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import os
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from vmctl.access import Access
     from vmctl.config import Config
     from vmctl.desk import Desk
     from vmctl.desk_mailboxes import MailboxDesk
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
     from vmctl.undo import Undo
 
 SERVER_VARIABLE = "VMCTL_SERVER"
+
+# For the front ends of users; on reading commands it changes nothing, so that they can give it with all of them.
+User = Annotated[
+    bool,
+    typer.Option("--user", help="For the mailbox's user: refused on a server that does not serve the mailbox now."),
+]
+Reader = Annotated[bool, typer.Option("--user", help="For the mailbox's user; reading is refused nowhere.")]
 
 
 @dataclass
@@ -48,11 +56,16 @@ class Session:
 
         return config.load(config.find(self.config_path, os.environ))
 
+    @property
+    def named_server(self) -> str | None:
+        """The server that --server or VMCTL_SERVER names; None where neither is given."""
+        return self.server_name or self._server_of_environment()
+
     @cached_property
     def server(self) -> str:
         """The server that the command is about; its store is on this host. Raises ServerUnclear, StoreMissing."""
         here = [server.name for server in self.config.here()]
-        name = self.server_name or self._server_of_environment()
+        name = self.named_server
         if name is None and len(here) == 1:
             return here[0]
         if name is None:
@@ -127,13 +140,20 @@ class Session:
         with Replica.open(self.config, self.server, Clock()) as replica:
             yield replica
 
+    def access(self, *, user: bool = False) -> Access:
+        """The check whether a mailbox may be changed at this server, by its user or by an operator."""
+        from vmctl.access import Access
+        from vmctl.clock import Clock
+
+        return Access(self.config, self.server, Clock(), user=user, say=note)
+
     @contextlib.contextmanager
-    def desk(self) -> Iterator[Desk]:
-        """What commands do to the server's store."""
+    def desk(self, *, user: bool = False) -> Iterator[Desk]:
+        """What commands do to the server's store; `user`: for the user of a mailbox, not for an operator."""
         from vmctl.desk import Desk
 
         with self.replica() as replica:
-            yield Desk(replica)
+            yield Desk(replica, self.access(user=user))
 
     @contextlib.contextmanager
     def mailbox_desk(self) -> Iterator[MailboxDesk]:
@@ -141,7 +161,7 @@ class Session:
         from vmctl.desk_mailboxes import MailboxDesk
 
         with self.replica() as replica:
-            yield MailboxDesk(replica)
+            yield MailboxDesk(replica, self.access())
 
     @contextlib.contextmanager
     def undo(self) -> Iterator[Undo]:
@@ -152,7 +172,7 @@ class Session:
         with self.index():
             pass  # a new one, built by the way, would say that there is nothing to take back
         with self.replica() as replica:
-            yield Undo(replica, Desk(replica))
+            yield Undo(replica, Desk(replica, self.access()))
 
     def _server_of_environment(self) -> str | None:
         name = os.environ.get(SERVER_VARIABLE) or None

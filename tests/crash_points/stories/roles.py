@@ -33,6 +33,24 @@ def roles_move(it):
             it.holds(f"journal/{name}", "length", it.servers[name].journal.length_and_hash()[0], name)
 
 
+@story(settings={"journal.max": "4kB"})
+def a_journal_goes_on_in_a_new_file(it):
+    """Each line that was written stays, and so does what both servers agree on, which only the new file tells."""
+    book = it.a.journal
+    book.agree("mode", {"number": 1}, at=it.clock.wall(), server="primary", by="vmctl")
+    while book.path.stat().st_size <= it.config.journal.max:
+        book.append("event", at=it.clock.wall(), server="primary", event="test")
+    it.holds("agreed/primary", "mode", {"number": 1})
+    it.holds("journal/primary", "length", book.length_and_hash()[0])
+    yield
+    for _ in range(2):
+        book.append("event", at=it.clock.wall(), server="primary", event="test")
+        it.holds("journal/primary", "length", book.length_and_hash()[0])
+    it.begins("agreed/primary", field="mode")
+    book.agree("mode", {"number": 2}, at=it.clock.wall(), server="primary", by="vmctl")
+    it.holds("agreed/primary", "mode", {"number": 2})
+
+
 def made_whole_or_not_at_all(directory):
     """A directory where `vmctl init` was killed: it is a network, or it is refused until somebody has cleared it."""
     new = directory / "new"
