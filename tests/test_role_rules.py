@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from pair import Roles
-from running import Net, until
+from running import SERVERS, Net, until
 
 from vmctl.errors import NothingToFailBack, NotYet
 from vmctl.failover import Failover
@@ -185,3 +185,11 @@ def test_a_sync_that_does_not_run_is_seen(tmp_path: Path) -> None:
         assert "NOT in step" in words
         (row,) = [line.split() for line in words.splitlines() if line.startswith("secondary")]
         assert "NO" in row
+
+
+def test_showing_the_mode_changes_nothing(tmp_path: Path) -> None:
+    """Without a daemon it is read from the journal: nobody is spoken to, and no line is added."""
+    net = Net.make(tmp_path / "net", mode="dual-active")
+    before = {path: path.read_bytes() for path in sorted(net.root.rglob("*")) if path.is_file()}
+    assert net.read("mode", "show") == {"mode": "dual-active", "homes": {name: name for name in SERVERS}}
+    assert before == {path: path.read_bytes() for path in sorted(net.root.rglob("*")) if path.is_file()}

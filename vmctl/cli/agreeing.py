@@ -55,9 +55,11 @@ def show(context: typer.Context) -> None:
 
     Example: vmctl mode show
     """
+    from vmctl.clock import Clock
+    from vmctl.knowledge import agreed_by, look_at_all
+
     session = Session.of(context)
-    with acting(session, 0.0) as at:
-        agreed = at.roles.agreement.read()
+    agreed = agreed_by(look_at_all(session.config, Clock(), session.named_server))
     homes = "\n".join(f"  {name}: home {home}" for name, home in agreed.homes.items())
     emit(session, {"mode": agreed.mode, "homes": agreed.homes}, f"{agreed.mode}\n{homes}")
 
