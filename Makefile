@@ -14,9 +14,10 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 -q
 
-# The matrix of failures in both modes, with etcd where it is installed, in network namespaces where root: prints its table.
+# make matrix [REST=1] [ONLY='dual-active killed']: the matrix of failures in both modes, with etcd where it is installed,
+# in network namespaces where root; REST is what `make test` does not play. Prints its table.
 matrix: $(VENV)/.installed-dev
-	cd tests && PYTHONPATH=.. ../$(BIN)/python -m matrix $(if $(ONLY),--only '$(ONLY)')
+	cd tests && PYTHONPATH=.. ../$(BIN)/python -m matrix $(if $(REST),--rest) $(if $(ONLY),--only '$(ONLY)')
 
 # make soak SEEDS=10000 [FROM=0] [JOBS=2] [SECONDS=7200] [ROLES=1]: schedules of the simulation, of data or of roles, from
 # where the last run stopped.

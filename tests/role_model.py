@@ -186,7 +186,7 @@ class Server:
         """Decide until nothing moves; gives the order to be forwarded."""
         for _ in range(8):
             seen = self.evidence(now)
-            after, transition, _, forward, off, wants = decide(self.view, seen, PATIENT, now)
+            after, transition, _, forward, off, wants, _ = decide(self.view, seen, PATIENT, now)
             self.wants = wants
             if transition is None:
                 self.off += bool(off)

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 import etcd
 import pytest
-from matrix.hosts import LONG, Kind, wait
-from matrix.play import play, was_fair
+from matrix.hosts import LONG, TESTED, wait
+from matrix.player import Player
 from matrix.rows import ACTIVE, LENT, PLAIN, Row
 from matrix.seen import Sampler, Span, nobody, together
-from matrix.stage import Stage
 from matrix.wires import Gateway, Way
 from running import SERVERS
 
@@ -25,52 +24,33 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-
-_TRIES = 3
+    from matrix.hosts import Kind
 
 
 @pytest.fixture(scope="module")
 def on(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Kind, Row], None]]:
-    """Plays a row on the network of its kind. Rows follow each other there; after one that failed it is a new one.
-
-    A row that failed while the machine kept processes waiting for a second has shown nothing of vmctl,
-    and is played again.
-    """
-    stages: dict[Kind, Stage] = {}
-
-    def once(kind: Kind, row: Row) -> None:
-        if kind not in stages:
-            stages[kind] = Stage(tmp_path_factory.mktemp("matrix"), kind)
-            stages[kind].open()
-        play(stages[kind], row)
+    """Plays a row on the network of its kind."""
+    players = {kind: Player(kind, lambda: tmp_path_factory.mktemp("matrix")) for kind in TESTED}
 
     def run(kind: Kind, row: Row) -> None:
-        for at in range(_TRIES):
-            try:
-                once(kind, row)
-                return
-            except BaseException as error:
-                stage = stages.pop(kind)
-                stage.close()
-                if at + 1 == _TRIES or was_fair(stage) or not isinstance(error, AssertionError):
-                    raise
+        players[kind].play(row)
 
     yield run
-    for stage in stages.values():
-        stage.close()
+    for player in players.values():
+        player.close()
 
 
 @pytest.mark.parametrize("row", [row for row in PLAIN if ACTIVE in row.modes], ids=lambda row: row.name)
 def test_without_an_arbiter(on: Callable[[Kind, Row], None], row: Row) -> None:
     """What is done leads to what the row says, no message is lost, and normal operation comes back by itself."""
-    on(Kind(), row)
+    on(TESTED[0], row)
 
 
 @pytest.mark.parametrize("row", LENT, ids=lambda row: row.name)
 def test_with_an_arbiter(on: Callable[[Kind, Row], None], row: Row) -> None:
     """Likewise; and the routes.json of the two servers never name two servers at one moment."""
     etcd.program()
-    on(Kind(etcd=3), row)
+    on(TESTED[1], row)
 
 
 # What the matrix itself relies on

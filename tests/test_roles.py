@@ -56,7 +56,7 @@ def starting(number, last, *, cause=SILENCE):
 def heard(me, peer_view=None, **words):
     """Evidence of a server that hears its peer."""
     peer = HOME if me == BACKUP else BACKUP
-    given_words = {"silent_for": 3.0, "started_for": 9000.0, **words}
+    given_words = {"silent_for": 3.0, "started_for": 9000.0, "in_state_for": 10.0, **words}
     return Evidence(me, peer, heard=True, peer_view=peer_view, **given_words)
 
 
@@ -328,6 +328,29 @@ def test_a_home_moved_away_from_by_order_that_is_then_lost_recovers_as_usual():
     assert moved(view("resilience"), heard(BACKUP)) == ("recovering", BACKUP, 6, RETURN)
 
 
+def test_what_was_under_way_when_a_server_was_lost_does_not_bring_it_back():
+    """Only an answer to what it was asked since counts: an older one would soon be too old, and the server lost again."""
+    lost = view("resilience")
+    assert moved(lost, heard(BACKUP, silent_for=177.0, in_state_for=2.0)) is None
+    assert moved(lost, heard(BACKUP, silent_for=1.0, in_state_for=2.0)) == ("recovering", BACKUP, 6, RETURN)
+
+
+@pytest.mark.parametrize(
+    ("before", "evidence", "due"),
+    [
+        (view("normal"), heard(BACKUP, silent_for=170.0), 10.0),
+        (view("normal"), heard(BACKUP, silent_for=12.0), 50.0),
+        (view("normal"), heard(BACKUP, silent_for=12.0, order="failover", ordered_for=11.0), 18.0),
+        (view("normal"), alone(BACKUP, 200.0, started_for=20.0), 40.0),
+        (view("recovering"), heard(BACKUP, silent_for=40.0, in_state_for=59.0), 1.0),
+        (view("normal"), heard(HOME, order="failover", ordered_for=8.5), 1.5),
+    ],
+)
+def test_a_decision_says_when_time_alone_may_bring_the_next(before, evidence, due):
+    """Silence, the wait of a start, the hold-down, the drain: whichever ends first."""
+    assert decide(before, evidence, POLICY, 77).due == pytest.approx(due)
+
+
 # The gate
 
 
@@ -584,7 +607,7 @@ def situations(me, automatic):
     ):
         if (theirs is not None and not hears) or (now and hears and silent == 3.0) or (silent == 100.0 and not now):
             continue
-        times = (1.0, 100.0, 9000.0) if mine.state in {"starting", "recovering"} else (9000.0,)
+        times = (1.0, 100.0, 9000.0) if mine.state in {"starting", "recovering"} else (1.0, 9000.0)
         gates = GATES if mine.state in {"recovering", "normal"} else GATES[:1]
         failbacks = ("graceful", "automatic", "manual") if mine.state == "recovering" else ("graceful",)
         for passed, gate, failback in itertools.product(times, gates, failbacks):

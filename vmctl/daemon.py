@@ -268,6 +268,7 @@ class Daemon:
         moments = [
             self._next_scan,
             now + _LONGEST_WAIT,
+            post.failover.due,
             max(min(post.routes.due, self._lamps.due), now + _SHORTEST_PAUSE),
         ]
         if self._debounce.due is not None:

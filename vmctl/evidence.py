@@ -211,9 +211,29 @@ class Situation:
         return not self.seen.heard and self.quiet_for >= self.policy.after
 
     @property
+    def returned(self) -> bool:
+        """Whether the peer was heard in the present state: what it sent before may have been under way for long."""
+        return self.seen.heard and self.quiet_for <= self.seen.in_state_for
+
+    @property
     def quiet(self) -> bool:
         """Whether the peer misses its heartbeats, which counts for a person's order only."""
         return self.quiet_for >= MISSED * self.policy.heartbeat
+
+    @property
+    def due(self) -> float:
+        """Seconds until a time is over that a row asks for; FOR_EVER where none is running."""
+        seen, policy = self.seen, self.policy
+        running = [
+            (self.quiet_for, policy.after),
+            (seen.started_for, policy.start_wait),
+            (seen.started_for, policy.start_wait + policy.after),
+            (seen.in_state_for, policy.hold),
+            (seen.in_state_for, policy.timeout),
+        ]
+        if seen.order:
+            running += [(seen.ordered_for, policy.drain), (self.quiet_for, MISSED * policy.heartbeat)]
+        return min((limit - passed for passed, limit in running if passed < limit), default=FOR_EVER)
 
     # Orders and gates
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from vmctl.agreement import Agreed, Agreement, both_have
 from vmctl.errors import JournalError
-from vmctl.evidence import MISSED, Evidence, Order, Policy
+from vmctl.evidence import FOR_EVER, MISSED, Evidence, Order, Policy
 from vmctl.gate import Gate
 from vmctl.moves import Moves
 from vmctl.orders import Ordered, Orders
@@ -21,7 +21,7 @@ from vmctl.roles import check_order, decide
 from vmctl.view import FAILBACK, View, newer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from vmctl.index import Index
     from vmctl.leases import Leases
@@ -66,6 +66,7 @@ class Failover:
         )
         self._wanted: dict[str, int] = {}
         self.mode = config.mode  # as of the last tick
+        self.due = 0.0  # the steady time of the next tick that the passing of time asks for
         self.draining: set[str] = set()  # the orders whose handover waits for the peer to hold everything
         self.recovering: list[str] = []  # the services that this server serves until they go home
 
@@ -101,10 +102,14 @@ class Failover:
             policy = self._policy_now(automatic=automatic)
             notes: dict[str, dict[str, Any]] = {"waiting": {}, "forward": {}}
             self._wanted, serving, self.recovering, self.draining = {}, [], [], set()
-            for service, known in self._journal.views(agreed.homes).items():
+            self.due = FOR_EVER
+            views = self._journal.views(agreed.homes)
+            self._count_from_now(views)
+            for service, known in views.items():
                 self._release(service)
                 decision = self._settle(known, policy, agreed, began)
                 moved = moved or decision.view != known
+                self.due = min(self.due, self._clock.steady() + decision.due)
                 self._drop_order(decision)
                 notes["waiting"][service] = list(decision.waiting_for)
                 if decision.forward:
@@ -384,6 +389,14 @@ class Failover:
         self._index.set_note("entered", {**entered, view.service: self._moment()})
         if view.state == "recovering":
             self._gate.set(view.service)
+
+    def _count_from_now(self, views: Iterable[str]) -> None:
+        """How long a state has lasted is not known after another boot, nor after the index was lost."""
+        entered, boot = self._index.note("entered") or {}, self._clock.boot()
+        unknown = [service for service in views if (entered.get(service) or {}).get("boot") != boot]
+        if unknown:
+            with self._index.transaction():
+                self._index.set_note("entered", {**entered, **dict.fromkeys(unknown, self._moment())})
 
     def _moment(self) -> dict[str, Any]:
         return {"steady": self._clock.steady(), "boot": self._clock.boot()}

@@ -69,6 +69,7 @@ class Permits:
         if not self._asked or self._leases is None:
             return None
         moments = [left for name in self._index.note(PERMITS) or {} if (left := self.of(name))]
+        moments += [left for name in self._index.note(_BOUND) or {} if (left := self._bound(name))]
         if (due := self._leases.due()) is not None:
             moments.append(due)
         return min(moments, default=None)

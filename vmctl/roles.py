@@ -50,7 +50,8 @@ class Decision(NamedTuple):
 
     `waiting_for` says in words what a service that is not in normal operation waits for. `forward` is an order to be
     passed on to the peer, because only the server that serves can give the role away. `called_off` says why an order
-    is void. `wants` tells that this server serves, or would if the arbiter or the peer let it.
+    is void. `wants` tells that this server serves, or would if the arbiter or the peer let it. `due` is in how many
+    seconds the passing of time alone may bring the next transition.
     """
 
     view: View
@@ -59,6 +60,7 @@ class Decision(NamedTuple):
     forward: Order | None
     called_off: str = ""
     wants: bool = False
+    due: float = FOR_EVER
 
 
 Who = Literal["serving", "other", "either"]
@@ -230,10 +232,13 @@ TABLE: Final[tuple[Row, ...]] = (
         "recovering", FAILBACK, "a person's order to go home still stands",
     ),
     Row(
-        ("resilience",), "serving", "the home is heard and fit; the cause is not a person's order; there is no pause",
-        lambda s: s.seen.heard and s.seen.peer_fit and s.view.cause != ORDER and not s.seen.paused,
+        ("resilience",), "serving",
+        "the home has answered what it was asked in this state, and is fit; the cause is not a person's order; there is no "
+        "pause",
+        lambda s: s.returned and s.seen.peer_fit and s.view.cause != ORDER and not s.seen.paused,
         "recovering", RETURN, "{home} is heard again",
-        "What a person moved while both servers were well stays until a person orders it back.",
+        "What was under way when the home was lost does not bring it back. What a person moved while both servers were well "
+        "stays until a person orders it back.",
     ),
     Row(
         ("resilience",), "serving", "the home, moved away from by order, is silent for `failover.after`",
@@ -294,14 +299,13 @@ def decide(view: View, evidence: Evidence, policy: Policy, now: int) -> Decision
     if row is None or row.to in {"forward", "off"}:
         off = row.reason.format(**situation.names) if row is not None and row.to == "off" else ""
         forward = evidence.order if row is not None and row.to == "forward" else None
-        return Decision(view, None, waiting(situation), forward, off, wants(view, evidence, policy, now))
+        return Decision(view, None, waiting(situation), forward, off, wants(view, evidence, policy, now), situation.due)
     after = _becomes(row, situation, now)
     transition = Transition(view, after, row.reason.format(**situation.names), row.by)
     in_state_for = evidence.in_state_for if row.to == "same" else 0.0
     seen = replace(evidence, in_state_for=in_state_for)
-    return Decision(
-        after, transition, waiting(Situation(after, seen, policy)), None, "", wants(after, seen, policy, now)
-    )
+    then = Situation(after, seen, policy)
+    return Decision(after, transition, waiting(then), None, "", wants(after, seen, policy, now), then.due)
 
 
 def wants(view: View, evidence: Evidence, policy: Policy, now: int) -> bool:

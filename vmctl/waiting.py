@@ -107,7 +107,7 @@ def _unwell(s: Situation) -> tuple[str, ...]:
 def _in_resilience(s: Situation) -> tuple[str, ...]:
     if s.view.cause == ORDER:
         return ("a person's 'vmctl failback', as a person ordered it here", *_unwell(s))
-    if not s.seen.heard:
+    if not s.returned:
         return (f"{s.view.home} to be heard again",)
     if not s.seen.peer_fit:
         return (f"{s.view.home} to be fit to serve again",)

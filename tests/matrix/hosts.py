@@ -78,6 +78,9 @@ class Kind(NamedTuple):
         return f"{self.mode}{arbiter}{', network namespaces' if self.spaces else ''}"
 
 
+TESTED = (Kind(), Kind(etcd=3))  # those of `make test`: without an arbiter, and with one
+
+
 class Host:
     """One server's host: its store, its vmctl.yaml, its daemon."""
 

@@ -37,11 +37,8 @@ class Row(NamedTuple):
 
 
 S_TAKES, P_TAKES = "secondary resilience silence", "primary resilience silence"
-# an answer that was late already when the link came back counts for a moment only
-S_RETURNS = (
-    "(secondary recovering return, secondary resilience silence, )?secondary recovering return, secondary normal gate"
-)
-P_RETURNS = "(primary recovering return, primary resilience silence, )?primary recovering return, primary normal gate"
+S_RETURNS = "secondary recovering return, secondary normal gate"
+P_RETURNS = "primary recovering return, primary normal gate"
 
 PLAIN = (
     Row("the primary is cut off from everything, and comes back", (
