@@ -478,6 +478,8 @@ def test_the_arbiters_lease_is_an_answer_to_a_start_and_a_promise_is_none():
     """Who has the lease need not wait for the peer; a promise of a peer that is not heard does not count."""
     at_once = {"started_for": 1.0, "permit": 30.0}
     assert moved(starting(5, HOME), alone(HOME, None, leased=True, **at_once)) == ("normal", HOME, 6, SILENCE)
+    slept = {"leased": True, "lease_number": 7, **at_once}
+    assert moved(starting(5, HOME), alone(HOME, None, **slept)) is None, "somebody had epoch 6"
     assert moved(starting(5, HOME), alone(HOME, None, **at_once)) is None
 
 
@@ -506,6 +508,7 @@ def test_a_starting_server_that_is_unfit_gives_what_it_served_last():
     sick = heard(HOME, view("normal"), unfit="it was rolled back")
     assert moved(starting(5, HOME), sick) == ("resilience", BACKUP, 6, UNWELL)
     assert moved(starting(5, HOME), replace(sick, peer_fit=False)) == ("normal", HOME, 6, SILENCE)
+    assert moved(starting(5, HOME), replace(sick, paused=True)) == ("normal", HOME, 6, SILENCE)
 
 
 def test_a_home_that_is_unwell_does_not_get_its_service_back():

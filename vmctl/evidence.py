@@ -169,6 +169,14 @@ class Situation:
         return self.seen.permit is None or self.seen.permit > 0
 
     @property
+    def as_it_was(self) -> bool:
+        """Whether the arbiter lends the service and nobody had it in an epoch that is not known here.
+
+        Else this server has slept, or was put back to an earlier state.
+        """
+        return self.seen.leased and self.seen.lease_number <= self.view.epoch.number + 1
+
+    @property
     def fit(self) -> bool:
         """Whether this server is fit to serve."""
         return not self.seen.unfit

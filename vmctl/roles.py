@@ -115,8 +115,8 @@ TABLE: Final[tuple[Row, ...]] = (
     ),
     Row(
         ("starting",), "either", "the peer is heard and does not serve; of both journals the newest epoch names this server, "
-        "which is not fit to serve while the peer is",
-        lambda s: s.said is not None and not s.peer_serves and s.claimed_by_me and s.better_there,
+        "which is not fit to serve while the peer is, and there is no pause",
+        lambda s: s.said is not None and not s.peer_serves and s.claimed_by_me and s.better_there and not s.seen.paused,
         "other", UNWELL, "{me} was the last to serve, but {unfit}", "It is given by the one that both know as the last.",
     ),
     Row(
@@ -132,8 +132,9 @@ TABLE: Final[tuple[Row, ...]] = (
     ),
     Row(
         ("starting",), "either",
-        "no answer for `failover.start_wait`, or the arbiter's lease is one; by its own journal this server served last",
-        lambda s: s.said is None and s.claimed_by_me and s.may and (s.waited or s.seen.leased),
+        "no answer for `failover.start_wait`, or the arbiter's lease is one and begins the epoch after the one known here; by "
+        "its own journal this server served last",
+        lambda s: s.said is None and s.claimed_by_me and s.may and (s.waited or s.as_it_was),
         "mine", KEPT, "{peer} did not answer, and {me} was the last to serve",
         "Shorter than the peer's `failover.after`, so that a restart is over before the peer takes the service.",
     ),
