@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-MOST, MESSAGES = 30, 30
+MOST, MESSAGES = 10, 20
 
 
 @pytest.mark.parametrize("story", STORIES)

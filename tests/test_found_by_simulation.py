@@ -515,3 +515,21 @@ def test_what_an_overwrite_restores_and_marks_stays(world):
     key = f"message/2001/{ident}"
     for name in NAMES:
         assert "new" == world.documents(name, [key])[key]["status"]
+
+
+def test_what_moved_to_where_the_other_had_moved_away_from_stays(world):
+    """Both indexes are lost, one server moves a mailbox away, and one whose clock is behind its copy there: it is new."""
+    world.machines[B].clock.offset -= 3_600_000_000
+    ident = world.message("2001")
+    world.exchange()
+    world.look(B)
+    desks = [MailboxDesk(world.machines[name].post.replica) for name in NAMES]
+    desks[0].renumber("2001", "2002")
+    for name in NAMES:
+        lose_index(world, name)
+    desks = [MailboxDesk(world.machines[name].post.replica) for name in NAMES]
+    desks[0].renumber("2002", "2001")
+    desks[1].renumber("2001", "2002")
+    come_to_rest(world)
+    for name in NAMES:
+        assert world.documents(name, [f"message/2002/{ident}"])

@@ -39,11 +39,6 @@ def new_incarnation(server: str) -> str:
     return f"{server}-{secrets.token_hex(6)}"
 
 
-def server_of(incarnation: str) -> str:
-    """The server whose life an incarnation is, or was."""
-    return incarnation.rpartition("-")[0]
-
-
 def create(store: Path, network: str, server: str, format: str = "native") -> Identity:  # noqa: A002 - the file's word
     """Make the directory `store` a store, with what is missing of it. Raises AlreadyExists when it is one."""
     identity = Identity(FORMAT, network, server, new_incarnation(server), format)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from vmctl.answers import Answers
 from vmctl.entry import Entry
-from vmctl.identity import server_of
 from vmctl.mail_parts import one_line
 from vmctl.merge import (
     check_conflict,
@@ -36,6 +35,7 @@ from vmctl.model import (
     mailbox_key,
     parse_key,
     restored,
+    server_of,
     vector_from_json,
 )
 from vmctl.ranges import without

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vmctl import durable, identity
 from vmctl.errors import AlreadyExists, AlreadyServing, StoreForeign, StoreMissing, StoreUnusable
 from vmctl.index import Index
-from vmctl.model import CALLFLOW, MAILBOX, MESSAGE, PROMPT, SETTINGS_KEY
+from vmctl.model import CALLFLOW, MAILBOX, MESSAGE, PROMPT, SETTINGS_KEY, server_of
 from vmctl.post import who_serves
 from vmctl.reindex import INDEX, stamp
 from vmctl.store.native import FOLDERS, NativeStore
@@ -94,7 +94,7 @@ def _of_index(root: Path, name: str) -> str | None:
         return None
     index = Index.open(path)
     try:
-        of = identity.server_of(index.meta("incarnation"))
+        of = server_of(index.meta("incarnation"))
     finally:
         index.close()
     return of if of and of != name else None

@@ -26,6 +26,7 @@ from vmctl.model import (
     field_from_json,
     join,
     parse_key,
+    server_of,
 )
 
 if TYPE_CHECKING:
@@ -134,8 +135,8 @@ def is_deleted_already(dead: Record, living: Record) -> bool:
     """Whether a living record is only what `dead` was, under the number of another life of a rolled-back server.
 
     What such a server issues again keeps the birth and all values with their times, and has one number for all. So
-    whoever had deleted just that had seen it, be it as it was issued first or again. A mark on a message since is no
-    reason to keep it.
+    whoever had deleted just that had seen it, be it as it was issued first or again: of an earlier life of that server
+    its deletion then tells, too. A mark on a message since is no reason to keep it.
     """
     if dead.lives or not living.lives or dead.born != living.born:
         return False
@@ -150,6 +151,9 @@ def is_deleted_already(dead: Record, living: Record) -> bool:
         if name not in dead.fields
         or (dead.fields[name].value, dead.fields[name].stamp.at) != (field.value, field.stamp.at)
     }
+    known = {(server_of(by), by) for by in dead.deleted}
+    if not all(any(server == server_of(by) and life != by for server, life in known) for by, _ in over):
+        return False  # what its deleter had seen nothing of is no former change
     # a change that restored it and set fields besides has its number in these alone
     issued = {(field.stamp.by, field.stamp.number) for name, field in living.fields.items() if name not in new}
     if not over or not over <= issued | {(living.born.by, living.born.number)}:

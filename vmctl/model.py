@@ -245,6 +245,11 @@ def created(key: str, document: dict[str, Any], tick: Tick, at: int, before: Rec
     )
 
 
+def server_of(incarnation: str) -> str:
+    """The server whose life an incarnation is, or was."""
+    return incarnation.rpartition("-")[0]
+
+
 def moved(record: Record, key: str, tick: Tick, before: Record | None = None) -> Record:
     """What a record holds, as a new one under another key; each value is as old as it was, above what it replaces."""
     made = created(key, record.document, tick, 0, before)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from vmctl import identity
 from vmctl.entry import as_in_file
 from vmctl.errors import IndexDamaged
-from vmctl.model import Field, Record, Vector, join
+from vmctl.model import Field, Record, Vector, join, server_of
 from vmctl.rollback import begun_anew, issue_again_above
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ ORDERED = "vmctl reindex"
 def remembers(index: Index, whose: identity.Identity) -> bool:
     """Whether an index is the memory of the store's present life. Raises IndexDamaged for that of another server."""
     of = index.meta("incarnation")
-    if of and identity.server_of(of) != whose.server:
-        raise IndexDamaged(f"the index in the store of {whose.server} is that of {identity.server_of(of)}")
+    if of and server_of(of) != whose.server:
+        raise IndexDamaged(f"the index in the store of {whose.server} is that of {server_of(of)}")
     return of == whose.incarnation
 
 

@@ -95,8 +95,9 @@ class Row:
 
     def fits(self, s: Situation) -> bool:
         """Whether this row decides."""
-        mine = self.who == "either" or (self.who == "serving") == s.serving
-        return s.view.state in self.states and mine and self.guard(s)
+        if s.view.state not in self.states:
+            return False
+        return (self.who == "either" or (self.who == "serving") == s.serving) and self.guard(s)
 
 
 TABLE: Final[tuple[Row, ...]] = (

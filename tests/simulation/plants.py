@@ -26,23 +26,27 @@ PLANTS = {}
 
 @dataclass(frozen=True)
 class Plant:
-    """One bug: what it is, where it goes, and where to look for it."""
+    """One bug: what it is, where it goes, and where to look for it.
+
+    `seeds` are looked through from `first` on, one at which it is known to be found: that of 0 may lie far before it.
+    """
 
     name: str
     words: str
     places: tuple  # (owner, name, what stands there instead)
     profile: Profile
     seeds: int
+    first: int = 0
 
 
-def plant(owner, name, kinds, *, fates=None, power=0.5, acts=30, seeds=150, also=(), **how):
+def plant(owner, name, kinds, *, fates=None, power=0.5, acts=30, seeds=150, first=0, also=(), **how):
     """Register a bug: the decorated function stands in the place of `owner.name`."""
 
     def register(bug):
         profile = Profile(tuple(kinds.split()), dict(fates or CALM), power=power, acts=acts, **how)
         wrapped = property(bug) if isinstance(getattr(owner, name), property) else bug
         places = tuple((room, attribute, wrapped) for room, attribute in ((owner, name), *also))
-        PLANTS[bug.__name__] = Plant(bug.__name__, bug.__doc__, places, profile, seeds)
+        PLANTS[bug.__name__] = Plant(bug.__name__, bug.__doc__, places, profile, seeds, first)
         return bug
 
     return register
@@ -283,7 +287,7 @@ def hunt(kind, name):
     """Run seeds until one breaks, and give what came of it; None where the bug hides."""
     bug = kind.plants[name]
     with planted(bug):
-        for seed in range(bug.seeds):
+        for seed in range(bug.first, bug.first + bug.seeds):
             outcome = kind.run(kind.schedule_of(f"{name} {seed}", bug.profile))
             if outcome.failure:
                 return outcome

@@ -39,7 +39,10 @@ def _remove(world, name, key, *, sync):
     # what a crash left in the file of a message may be what an act gave it, or another act before; and so may what came
     # in a mail that the server had reason to leave
     perhaps = [evident(world, name, key, path, perhaps=True) for path in paths if path.suffix in {".json", ".yaml"}]
-    if not world.versions(name, [key]):  # a new index has not seen it: what only this file held is gone
+    unseen = not world.versions(name, [key])
+    if (
+        unseen
+    ):  # a new index has not seen it: what only this file held is gone, and nobody knows that somebody removed it
         world.ledger.doubt(key, world.ledger.know(name, key) - world.ledger.know(world.other(name), key))
     # else a power cut may leave a torn file of what was never saved for good and removed at once: litter for a person
     sync = sync or not world.hand[name].get(key, {"sync": True})["sync"]
@@ -57,7 +60,7 @@ def _remove(world, name, key, *, sync):
         world.removed[name][key] = {
             "seen": seen,
             "also": set().union(*perhaps) - seen,
-            "overruled": False,
+            "overruled": unseen,
             "paths": [path for path in paths if kind != "message" or path.suffix == ".json"],
             "power": False,
         }

@@ -18,14 +18,14 @@ from .schedule import RoleProfile
 PLANTS = {}
 
 
-def plant(owner, name, kinds, *, seeds=60, fates=None, **how):
+def plant(owner, name, kinds, *, seeds=60, first=0, fates=None, **how):
     """Register a bug: the decorated function stands in the place of `owner.name`."""
 
     def register(bug):
         profile = RoleProfile(tuple(kinds.split()), dict(fates or {"direct": 1.0}), **how)
         stands = getattr(owner, name)
         there = property(bug) if isinstance(stands, property) else bug() if isinstance(stands, tuple) else bug
-        PLANTS[bug.__name__] = Plant(bug.__name__, bug.__doc__, ((owner, name, there),), profile, seeds)
+        PLANTS[bug.__name__] = Plant(bug.__name__, bug.__doc__, ((owner, name, there),), profile, seeds, first)
         return bug
 
     return register
