@@ -11,8 +11,10 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: $(VENV)/.installed
 	$(BIN)/vmctl demo
 
+# Most tests wait for real processes most of the time; those of the matrix have short timers, and want room.
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 -q
+	$(BIN)/python -m pytest -q -n 4 --dist loadgroup --ignore tests/test_matrix.py
+	$(BIN)/python -m pytest -q -n 2 tests/test_matrix.py
 
 # make matrix [REST=1] [ONLY='dual-active killed']: the matrix of failures in both modes, with etcd where it is installed,
 # in network namespaces where root; REST is what `make test` does not play. Prints its table.

@@ -188,14 +188,14 @@ def running(directory: Path, size: int = 1) -> Iterator[Cluster]:
         cluster.kill()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared_one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """One node for all tests of a process."""
     with running(tmp_path_factory.mktemp("etcd")) as cluster:
         yield cluster
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared_three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Three nodes, likewise."""
     with running(tmp_path_factory.mktemp("etcd"), 3) as cluster:

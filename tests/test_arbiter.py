@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from etcd import Cluster
 
+pytestmark = pytest.mark.xdist_group("arbiter")  # one process: each has an etcd of its own
 TTL = 60.0  # of leases that are not meant to end within a test
 BRIEF = 1.0  # the least that the etcd of these tests lends for
 TIMEOUT = 5.0

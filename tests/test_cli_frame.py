@@ -135,6 +135,13 @@ def test_an_unknown_server_is_a_usage_error(net):
     assert invoke("mailbox", "list", "--server", "third", "--config", str(net)).exit_code == USAGE
 
 
+def test_a_value_that_is_none_of_the_choices_is_told_plainly(net):
+    """The value and the choices, and no word of the package that compares them."""
+    result = CliRunner(env={"VMCTL_CONFIG": str(net)}).invoke(app, ["mode", "set", "triple"])
+    assert result.exit_code == USAGE
+    assert "'MODE': 'triple' is not one of 'active-standby', 'dual-active'" in result.output
+
+
 def test_two_stores_and_no_server(net):
     """With two stores here the command asks which is meant, and names the choice."""
     result = invoke("mailbox", "list", "--config", str(net))

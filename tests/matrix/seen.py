@@ -133,14 +133,12 @@ def nobody(spans: list[Span], begin: int, end: int) -> int:
     return lost + max(0, end - reached)
 
 
-class Sampler:
-    """Looks at the routes.json of both servers all the time, and keeps each moment at which both say that they serve."""
+class Watch:
+    """Looks at something again and again, in a thread of its own, until it is closed."""
 
-    def __init__(self, files: dict[str, Path]) -> None:
-        self._files = files
+    def __init__(self, every: float) -> None:
+        self._every = every  # seconds
         self._stop = threading.Event()
-        self.twice: list[str] = []
-        self.looks = 0
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -150,12 +148,28 @@ class Sampler:
         self._thread.join()
 
     def _run(self) -> None:
+        while not self._stop.wait(self._every):
+            self._look()
+
+    def _look(self) -> None:
+        raise NotImplementedError
+
+
+class Sampler(Watch):
+    """Looks at the routes.json of both servers all the time, and keeps each moment at which both say that they serve."""
+
+    def __init__(self, files: dict[str, Path]) -> None:
+        self._files = files
+        self.twice: list[str] = []
+        self.looks = 0
+        super().__init__(_SAMPLE)
+
+    def _look(self) -> None:
         one, other = self._files
-        while not self._stop.wait(_SAMPLE):
-            # what holds before and after a look at the other file held meanwhile, too
-            before, there, after = self._says(one), self._says(other), self._says(one)
-            self.twice += [f"{time.time():.3f}: {name}" for name in before & after & there]
-            self.looks += 1
+        # what holds before and after a look at the other file held meanwhile, too
+        before, there, after = self._says(one), self._says(other), self._says(one)
+        self.twice += [f"{time.time():.3f}: {name}" for name in before & after & there]
+        self.looks += 1
 
     def _says(self, server: str) -> frozenset[str]:
         """The services that a server says it serves, by a file that counts."""
@@ -171,27 +185,18 @@ class Sampler:
         return frozenset(name for name, each in services if each["serving"] == server)
 
 
-class Pulse:
+class Pulse(Watch):
     """How long this machine let a process wait: for the processor, and for the disk, which it writes to at `path`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._stop = threading.Event()
         self.longest = 0.0  # seconds
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self._looked = time.monotonic()
+        super().__init__(_BEAT)
 
-    def close(self) -> None:
-        """End it."""
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
+    def _look(self) -> None:
         with self._path.open("wb") as file:
-            while not self._stop.is_set():
-                began = time.monotonic()
-                self._stop.wait(_BEAT)
-                file.write(b"1")
-                file.flush()
-                os.fsync(file.fileno())
-                self.longest = max(self.longest, time.monotonic() - began - _BEAT)
+            file.write(b"1")
+            os.fsync(file.fileno())
+        now = time.monotonic()
+        self.longest, self._looked = max(self.longest, now - self._looked - _BEAT), now

@@ -70,7 +70,7 @@ def folder_not_synced(path):
     """The names in a folder are not made durable."""
 
 
-@plant(spool.Spool, "put", "crash net", power=1.0, fates={"direct": 2.0, "unanswered": 1.0})
+@plant(spool.Spool, "put", "crash net", power=1.0, fates={"direct": 2.0, "unanswered": 1.0}, first=2)
 def answered_before_fsync(self, raw, packet, wall):
     """250 is said while the mail is only in the page cache."""
     durable.make_directory(self._folder)
@@ -81,12 +81,12 @@ def answered_before_fsync(self, raw, packet, wall):
     return path
 
 
-@plant(durable, "keep", "hand crash", power=1.0)
+@plant(durable, "keep", "hand crash", power=1.0, first=7)
 def scanned_before_durable(_paths, _root):
     """What an application or a person wrote counts as accepted before it is durable."""
 
 
-@plant(Replica, "_take_one", "crash", power=0.0)
+@plant(Replica, "_take_one", "crash", power=0.0, first=22)
 def spool_removed_early(self, path):
     """A mail leaves the spool before what it brought is committed."""
     mail = self._parse(self.spool.read(path))
@@ -103,13 +103,13 @@ def stamp_ignored(one, other):
     return one or other
 
 
-@plant(model.Record, "lives", "records net", fates=LOSSY)
+@plant(model.Record, "lives", "records net", fates=LOSSY, first=2)
 def delete_wins_by_time(self):
     """Whether a record lives is decided by what was last, not by what its deleter had seen."""
     return max(self.kept.values(), default=0) > max(self.deleted.values(), default=0)
 
 
-@plant(desk, "deleted", "records net", fates=LOSSY, also=((edits, "deleted"),))
+@plant(desk, "deleted", "records net", fates=LOSSY, also=((edits, "deleted"),), first=3)
 def deletes_more_than_was_seen(record, tick):
     """A deletion removes also what its author had not seen."""
     far = dict.fromkeys({*record.vector, *record.kept, "primary", "secondary"}, 2**52)
@@ -134,7 +134,7 @@ def tombstone_dropped(self, entry, wall):
 _put = Index.put
 
 
-@plant(inbox, "holds", "records memory", fates=LOSSY, seeds=300)
+@plant(inbox, "holds", "records memory", fates=LOSSY, seeds=300, first=42)
 def base_taken_as_held(_mine, _vector, _version):
     """A delta is taken although the version that it builds upon is not here."""
     return True
@@ -170,6 +170,7 @@ _left = outbox.Outbox.left
 @plant(
     inbox.Inbox, "_record_or_hold", "records net memory", fates={"direct": 1.0, "relay": 3.0}, acts=45,
     more={"lose_index": 4.0, "make_mailbox": 2.0, "set_callflow": 2.0},
+    first=49,
 )  # fmt: skip
 def former_life_believed(self, value, taken, *, current):
     """What a former life of the peer sent counts as held by the present one."""
@@ -182,13 +183,14 @@ _record_or_hold = inbox.Inbox._record_or_hold
 @plant(
     inbox.Inbox, "_holds_up_to", "records net", fates={"direct": 2.0, "relay": 1.0, "lost": 2.0}, narrow=True, acts=40,
     more={"delete_mailbox": 10.0, "make_mailbox": 3.0, "turn": 2.0},
+    first=12,
 )  # fmt: skip
 def mailbox_back_too_early(_self, _change):
     """A deleted mailbox is brought back by what was deleted with it, and is still on its way."""
     return True
 
 
-@plant(Housekeeper, "_purge", "age", seeds=300, more={"delete": 3.0, "keep_house": 3.0, "days_pass": 2.0})
+@plant(Housekeeper, "_purge", "age", seeds=300, more={"delete": 3.0, "keep_house": 3.0, "days_pass": 2.0}, first=18)
 def purge_not_replicated(self, kept):
     """What is purged at one server can be restored at the other for ever."""
     with self._index.transaction():
@@ -201,7 +203,7 @@ def purge_not_replicated(self, kept):
 # Files that people and applications have their hands on
 
 
-@plant(Absences, "look", "hand records", acts=40, more={"away_for_a_moment": 10.0, "set_callflow": 3.0})
+@plant(Absences, "look", "hand records", acts=40, more={"away_for_a_moment": 10.0, "set_callflow": 3.0}, first=80)
 def absent_at_the_first_look(self, *values, **words):
     """A file that is away for a moment counts as deleted."""
     self._settle = 0.0
@@ -211,7 +213,7 @@ def absent_at_the_first_look(self, *values, **words):
 _look = Absences.look
 
 
-@plant(scan.Scanner, "_settled", "hand", more={"half_an_edit": 20.0})
+@plant(scan.Scanner, "_settled", "hand", more={"half_an_edit": 20.0}, first=8)
 def settle_ignored(self, _look):
     """A file is read while somebody writes it."""
     return True
@@ -229,7 +231,7 @@ def unreadable_is_absent(self, path):
 _look_at = NativeStore.look
 
 
-@plant(apply.Applier, "_as_last_seen", "hand records")
+@plant(apply.Applier, "_as_last_seen", "hand records", first=84)
 def person_overwritten(self, _key):
     """The peer's edit is written over what a person has just saved."""
     return True
@@ -249,13 +251,13 @@ _sound = scan.Scanner._sound
 # Memory
 
 
-@plant(rollback.Rollback, "rolled_back_here", "memory records net", seeds=300)
+@plant(rollback.Rollback, "rolled_back_here", "memory records net", seeds=300, first=7)
 def rollback_not_noticed(self, mail):
     """A server that was put back from a backup goes on as if nothing had happened."""
     return False
 
 
-@plant(identity, "renew", "memory records", seeds=300)
+@plant(identity, "renew", "memory records", seeds=300, first=2)
 def incarnation_not_renewed(root, network, server):
     """A server that lost its memory keeps the name of its former life."""
     return identity.read(root, network, server)

@@ -221,14 +221,26 @@ class _SparedOption(TyperOption):
     """An option that costs nothing while nobody gives it, or where it is plain text."""
 
     def process_value(self, ctx: Any, value: Any) -> Any:
-        return value if _spares(self, value) else super().process_value(ctx, value)
+        with _in_plain_words():
+            return value if _spares(self, value) else super().process_value(ctx, value)
 
 
 class _SparedArgument(TyperArgument):
     """An argument, likewise."""
 
     def process_value(self, ctx: Any, value: Any) -> Any:
-        return value if _spares(self, value) else super().process_value(ctx, value)
+        with _in_plain_words():
+            return value if _spares(self, value) else super().process_value(ctx, value)
+
+
+@contextlib.contextmanager
+def _in_plain_words() -> Iterator[None]:
+    """Say of a wrong value what is wrong with it, without what pydantic puts before that."""
+    try:
+        yield
+    except typer.BadParameter as error:
+        error.message = error.message.removeprefix("Value error, ")
+        raise
 
 
 _SPARED = {TyperOption: _SparedOption, TyperArgument: _SparedArgument}

@@ -45,7 +45,16 @@ def lease_not_checked(self, service):
     return 1000.0 if self._asked else None
 
 
-@plant(Leases, "_granted", "arbiter freeze net", arbiter=True, acts=16, more={"line": 4.0, "freeze": 3.0}, seeds=150)
+@plant(
+    Leases,
+    "_granted",
+    "arbiter freeze net",
+    arbiter=True,
+    acts=16,
+    more={"line": 4.0, "freeze": 3.0},
+    seeds=150,
+    first=14,
+)
 def lease_counts_from_the_answer(self, lease, grant, sent, now):
     """A lease counts from when its answer came."""
     _granted(self, lease, grant, now, now)
@@ -123,7 +132,7 @@ def boot_serves_at_once(entry):
 _carried = journal._carried
 
 
-@plant(Contact, "_issued", "process replay", acts=16, more={"replay": 5.0, "start": 0.3}, seeds=200)
+@plant(Contact, "_issued", "process replay", acts=16, more={"replay": 5.0, "start": 0.3}, seeds=200, first=9)
 def old_mail_counts_as_heard(self, echo):
     """A mail counts as an answer, whatever it echoes."""
     return self._clock.steady()
@@ -135,7 +144,7 @@ def hold_down_of_the_failover_skipped(self):
     return self.quiet_for >= self.policy.heartbeat * 1.5
 
 
-@plant(Situation, "takes_over", "net around process", more={"unwell": 3.0})
+@plant(Situation, "takes_over", "net around process", more={"unwell": 3.0}, first=5)
 def unwell_takes_over(self):
     """A server that is unwell takes over."""
     return self.policy.automatic and self.free and self.may and not self.seen.cut_off
@@ -173,7 +182,7 @@ def hold_down_of_the_failback_skipped():
     return table("`failback.hold` is over", lambda s: s.gate and s.calm and s.free_to_return)
 
 
-@plant(Situation, "calm", "net process around", more={"calls": 5.0, "unwell": 0.2, "cut_off": 0.2})
+@plant(Situation, "calm", "net process around", more={"calls": 5.0, "unwell": 0.2, "cut_off": 0.2}, first=10)
 def calls_are_cut(_self):
     """Calls in progress hold nothing."""
     return True
@@ -187,12 +196,20 @@ def drain_skipped():
     )
 
 
-@plant(Agreement, "paused", "pause net process", more={"pause": 3.0, "resume": 0.2})
+@plant(Agreement, "paused", "pause net process", more={"pause": 3.0, "resume": 0.2}, first=25)
 def pause_ignored(_self, _agreed):
     """A pause holds nothing."""
 
 
-@plant(Moves, "lately", "net process around", acts=30, more={"unwell": 6.0, "cut_off": 0.1, "calls": 0.1}, seeds=100)
+@plant(
+    Moves,
+    "lately",
+    "net process around",
+    acts=30,
+    more={"unwell": 6.0, "cut_off": 0.1, "calls": 0.1},
+    seeds=100,
+    first=5,
+)
 def flap_limit_ignored(_self, _service):
     """A service moves as often as it may."""
     return 0
@@ -217,7 +234,7 @@ def order_taken_twice(self, told, services):
     return new
 
 
-@plant(roles, "_becomes", "mode net", dual=True, seeds=40)
+@plant(roles, "_becomes", "mode net", dual=True, seeds=40, first=4)
 def mode_moves_the_service(row, s, now):
     """When the mode changes, the new home has the service at once."""
     after = _becomes(row, s, now)
