@@ -195,7 +195,7 @@ class Pulse(Watch):
         super().__init__(_BEAT)
 
     def _look(self) -> None:
-        with self._path.open("wb") as file:
+        with self._path.open("wb", buffering=0) as file:
             file.write(b"1")
             os.fsync(file.fileno())
         now = time.monotonic()
