@@ -8,7 +8,7 @@ import pytest
 from pair import Roles
 
 from vmctl.agreement import PAUSE, Agreement, _read, both_have
-from vmctl.errors import ModeRefused
+from vmctl.errors import JournalBroken, ModeRefused
 from vmctl.journal import Journal
 from vmctl.status import gather
 
@@ -106,6 +106,23 @@ def test_a_service_that_moves_too_often_stays_where_it_is(pair):
     pair.clock.advance(pair.config.failback.hold)
     pair.turns(6)
     assert pair.serving("secondary") == "primary"
+
+
+def test_a_journal_that_was_touched_stops_roles_and_nothing_else(pair):
+    """An order that the peer forwards waits until the journal can be trusted again, and no time is waited for."""
+    pair.roles["secondary"].order("voicemail", "failover", "ada")
+    pair.roles["secondary"].tick()
+    orders = pair.roles["secondary"].facts()["orders"]
+    path = pair.root("primary") / ".vmctl/journal.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"primary", b"trimary"))
+    pair.roles["primary"].hear_orders(orders)
+    with pytest.raises(JournalBroken):
+        pair.roles["primary"].tick()
+    assert pair.roles["primary"].due > pair.clock.steady() + 3600
+    path.write_bytes(whole)
+    pair.turns(6)
+    assert pair.serving("primary") == "secondary"
 
 
 # What is agreed on

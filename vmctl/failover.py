@@ -6,6 +6,7 @@ The journal is the state: every decision starts from it, under the store's lock.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -96,13 +97,13 @@ class Failover:
         Without `automatic` silence moves nothing: a command that runs now and then has not listened in between.
         """
         began = self._clock.steady()
+        self.due = FOR_EVER  # also where the journal cannot be trusted: then no time brings anything
         with self._replica.locked():
             agreed, moved = self._hear_agreed()
             self.mode = agreed.mode
             policy = self._policy_now(automatic=automatic)
             notes: dict[str, dict[str, Any]] = {"waiting": {}, "forward": {}}
             self._wanted, serving, self.recovering, self.draining = {}, [], [], set()
-            self.due = FOR_EVER
             views = self._journal.views(agreed.homes)
             self._count_from_now(views)
             for service, known in views.items():
@@ -250,9 +251,14 @@ class Failover:
         return reason
 
     def hear_orders(self, orders: Any) -> None:
-        """Orders that the peer forwards in a fresh mail, because this server serves. Each is taken once."""
-        for service in self._orders.hear(orders, self._config.services):
-            self._begin_drain(service)
+        """Orders that the peer forwards in a fresh mail, because this server serves. Each is taken once.
+
+        None is taken where the journal cannot be trusted: no role moves then, and the peer says it again with each mail.
+        """
+        with contextlib.suppress(JournalError):
+            self.views()
+            for service in self._orders.hear(orders, self._config.services):
+                self._begin_drain(service)
 
     # Orders
 
