@@ -408,6 +408,23 @@ def test_a_lease_that_runs_out_is_told_without_a_transition(roles: Server, tmp_p
     until(lambda: (tmp_path / "said").read_text() == "[] standby\n", what="its words")
 
 
+def test_a_server_that_steps_aside_says_so_at_once(roles: Server, tmp_path: Path) -> None:
+    """`on_standby` does not wait for the end of the time in which a server that starts only asks."""
+    began = roles.wire.clock.steady()
+    roles.begin()
+    roles.move()
+    roles.move()
+    roles.tick_until(lambda: kinds(tmp_path), HERE, what="on_active")
+    before = roles.journal.views({"voicemail": "primary"})["voicemail"]
+    aside = Transition(before, before.started(roles.wire.clock.wall(), "lease"), "its lease ran out", "vmctl")
+    with roles.replica.locked():
+        roles.journal.transition(aside, Evidence("primary", "secondary"), at=roles.wire.clock.wall(), server="primary")
+    roles.teller.tick(THERE)
+    until(lambda: len(kinds(tmp_path)) > 1, what="on_standby")
+    assert kinds(tmp_path) == ["on_active", "on_standby"]
+    assert roles.wire.clock.steady() - began < roles.config.failover.start_wait
+
+
 def test_what_is_not_known_changes_nothing(roles: Server, tmp_path: Path) -> None:
     """A service of which nobody knows who serves it stays as it was told."""
     roles.begin()

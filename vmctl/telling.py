@@ -285,7 +285,7 @@ class Teller:
                     self._hand_over(channel, news.document)
         for name, role in self._roles.items():
             view = self._views.get(name) or fresh_view(name, self._config.services[name].home)
-            if name in serving and self._is_known(view, serving[name]):
+            if name in serving and self._is_known(role, view, serving[name]):
                 role.want(serving[name])
             if not role.busy and now >= role.not_before and role.due:
                 active = role.told = bool(role.wanted)
@@ -293,10 +293,13 @@ class Teller:
                 hook = "on_active" if active else "on_standby"
                 self._hand_over(role, notice.of_role(view, self._last.get(name), self._who(), hook, active=active))
 
-    def _is_known(self, view: View, active: bool) -> bool:
-        """Whether it is known who serves: a server that starts asks first. After its wait nobody serves, for all it knows."""
+    def _is_known(self, role: _Role, view: View, active: bool) -> bool:
+        """Whether it is known who serves: a server that starts asks first. After its wait nobody serves, for all it knows.
+
+        So it is at once where it was known before: then this server stepped aside.
+        """
         waited = self._clock.steady() - self._began >= self._config.failover.start_wait
-        return active or view.state != "starting" or waited
+        return active or view.state != "starting" or role.wanted is not None or waited
 
     def _state(self) -> object:
         """What changes whenever the journal grows, or is another one."""
