@@ -142,6 +142,18 @@ def test_a_pause_holds_on_both_servers_and_ends_by_itself(pair):
     assert pair.serving("secondary") == "secondary"
 
 
+@pytest.mark.parametrize(("late", "left"), [(7200, 0), (3000, 600)])
+def test_a_pause_that_is_heard_late_ends_at_the_same_time_on_both_servers(pair, late, left):
+    """What of it was over when the other server heard of it does not begin anew there."""
+    pair.roles["primary"].pause("ada", on=True, seconds=3600)
+    pair.clock.advance(late)
+    pair.turns(3)
+    for ends in (left > 0, False):
+        for roles in pair.roles.values():
+            assert (roles.agreement.paused(roles.agreement.read()) is not None) == ends
+        pair.clock.advance(left)
+
+
 def test_a_pause_outlives_a_restart_and_an_order_is_carried_out_in_it(pair):
     """It is in the journal, not in a process."""
     pair.roles["primary"].pause("ada", on=True)

@@ -108,18 +108,19 @@ class Agreement:
         number = agreed.stamp(name)[0] + 1
         self._keep(name, {**value, "number": number, "server": self._me}, f"operator {by}")
 
-    def hear(self, theirs: Any) -> bool:
-        """Take what the peer has newer, in a fresh mail of its; tells whether there was any."""
+    def hear(self, theirs: Any, sent: int) -> bool:
+        """Take what the peer has newer, in a fresh mail of its, sent at that wall time; tells whether there was any."""
         agreed = self.read()
         newer = [(name, value) for name, value in _read(theirs).items() if _stamp(value) > agreed.stamp(name)]
         for name, value in newer:
-            self._keep(name, value, "peer")
+            self._keep(name, value, "peer", _passed(value, sent) if name == PAUSE else 0.0)
         return bool(newer)
 
-    def _keep(self, name: str, value: dict[str, Any], by: str) -> None:
+    def _keep(self, name: str, value: dict[str, Any], by: str, passed: float = 0.0) -> None:
+        """Write a value to the journal; `passed` are the seconds of a pause that are over."""
         self._journal.agree(name, value, at=self._clock.wall(), server=self._me, by=by)
         if name == PAUSE:
-            began = {"steady": self._clock.steady(), "boot": self._clock.boot(), "stamp": list(_stamp(value))}
+            began = {"steady": self._clock.steady() - passed, "boot": self._clock.boot(), "stamp": list(_stamp(value))}
             with self._index.transaction():
                 self._index.set_note(_BEGAN, began)
 
@@ -144,6 +145,14 @@ class Agreement:
 def both_have(mine: Agreed, theirs: Any, name: str) -> bool:
     """Whether the peer, by its newest mail, has the value that this server has, or a newer one."""
     return _stamp(_read(theirs).get(name)) >= mine.stamp(name)
+
+
+def _passed(pause: dict[str, Any], sent: int) -> float:
+    """How much of a pause was over at that wall time, both by the clock of the server that says so."""
+    if pause.get("seconds") is None:
+        return 0.0
+    seconds = float(pause["seconds"])
+    return min(seconds, max(0.0, seconds - (parse_rfc3339(pause["until"]) - sent) / 1_000_000))
 
 
 def _stamp(value: Mapping[str, Any] | None) -> tuple[int, str]:

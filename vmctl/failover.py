@@ -133,8 +133,8 @@ class Failover:
 
     def _hear_agreed(self) -> tuple[Agreed, bool]:
         """What is agreed on, with what the peer has newer; tells whether there was any."""
-        theirs = self._contact.facts().get("agreed") if self._contact.heard else None
-        heard = theirs is not None and self.agreement.hear(theirs)
+        facts = self._contact.facts() if self._contact.heard else {}
+        heard = "agreed" in facts and self.agreement.hear(facts["agreed"], facts["sent"])
         return self.agreement.read(), heard
 
     def _release(self, service: str) -> None:
