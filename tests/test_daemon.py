@@ -12,7 +12,9 @@ import pytest
 from running import Net, until, wav
 from surroundings import HandClock
 
+from vmctl.clock import Clock
 from vmctl.daemon import Daemon
+from vmctl.replica import Replica
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -140,6 +142,43 @@ def test_an_order_typed_at_the_other_server(net: Net) -> None:
     for server in ("primary", "secondary"):
         moves = [entry for entry in net.read("journal", "--server", server) if entry["kind"] == "transition"]
         assert moves[-1]["to"]["serving"] == "secondary"
+
+
+def test_an_order_where_no_daemon_runs_takes_nothing_by_force_from_a_server_that_is_well(tmp_path: Path) -> None:
+    """The other server is asked, and waited for as long as it may take to answer: it gives the service away."""
+    net = Net.make(tmp_path / "net", sync__heartbeat="1s", failover__after="4s", failover__start_wait="3s")
+    with net.daemon("primary"):
+        with net.daemon("secondary") as stopped:
+            until(lambda: net.moves("secondary"), what="normal operation on both")
+            stopped.terminate()
+            assert stopped.wait(timeout=10) == 0
+        until(lambda: not _is_heard(net, "secondary"), what="the end of what the daemon heard")
+        net.do("failover", "--server", "secondary")
+        until(lambda: net.moves("primary")[-1] == "resilience", what="the word of the one that gave it")
+    (last,) = net.read("journal", "--server", "secondary", "--last", "1")
+    assert (last["by"], last["to"]["cause"], last["to"]["epoch"][1]) == ("peer", "order", "primary")
+
+
+def test_a_pause_where_no_daemon_runs_is_told_to_the_other_server_at_once(net: Net) -> None:
+    """Also while that one counts as heard, so that nothing else makes this server speak."""
+    with net.daemon("primary"):
+        with net.daemon("secondary") as stopped:
+            until(lambda: net.moves("secondary"), what="normal operation on both")
+            stopped.terminate()
+            assert stopped.wait(timeout=10) == 0
+        assert net.run("pause", "--server", "secondary").stderr.strip() == "paused, on both servers"
+
+
+def test_a_pause_is_no_longer_than_a_year(net: Net) -> None:
+    """A time that no clock can show is a slip of the keyboard, and no bug."""
+    for words in ("367d", "999999999999d"):
+        refused = net.run("pause", "--for", words, "--server", "primary")
+        assert (refused.returncode, "a year at most" in refused.stderr) == (2, True)
+
+
+def _is_heard(net: Net, server: str) -> bool:
+    with Replica.open(net.config, server, Clock()) as replica:
+        return replica.contact.heard
 
 
 def test_a_store_that_disappears_is_not_emptied(net: Net, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,9 +14,11 @@ if TYPE_CHECKING:
 
     from vmctl.cli.session import Session
     from vmctl.failover import Failover
+    from vmctl.post import Post
 
 _POLL = 0.05
-_TRIES = 20
+_MOMENT = 1.0  # seconds for a peer that takes no mail
+_HEARTBEATS = 2  # within which a peer that takes mail has to answer
 
 
 class Acting(NamedTuple):
@@ -24,7 +27,7 @@ class Acting(NamedTuple):
     server: str
     roles: Failover
     turn: Callable[[], None]  # take what came, decide, speak: nothing where a daemon does it
-    nudge: Callable[[], None]  # let the daemon do that at once
+    nudge: Callable[[], None]  # let the daemon do that at once, and speak
     fresh: Callable[[], bool]  # whether the peer was heard since this began
 
     def wait(self, done: Callable[[], bool], timeout: float) -> bool:
@@ -82,30 +85,59 @@ def _through_daemon(session: Session, name: str, _timeout: float) -> Iterator[Ac
 @contextlib.contextmanager
 def _alone(session: Session, name: str, timeout: float) -> Iterator[Acting]:
     """No daemon runs here: this process speaks to the peer itself, as far as there is one."""
-    from vmctl.errors import PeerUnreachable
     from vmctl.post import ROUND, Post
 
     came = threading.Event()
     with Post(session.config, name, Clock(), role=ROUND, wake=came.set, patience=timeout) as post:
         post.listen()
         post.connect()
-        heard = post.replica.contact
-
-        def turn() -> None:
-            post.take()
-            moved = post.failover.tick(automatic=False)
-            with contextlib.suppress(PeerUnreachable):  # an order may be given because the peer is dead
-                for parcel in post.parcels(always=moved or not heard.heard):
-                    post.deliver(parcel)
-
-        turn()
-        for _ in range(_TRIES):  # the peer's answer to the challenge, if it is there at all
-            if heard.heard:
-                break
-            came.wait(_POLL)
-            post.take()
-        turn()
+        alone = _Alone(post)
+        alone.turn()
+        _greet(post, came)
+        alone.turn()
         try:
-            yield Acting(name, post.failover, turn, lambda: None, lambda: heard.heard)
+            yield Acting(name, post.failover, alone.turn, alone.nudge, lambda: post.replica.contact.heard)
         finally:
             post.tell_others()
+
+
+class _Alone:
+    """What a daemon would do in its turns: to the peer it speaks with each heartbeat, and when there is news."""
+
+    def __init__(self, post: Post) -> None:
+        self._post = post
+        self._clock = Clock()
+        self._next_beat = 0.0
+
+    def nudge(self) -> None:
+        """There is news for the peer: an order, say."""
+        self._next_beat = 0.0
+
+    def turn(self) -> None:
+        from vmctl.errors import PeerUnreachable
+
+        self._post.take()
+        moved = self._post.failover.tick(automatic=False)
+        now = self._clock.steady()
+        beat = moved or now >= self._next_beat
+        if beat:
+            self._next_beat = now + self._post.config.sync.heartbeat
+        with contextlib.suppress(PeerUnreachable):  # an order may be given because the peer is dead
+            for parcel in self._post.parcels(always=beat):
+                self._post.deliver(parcel)
+
+
+def _greet(post: Post, came: threading.Event) -> None:
+    """Wait for the peer's answer, if it is there at all: from a server that is well nothing is taken by force."""
+    from vmctl.errors import PeerUnreachable
+
+    heard, clock, taken = post.replica.contact, Clock(), False
+    if not heard.heard:
+        with contextlib.suppress(PeerUnreachable):
+            for parcel in post.parcels(always=True, request={"round": secrets.token_hex(8)}):  # it answers that at once
+                taken = post.deliver(parcel) or taken
+    deadline = clock.steady() + (_HEARTBEATS * post.config.sync.heartbeat if taken else _MOMENT)
+    while not heard.heard and clock.steady() < deadline:
+        came.wait(_POLL)
+        came.clear()
+        post.take()

@@ -15,6 +15,8 @@ from vmctl.cli.session import Session
 if TYPE_CHECKING:
     from vmctl.cli.acting import Acting
 
+_LONGEST_PAUSE = 366 * 86400.0  # seconds
+
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", min=0.0, help="How long to wait for the other server.")]
 
 mode = group("The mode of the network: show, set.")
@@ -100,6 +102,11 @@ def _seconds(text: str) -> float:
     from vmctl.clock import parse_duration
 
     try:
-        return parse_duration(text)
+        seconds = parse_duration(text)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--for") from error
+    if seconds > _LONGEST_PAUSE:
+        raise typer.BadParameter(
+            "a pause lasts a year at most; without --for it ends with 'vmctl resume'", param_hint="--for"
+        )
+    return seconds
