@@ -14,6 +14,7 @@ from surroundings import HandClock
 
 from vmctl.clock import Clock
 from vmctl.daemon import Daemon
+from vmctl.orders import Orders
 from vmctl.replica import Replica
 
 if TYPE_CHECKING:
@@ -174,6 +175,21 @@ def test_a_pause_is_no_longer_than_a_year(net: Net) -> None:
     for words in ("367d", "999999999999d"):
         refused = net.run("pause", "--for", words, "--server", "primary")
         assert (refused.returncode, "a year at most" in refused.stderr) == (2, True)
+
+
+def test_an_order_for_all_is_refused_before_any_is_taken(tmp_path: Path) -> None:
+    """Where one of the services cannot move the other one stays, too: what failed has done nothing."""
+    net = Net.make(tmp_path / "net", mode="dual-active")
+    with net.daemon("secondary"):
+        with net.daemon("primary"):
+            until(lambda: all(one["state"] == "normal" for one in net.status()["services"]), what="normal operation")
+            assert net.run("pause", "--server", "secondary").returncode == 0
+        until(lambda: not _is_heard(net, "secondary"), what="the end of what the daemon heard")
+        refused = net.run("failover", "--all", "--server", "secondary")
+        assert (refused.returncode, "secondary cannot move to primary" in refused.stderr) == (40, True)
+        with Replica.open(net.config, "secondary", Clock()) as replica:
+            assert Orders(replica.index, Clock()).of("primary") is None
+    assert "resilience" not in net.moves("secondary")
 
 
 def _is_heard(net: Net, server: str) -> bool:

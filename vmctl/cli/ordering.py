@@ -80,22 +80,35 @@ def _services(session: Session, name: str | None, *, every: bool) -> list[str]:
 
 
 def _give(at: Acting, verb: Order, services: list[str], *, reason: str, now: bool) -> list[str]:
-    """Give the order for each service; those for which there is something to do.
+    """Give the order for each service for which there is something to do; those.
 
-    Raises NothingToFailBack only when that is so for all of them.
+    None is given where one of them is refused.
+    """
+    due = [name for name, (_, _, already) in _looks(at, verb, services).items() if not already]
+    by = getpass.getuser()
+    return [name for name in due if at.roles.order(name, verb, by, reason=reason, now=now) == "taken"]
+
+
+def _looks(at: Acting, verb: Order, services: list[str]) -> dict[str, tuple[View, Evidence, bool]]:
+    """By service what is known of it, and whether there is nothing to do.
+
+    Raises what `check_order` raises; NothingToFailBack only when that is so for all of them.
     """
     from vmctl.errors import NothingToFailBack
+    from vmctl.roles import check_order
 
-    taken, idle = [], []
+    found, idle = {}, []
     for service in services:
+        view, evidence = at.roles.look(service)
         try:
-            if at.roles.order(service, verb, getpass.getuser(), reason=reason, now=now) == "taken":
-                taken.append(service)
+            already = check_order(view, evidence, verb) == "already"
         except NothingToFailBack as error:
             idle.append(error)
+            already = True
+        found[service] = view, evidence, already
     if idle and len(idle) == len(services):
         raise idle[0]
-    return taken
+    return found
 
 
 def _left(at: Acting, verb: Order, taken: list[str]) -> list[str]:
@@ -152,24 +165,13 @@ def _rehearse(session: Session, at: Acting, verb: Order, services: list[str], *,
 
     Raises what the order itself would raise.
     """
-    from vmctl.errors import NothingToFailBack
-    from vmctl.roles import check_order
-
     at.nudge()
     at.wait(at.fresh, _ASKING)
-    found, words, idle = [], [], []
-    for service in services:
-        view, evidence = at.roles.look(service)
-        try:
-            already = check_order(view, evidence, verb) == "already"
-        except NothingToFailBack as error:
-            idle.append(error)
-            already = True
+    found, words = [], []
+    for view, evidence, already in _looks(at, verb, services).values():
         one = _rehearsed(session, at, view, evidence, verb, already=already, now=now)
         found.append(one)
         words += _rehearsal_words(one)
-    if idle and len(idle) == len(services):
-        raise idle[0]
     report(session, {"dry_run": True, "services": found}, "\n".join(words))
 
 
