@@ -9,6 +9,7 @@ from pair import Roles
 
 from vmctl.agreement import PAUSE, Agreement, _read, both_have
 from vmctl.errors import JournalBroken, ModeRefused
+from vmctl.inbox import Taken
 from vmctl.journal import Journal
 from vmctl.status import gather
 
@@ -123,6 +124,17 @@ def test_a_journal_that_was_touched_stops_roles_and_nothing_else(pair):
     path.write_bytes(whole)
     pair.turns(6)
     assert pair.serving("primary") == "secondary"
+
+
+@pytest.mark.parametrize("odd", [5, True, "x", {"a": 1}, [5], [[]]])
+def test_what_another_version_says_of_itself_stops_no_role(pair, monkeypatch, odd):
+    """Values that are not as they should be are left out, and what is as it should be counts."""
+    facts = pair.roles["primary"].facts
+    monkeypatch.setattr(pair.roles["primary"], "facts", lambda: facts() | dict.fromkeys(("asks", "moves"), odd))
+    pair.roles["primary"].order("voicemail", "failover", "ada")
+    pair.turns(6)
+    assert pair.serving("secondary") == "secondary"
+    assert Taken(status={"answers": odd}).answers == (odd if isinstance(odd, list) else [])
 
 
 # What is agreed on

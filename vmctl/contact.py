@@ -80,6 +80,8 @@ class Contact:
                 "parked",
             ):  # what is no number here was not written by vmctl
                 facts[name] = facts[name] if type(facts.get(name)) is int else 0
+            for name in ("asks", "moves"):  # likewise what is no list
+                facts[name] = facts[name] if isinstance(facts.get(name), list) else []
             self._index.set_note("peer", facts)
         return True
 

@@ -335,7 +335,7 @@ class Daemon:
         """Keep the time of a round that a command asked for, once the peer has answered it."""
         if self._asking is None:
             return
-        if not any(self._asking in (one.status.get("answers") or []) for one in taken):
+        if not any(self._asking in one.answers for one in taken):
             return
         if post.in_step:
             self._asking = None

@@ -141,7 +141,7 @@ class Failover:
         """What was promised to the peer is over when the peer itself says that this server is to serve."""
         facts = self._contact.facts() if self._contact.heard else {}
         said = _view_of(facts, service)
-        if said is not None and said.serving == self._me and service not in (facts.get("asks") or []):
+        if said is not None and said.serving == self._me and service not in facts.get("asks", []):
             self.permits.release(service)
 
     def _policy_now(self, *, automatic: bool) -> Policy:
@@ -233,7 +233,7 @@ class Failover:
     def _catch_up(self, move: Transition) -> str:
         """Journal what the peer did before the transition that is adopted now, and give the adopted one's reason."""
         reason = move.reason
-        for made in self._contact.facts().get("moves") or []:
+        for made in self._contact.facts().get("moves", []):
             try:
                 before, after = View.from_json(made["from"]), View.from_json(made["to"])
                 why, at = str(made["reason"])[:400], str(made["at"])[:40]

@@ -73,6 +73,12 @@ class Taken:
     request: dict[str, Any] = field(default_factory=dict)
     status: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def answers(self) -> list[Any]:
+        """The rounds that the peer answers."""
+        found = self.status.get("answers")
+        return found if isinstance(found, list) else []
+
 
 class Inbox:
     """Takes mails of the peer into the index of one server."""

@@ -197,7 +197,7 @@ class Round:
         while True:
             self._mail_came.wait(min(0.5, max(0.0, self._deadline - self._clock.steady())))
             self._mail_came.clear()
-            answers = [answer for taken in self._took(post) for answer in taken.status.get("answers") or []]
+            answers = [answer for taken in self._took(post) for answer in taken.answers]
             answered = answered or nonce in answers
             moved = bool(post.tick(automatic=False))
             self._send(post, None, always=moved)
