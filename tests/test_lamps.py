@@ -315,6 +315,22 @@ def test_after_a_split_all_are_told_of(phones: Phones) -> None:
 # A program that fails
 
 
+def test_no_thread_for_a_run_is_a_failure_of_the_run(phones: Phones, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is named and made again, and never ends the daemon."""
+
+    def fails(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    phones.leave()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fails)
+        phones.turn()
+    (fault,) = phones.wire.a.index.faults.all()
+    assert "can't start new thread" in fault["why"]
+    phones.wire.clock.advance(60)
+    assert [line["mailbox"] for line in phones.settle()] == ["2001"]
+
+
 def test_a_failing_program_is_run_again_with_what_is_so_then(phones: Phones) -> None:
     """Not at once, later each time; it is named in the status, and what it is told in the end are the newest counts."""
     phones.settle()

@@ -344,6 +344,25 @@ def test_whatever_happens_all_is_told_in_order(tmp_path_factory: pytest.TempPath
     assert list(dict.fromkeys(told)) == moved
 
 
+def test_no_thread_for_a_hook_is_a_failure_of_the_hook(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is shown and tried again, and never ends the process that asks."""
+
+    def fails(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    server.told["on_transition"] = noting(tmp_path / "h")
+    server.begin()
+    moved = server.move()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fails)
+        server.tick_until(lambda: server.untold, what="the failure")
+        server.teller.close()
+    assert server.untold[0]["why"] == "can't start new thread"
+    server.tick_until(lambda: ids(tmp_path / "h") == [moved], what="the hook")
+
+
 # Who serves now
 
 

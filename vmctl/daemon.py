@@ -359,7 +359,8 @@ class Daemon:
                 self._wake.set()
 
             self._reader = threading.Thread(target=read, name="vmctl reader", daemon=True)
-            self._reader.start()
+            with contextlib.suppress(RuntimeError):  # no thread is left: the peer asks again with each heartbeat
+                self._reader.start()
         if self._reading is not None:
             post.proof, self._read, self._reading = self._reading, self._reading, None
             self._next_beat = 0.0

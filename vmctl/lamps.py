@@ -208,8 +208,13 @@ class Lamps:
                 tell(program.Ended(f"{type(error).__name__}: {error}"))
 
         self._ended = None
-        self._thread = threading.Thread(target=work, name="vmctl lamps", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=work, name="vmctl lamps", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system has no thread left
+            self._failed(str(error))
+        else:
+            self._thread = thread
 
     def _settle(self) -> None:
         """Keep what a run has told, or when to try again."""
@@ -218,14 +223,17 @@ class Lamps:
         self._thread = None  # it ends by itself, if its program can be killed
         failed = self._ended.why
         if failed:
-            self._failures += 1
-            self._not_before = self._clock.steady() + backoff(_SHORTEST, self._failures, _LONGEST)
-            self._name(f"hooks.on_waiting: {failed}; the lamps of {self._index.lamps.waiting()} mailboxes wait for it")
+            self._failed(failed)
             return
         with self._index.transaction():
             for told in self._batch:
                 self._index.lamps.told(told.lamp, told.now)
         self._well()
+
+    def _failed(self, why: str) -> None:
+        self._failures += 1
+        self._not_before = self._clock.steady() + backoff(_SHORTEST, self._failures, _LONGEST)
+        self._name(f"hooks.on_waiting: {why}; the lamps of {self._index.lamps.waiting()} mailboxes wait for it")
 
     def _well(self) -> None:
         self._failures, self._not_before = 0, 0.0

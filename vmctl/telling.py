@@ -266,7 +266,7 @@ class Teller:
             thread.join(max(0.0, deadline - self._clock.steady()))
         self._stop.set()
         for channel in self._channels:
-            if channel.busy and channel.tell == self._run:
+            if channel.busy and channel.tell == self._run and channel.key in self._threads:
                 self._threads[channel.key].join(_DYING)
         with contextlib.suppress(StoreError):  # then it is told twice
             self._settle()
@@ -339,8 +339,13 @@ class Teller:
             except Exception as error:  # noqa: BLE001 - whatever it is, the loop must hear of it
                 told(f"this is a bug: {type(error).__name__}: {error}")
 
-        self._threads[channel.key] = threading.Thread(target=work, name=f"vmctl {channel.key}", daemon=True)
-        self._threads[channel.key].start()
+        thread = threading.Thread(target=work, name=f"vmctl {channel.key}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system has no thread left
+            told(str(error))
+        else:
+            self._threads[channel.key] = thread
 
     def _run(self, document: dict[str, Any], _attempt: int, told: _Told) -> None:
         command = getattr(self._config.hooks, document["hook"])
