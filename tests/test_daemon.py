@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
+import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -190,6 +191,20 @@ def test_an_order_for_all_is_refused_before_any_is_taken(tmp_path: Path) -> None
         with Replica.open(net.config, "secondary", Clock()) as replica:
             assert Orders(replica.index, Clock()).of("primary") is None
     assert "resilience" not in net.moves("secondary")
+
+
+def test_a_handover_that_is_called_off_ends_the_command(tmp_path: Path) -> None:
+    """It does not wait for what will not come, says so, and does not speak of taking by force what is served here."""
+    net = Net.make(tmp_path / "net", handover__drain="500ms", failover__after="60s")
+    with net.daemon("primary"), net.daemon("secondary") as standby:
+        until(lambda: net.moves("secondary"), what="normal operation on both")
+        standby.send_signal(signal.SIGSTOP)
+        net.do("mailbox", "create", "2001", "--name", "Ada", "--server", "primary")
+        began = time.monotonic()
+        refused = net.run("failover", "--server", "primary", "--timeout", "50")
+        assert time.monotonic() - began < 25
+        standby.send_signal(signal.SIGCONT)
+    assert (refused.returncode, "called off" in refused.stderr, "--now" in refused.stderr) == (53, True, False)
 
 
 def _is_heard(net: Net, server: str) -> bool:

@@ -311,6 +311,10 @@ class Failover:
         theirs = self._contact.facts().get("agreed") if self._contact.heard else None
         return both_have(self.agreement.read(), theirs, name)
 
+    def is_ordered(self, service: str) -> bool:
+        """Whether there is an order for a service that is still to be carried out."""
+        return self._orders.of(service) is not None
+
     def withdraw(self, service: str) -> None:
         """Take back an order that was not carried out."""
         with self._replica.locked():

@@ -62,7 +62,7 @@ def _order(
         taken = _give(at, verb, services, reason=reason, now=now)
         if taken:
             at.nudge()
-        at.wait(lambda: not _left(at, verb, taken), timeout)
+        at.wait(lambda: not _awaited(at, verb, taken), timeout)
         _finish(session, at, verb, services, taken)
 
 
@@ -116,6 +116,15 @@ def _left(at: Acting, verb: Order, taken: list[str]) -> list[str]:
     return [name for name in taken if not _done(views[name], verb)]
 
 
+def _awaited(at: Acting, verb: Order, taken: list[str]) -> list[str]:
+    """What may still move; what was called off may not."""
+    from vmctl.view import FAILBACK
+
+    ordered = {name for name in taken if at.roles.is_ordered(name)}  # before the views: an order ends after the move
+    views = at.roles.views()
+    return [name for name in _left(at, verb, taken) if name in ordered or views[name].cause == FAILBACK]
+
+
 def _finish(session: Session, at: Acting, verb: Order, services: list[str], taken: list[str]) -> None:
     """Say what came of it. Raises NotYet, and withdraws the order, for what did not move."""
     from vmctl.errors import NotYet
@@ -127,22 +136,31 @@ def _finish(session: Session, at: Acting, verb: Order, services: list[str], take
         hint = (
             "it is carried out when that is met: see 'vmctl status'" if kept else "the order was withdrawn: try again"
         )
+        why = _waiting(session, left)
+        if not _awaited(at, verb, left):
+            why = "it was called off: 'vmctl journal' says why"
         for name in left:
             if not kept:
                 at.roles.withdraw(name)
-            silent = at.roles.look(name)[1].silent_for
-            if silent is not None and at.roles.misses_heartbeats(silent):
+            if _may_be_forced(at, name, verb):
                 hint = (
                     f"'vmctl {verb} --now' takes the service at once; do that when the other server is certainly dead"
                 )
-        waits = _waiting(session, left)
-        raise NotYet(f"{verb} of {' and '.join(left)} is not done yet", why=waits, hint=hint)
+        raise NotYet(f"{verb} of {' and '.join(left)} is not done yet", why=why, hint=hint)
     value = {"services": [{"name": name, "serving": views[name].serving, "moved": name in taken} for name in services]}
     words = [
         f"{name} is served by {views[name].serving}{'' if name in taken else ' already: nothing to do'}"
         for name in services
     ]
     report(session, value, "\n".join(words))
+
+
+def _may_be_forced(at: Acting, service: str, verb: Order) -> bool:
+    """Whether the order would move the service here, from a server that misses heartbeats."""
+    view, evidence = at.roles.look(service)
+    silent = evidence.silent_for
+    comes_here = (view.home == evidence.me) == (verb == "failback")
+    return comes_here and silent is not None and at.roles.misses_heartbeats(silent)
 
 
 def _waiting(session: Session, services: list[str]) -> str:
