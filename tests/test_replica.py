@@ -440,3 +440,63 @@ def test_two_processes_that_open_a_store_without_its_index_begin_one_life(wire, 
     lives = [entry["now"] for entry in wire.a.journal.entries() if entry["kind"] == "event"]
     assert 2 == len(lives)
     assert lives[-1] == wire.a.index.meta("incarnation")
+
+
+# A backlog
+
+
+def backlog(wire, box, recording, mails=3):
+    """Mails that wait at the secondary, each with a message; nothing of them is taken."""
+    for _ in range(mails):
+        wire.desk().leave(box, recording())
+        wire.send("primary", always=True)
+        wire.clock.advance(1.0)
+    wire.deliver(take=False)
+    return len(wire.b.spool.waiting())
+
+
+def test_an_intake_ends_when_patience_does_and_the_next_goes_on(wire, box, recording):
+    """One mail at least is taken each time, and the last says that there is no more."""
+    wire.b.patience = 0.0
+    waiting = backlog(wire, box, recording)
+    intakes = [wire.b.take() for _ in range(waiting)]
+    assert [1] * waiting == [len(intake.taken) for intake in intakes]
+    assert [True] * (waiting - 1) + [False] == [intake.more for intake in intakes]
+    wire.in_step()
+
+
+def test_a_peer_whose_mails_wait_is_heard(wire, box, recording):
+    """What the newest says of the peer counts at once: its age, the challenge to be echoed, and what it says of the roles."""
+    wire.exchange()
+    wire.b.patience = 0.0
+    wire.clock.advance(100.0)
+    wire.send("secondary", always=True)
+    wire.deliver()
+    assert backlog(wire, box, recording) > 2
+    assert wire.b.contact.silent_for() > 90
+    wire.b.take()
+    assert wire.b.contact.silent_for() < 10
+    assert wire.b.contact.echo() == wire.a.index.note("challenges")[-1][0]
+    assert wire.b.index.count("kind = 'message'") == 1
+
+
+def test_files_that_lag_behind_are_written_in_several_goes(wire, box, recording, monkeypatch):
+    """Each go writes some, and says that there is more, until all are there."""
+    monkeypatch.setattr("vmctl.apply._AT_ONCE", 2)
+    for _ in range(5):
+        wire.desk().leave(box, recording())
+    wire.send("primary", always=True)
+    wire.deliver(take=False)
+    wire.b.patience = 0.0
+    goes = [wire.b.take() for _ in range(3)]
+    assert [True, True, False] == [go.more for go in goes]
+    assert [2, 2, 1] == [len(go.applied.written) for go in goes]
+    wire.in_step()
+
+
+def test_many_mails_at_once_bear_one_challenge(wire, box):
+    """So the answer to the first of them still counts when the last has left; a later mail bears another."""
+    first = wire.a.contact.challenge()
+    assert {first} == {wire.a.contact.challenge() for _ in range(500)}
+    wire.clock.advance(wire.config.failover.after / 100)
+    assert first != wire.a.contact.challenge()

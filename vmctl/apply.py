@@ -22,7 +22,7 @@ from vmctl.recovery import Recovery
 from vmctl.replacing import Replacing
 
 if TYPE_CHECKING:
-    from vmctl.clock import Clock
+    from vmctl.clock import Clock, Deadline
     from vmctl.entry import Entry
     from vmctl.errors import VmctlError
     from vmctl.index import Index
@@ -36,10 +36,14 @@ _AT_ONCE = 200
 
 @dataclass(slots=True)
 class Applied:
-    """What was written, and what was found to wait: for a recording that is not here, or for a file to stand still."""
+    """What was written, and what was found to wait: for a recording that is not here, or for a file to stand still.
+
+    `more` tells that the time was over before all was looked at.
+    """
 
     written: list[str] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
+    more: bool = False
 
 
 class Applier:
@@ -70,8 +74,8 @@ class Applier:
         self.unfinished = False
         self._recovery.run(kept=kept)
 
-    def apply_all(self) -> Applied:
-        """Write every file that lags behind the index and does not wait for its recording.
+    def apply_all(self, deadline: Deadline | None = None) -> Applied:
+        """Write every file that lags behind the index and does not wait for its recording; after the deadline no more.
 
         What was written is noted in one commit for many files: after a crash `recover` finds the others by their
         content, and those that have gone since by their marks.
@@ -79,6 +83,9 @@ class Applier:
         done = Applied()
         todo = self._index.writable()
         for start in range(0, len(todo), _AT_ONCE):
+            if start and deadline is not None and deadline.over:
+                done.more = True
+                break
             with self._index.transaction():
                 for key in todo[start : start + _AT_ONCE]:
                     self._apply_one(key, done)

@@ -44,6 +44,7 @@ _ANSWERS_A_BEAT = 4  # to a peer that asks for a promise
 _QUESTIONS = 6  # to the arbiter in the time of one lease
 _ASK_FOR, _ASK_AGAIN = 60.0, 0.5
 _SHORTEST_PAUSE = 0.05
+_LONGEST_INTAKE = 1.0  # seconds: the roles wait meanwhile, and so does the peer for its heartbeat
 
 
 class Daemon:
@@ -110,6 +111,7 @@ class Daemon:
             post.tell(self._trouble)
             self._lamps = Lamps(post.replica, self._wake.set)
             post.replica.take()  # the spool before the first scan: what came is older than what is on disk
+            post.replica.patience = _LONGEST_INTAKE
             post.start()
             post.listen()
             post.connect()
@@ -179,6 +181,8 @@ class Daemon:
         """One turn of the loop; what was not well all the same."""
         now = self._clock.steady()
         intake = post.take()
+        if intake.more:
+            self._wake.set()
         if self._round.is_set() or not post.failover.draining <= self._drained:
             self._round.clear()  # a handover waits for all that is here to be there
             self._drained = set(post.failover.draining)

@@ -134,6 +134,12 @@ class Inbox:
                 self._journal(mail)
         return taken
 
+    def listen(self, mail: SyncMail) -> None:
+        """Hear that the peer lives and what it says of itself, by a mail whose turn has not come."""
+        if mail.incarnation == self._index.meta("peer_incarnation"):
+            with self._index.transaction():
+                self._heard(mail)
+
     def bring_mailboxes_back(self) -> Taken:
         """What was put into a mailbox while it was being deleted on the other server brings the mailbox back.
 

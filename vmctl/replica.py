@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from vmctl import clocks, durable, identity, overruled, rejoin
 from vmctl.apply import Applied, Applier
+from vmctl.clock import Deadline
 from vmctl.contact import Contact
 from vmctl.doubt import Doubt
 from vmctl.errors import MailError, StoreExchanged, StoreUnusable
@@ -50,10 +51,11 @@ _SHARE_OF_DIGESTS = 8  # one part in so many of a mail may be digests
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """What came in and what was written of it."""
+    """What came in and what was written of it; `more` tells that the time was over before all was."""
 
     taken: list[Taken]
     applied: Applied
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ class Replica:
         self.server = server
         self.peer = config.peer_of(server.name)
         self.clock = clock
+        self.patience: float | None = None  # seconds for one intake, of a process that has more to do; None: to the end
         self.index = index
         self.index.history.keep = config.history.versions
         self.store = NativeStore(server.store, config.audio.formats, config.limits.document)
@@ -153,7 +156,7 @@ class Replica:
         with self.locked():
             full = full or self._full_is_due()
             report = self.scanner.scan(full=full, accept_deletions=accept_deletions)
-            self.applier.apply_all()
+            self.applier.apply_all(self._deadline())
             if full:
                 self._clear_leftovers()
             if report.held != (self.index.note("held") or []):
@@ -203,9 +206,19 @@ class Replica:
         self.spool.put(raw, mail.packet, self.clock.wall())
 
     def take(self) -> Intake:
-        """Merge every mail of the spool into the index, write the files, and let the spool go."""
+        """Merge every mail of the spool into the index, write the files, and let the spool go.
+
+        Where `patience` ends before all of that is done, the newest mail is listened to all the same: what lies between
+        is no silence of the peer.
+        """
         with self.locked():
-            taken = [mail for path in self.spool.waiting() if (mail := self._take_one(path)) is not None]
+            deadline, waiting = self._deadline(), self.spool.waiting()
+            taken: list[Taken] = []
+            while waiting and not (taken and deadline is not None and deadline.over):
+                if (mail := self._take_one(waiting.pop(0))) is not None:
+                    taken.append(mail)
+            if waiting:
+                self._listen(waiting[-1])
             if any(mail.fresh for mail in taken):
                 self._watch_clock()
             for mail in taken:
@@ -213,7 +226,16 @@ class Replica:
                     overruled.obey(self.store, self.index, mail.status.get("overwritten"), self.clock.wall())
             if (back := self.inbox.bring_mailboxes_back()).changed:
                 taken.append(back)
-            return Intake(taken, self.applier.apply_all())
+            applied = self.applier.apply_all(deadline)
+            return Intake(taken, applied, more=bool(waiting) or applied.more)
+
+    def _deadline(self) -> Deadline | None:
+        return None if self.patience is None else Deadline(self.clock, self.patience)
+
+    def _listen(self, path: Path) -> None:
+        """Hear what a mail says of the peer itself, as if it had brought nothing else; it is taken when it is its turn."""
+        with contextlib.suppress(MailError, ValueError, TypeError, LookupError, AttributeError):  # told then
+            self.inbox.listen(self._parse(self.spool.read(path)))
 
     def _take_one(self, path: Path) -> Taken | None:
         try:

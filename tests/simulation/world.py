@@ -28,8 +28,9 @@ from vmctl.post import DAEMON, Post
 from vmctl.replica import Replica
 
 from .disk import Crash, Disk, Side
+from .files import is_torn, read_document
 from .learning import brought_back, learn
-from .ledger import Ledger, Violation
+from .ledger import ABSENT, Ledger, Violation
 from .network import Network
 
 NAMES = ("primary", "secondary")
@@ -230,6 +231,14 @@ class World:
             post.replica.index._db.close()
         os.close(post._lock)
 
+    def _note_what_is_torn(self, name):
+        """A part of what somebody saved, and did not sync, may be read as a whole that lacks the rest."""
+        for key, how in self.hand[name].items():
+            left = read_document(how["path"]) if is_torn(how) and how["path"].exists() else None
+            if left is not None:
+                lacks = dict.fromkeys(set(self.ledger.fields(key, name)) - left.keys(), ABSENT)
+                self.ledger.note(name, key, "torn", writes=lacks, maybe=True, keeps=True)
+
     def crash(self, name, *, power=False):
         """The process is killed, and with `power` the machine loses what was not synced."""
         machine = self.machines[name]
@@ -243,6 +252,7 @@ class World:
                     how["power"] = True
             lost = self.disk.power_cut(machine.side, self.chance)
             machine.clock.reboot()
+            self._note_what_is_torn(name)
             self.tell(f"  the power of {name} is cut: {lost} unsynced changes are lost")
         else:
             self.count("crash")

@@ -138,6 +138,8 @@ def edit_while_it_works(world, name):
     if found is None or world.machines[name].post is None or world.machines[name].unmounted:
         return "edit while it works: nothing is there"
     key, path = found
+    if key in world.hand[name] and is_torn(world.hand[name][key]):
+        return "edit while it works: a power cut tore it, and its writer has not looked at it again"
     value = f"n{world.number()}"
     done = []
 
