@@ -137,6 +137,38 @@ def test_what_another_version_says_of_itself_stops_no_role(pair, monkeypatch, od
     assert Taken(status={"answers": odd}).answers == (odd if isinstance(odd, list) else [])
 
 
+def spoil_journal(pair, name):
+    """Edit the last line of a server's journal by hand."""
+    path = pair.root(name) / ".vmctl/journal.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"by":"', b'"by":"x', 1))
+
+
+@pytest.mark.parametrize("state", ["normal", "resilience"])
+def test_no_role_is_given_to_a_server_whose_journal_is_damaged(pair, state):
+    """It could not write down that it serves, so nobody would: no order and no gate gives it anything."""
+    home, giver, order = "secondary", "primary", "failover"
+    if state == "resilience":
+        pair.roles["secondary"].order("voicemail", "failover", "ada")
+        pair.turns(8)
+        home, giver, order = "primary", "secondary", "failback"
+    assert pair.serving(giver) == giver
+    spoil_journal(pair, home)
+    assert pair.roles[home].facts() == {"fit": False}
+    for _ in range(4):
+        pair.send(home, always=True)
+        pair.deliver()
+        pair.tick_roles(giver)
+    pair.roles[giver].order("voicemail", order, "ada")
+    for _ in range(4):
+        pair.send(giver, always=True)
+        pair.send(home, always=True)
+        pair.deliver()
+        pair.tick_roles(giver)
+        pair.clock.advance(1.0)
+    assert pair.serving(giver) == giver
+    assert f"{home} to tell of this service" in "; ".join(pair.servers[giver].index.note("waiting")["voicemail"])
+
+
 # What is agreed on
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from vmctl.agreement import Agreed, Agreement, both_have
 from vmctl.errors import JournalError
-from vmctl.evidence import FOR_EVER, MISSED, Evidence, Order, Policy
+from vmctl.evidence import FOR_EVER, MISSED, Evidence, Order, Policy, Situation
 from vmctl.gate import Gate
 from vmctl.moves import Moves
 from vmctl.orders import Ordered, Orders
@@ -206,12 +206,12 @@ class Failover:
     # What the peer is told, and tells
 
     def facts(self) -> dict[str, Any]:
-        """What every mail tells the peer of the roles; nothing where the journal cannot be trusted."""
+        """What every mail tells the peer of the roles; where the journal cannot be trusted, that this server is not fit."""
         try:
             agreed = self.agreement.read()
             views, moves = self._journal.views(agreed.homes), self._own_moves()
         except JournalError:
-            return {}
+            return {"fit": False}
         asked = self._contact.facts().get("asks") if self._contact.heard else None
         return {
             "views": {name: view.as_json() for name, view in views.items()},
@@ -351,7 +351,7 @@ class Failover:
         service, heard = view.service, self._contact.heard
         facts = self._contact.facts() if heard else {}
         progress = self._gate.progress(service)
-        return Evidence(
+        seen = Evidence(
             me=self._me,
             peer=self._replica.peer.name,
             heard=heard,
@@ -376,6 +376,10 @@ class Failover:
             leased=self.permits.leased(service),
             lease_number=self.permits.number(service),
         )
+        if heard and Situation(view, seen, self._policy).said is None:  # what it does not know it cannot take
+            lacks = (f"{seen.peer} to tell of this service: see 'vmctl status' there",)
+            seen = replace(seen, peer_fit=False, gate_restarted=False, gate_completed=False, waiting_gate=lacks)
+        return seen
 
     @property
     def unfit(self) -> str:
