@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import socket
 import time
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from running import Net, until, wav
@@ -227,6 +228,26 @@ def test_a_store_that_disappears_is_not_emptied(net: Net, tmp_path: Path) -> Non
         until(lambda: net.status()["in_step"], what="in step")
     assert net.path("primary", f"mailboxes/2001/messages/{ident}.json").exists()
     assert net.run("verify").returncode == 0
+
+
+def test_a_server_with_a_damaged_journal_tells_what_the_peer_says(net: Net) -> None:
+    """It serves nobody, so its routes.json must not go on naming it: the peer has taken the service over."""
+    routes = net.path("primary", ".vmctl/routes.json")
+
+    def told() -> Any:
+        return routes.exists() and json.loads(routes.read_text())["services"]["voicemail"]["serving"]
+
+    with both(net):
+        until(lambda: told() == "primary", what="the primary's routes.json")
+    journal = net.path("primary", ".vmctl/journal.jsonl")
+    journal.write_bytes(journal.read_bytes().replace(b'"by":"', b'"by":"x', 1))
+    with net.daemon("secondary"):
+        until(lambda: net.service()["serving"] == "secondary", what="the takeover")
+        with net.daemon("primary"):
+            until(lambda: told() == "secondary", what="the routes.json of the primary")
+            status = net.run("status", "--json")
+            assert status.returncode == 70
+            assert json.loads(status.stdout)["services"][0]["serving"] == "secondary"
 
 
 def test_what_a_server_did_not_hear_for_its_own_reason_is_not_the_peer_s_silence(net: Net) -> None:

@@ -169,6 +169,16 @@ def test_no_role_is_given_to_a_server_whose_journal_is_damaged(pair, state):
     assert f"{home} to tell of this service" in "; ".join(pair.servers[giver].index.note("waiting")["voicemail"])
 
 
+def test_an_order_that_the_peer_forwards_to_a_damaged_journal_is_left_alone(pair):
+    """It ends nothing: the daemon goes on, and the order is not kept for later."""
+    pair.roles["secondary"].order("voicemail", "failover", "ada")
+    pair.tick_roles("secondary")
+    spoil_journal(pair, "primary")
+    pair.send("secondary", always=True)
+    pair.deliver()
+    assert not pair.servers["primary"].index.note("orders")
+
+
 # What is agreed on
 
 

@@ -226,7 +226,7 @@ class Daemon:
         return not deaf or now - max(deaf) >= after
 
     def _tell(self, post: Post) -> None:
-        """Tell other programs who serves, and what waits for whom; where the journal cannot be trusted, nothing new."""
+        """Tell other programs who serves, and what waits for whom; where nothing tells who serves, nothing new."""
         with contextlib.suppress(JournalError):
             answers = post.answers()
             post.routes.tell(answers)

@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any, Self
 
 from vmctl import durable, identity
+from vmctl.agreement import Agreed
 from vmctl.errors import (
     AlreadyServing,
     JournalError,
@@ -218,12 +219,17 @@ class Post:
             log.warning("%s", error.words)
 
     def answers(self) -> dict[str, Answer]:
-        """Who serves each service, as this server knows it now. Raises JournalBroken."""
-        notes = notes_of(self.replica.index, self.replica.contact)._replace(
-            said={}
-        )  # what the peer says is taken in tick
-        agreed = self.failover.agreement.read()
-        known = Known(self.server.name, self._role, self.failover.views(), agreed, notes)
+        """Who serves each service, as this server knows it now.
+
+        Where the journal cannot be trusted that is what the peer says. Raises JournalError where it says nothing either.
+        """
+        notes = notes_of(self.replica.index, self.replica.contact)
+        try:
+            agreed, views = self.failover.agreement.read(), self.failover.views()
+            # what the peer says is taken in tick
+            known = Known(self.server.name, self._role, views, agreed, notes._replace(said={}))
+        except JournalError as error:
+            known = Known(self.server.name, self._role, {}, Agreed(self.config, {}), notes, error)
         return answers(self.config, Moment(self._clock.steady(), self._clock.boot()), [known])
 
     @property
