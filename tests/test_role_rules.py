@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -106,6 +107,22 @@ def test_a_rehearsal_of_a_failover_tells_all_and_moves_nothing(tmp_path: Path) -
         assert "primary would give the service to secondary" in net.run("failover", "--dry-run").stderr
         assert NothingToFailBack.exit_code == net.run("failback", "--dry-run").returncode
         assert before == journals(net)
+
+
+def test_a_handover_that_is_called_off_is_said_at_once_and_why(tmp_path: Path) -> None:
+    """Also after a failback: the command ends with the drain, and advises nothing that this server cannot do."""
+    net = Net.make(tmp_path / "net", handover__drain="1s", failover__after="20s")
+    with net.daemon("primary"), net.daemon("secondary") as other:
+        until(lambda: normal(net), what="normal operation")
+        net.do("failover")
+        net.do("failback")
+        until(lambda: net.service()["cause"] == "failback", what="home again")
+        other.send_signal(signal.SIGSTOP)
+        done = net.run("failover", "--server", "primary", "--timeout", "40")
+        other.send_signal(signal.SIGCONT)
+    assert NotYet.exit_code == done.returncode
+    assert "the handover was called off: after 1 s secondary still lacked something" in done.stderr
+    assert "the order was withdrawn" in done.stderr
 
 
 # Rule 27

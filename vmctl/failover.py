@@ -320,6 +320,11 @@ class Failover:
         with self._replica.locked():
             self._orders.settle(service)
 
+    def last_event(self, service: str) -> str:
+        """What the journal told last of a service that was no transition: that an order is void, say."""
+        told = [entry for entry in self._journal.entries(limit=_MOST_MOVES) if entry.get("kind") == "event"]
+        return next((str(entry.get("event")) for entry in reversed(told) if entry.get("service") == service), "")
+
     def _begin_drain(self, service: str) -> None:
         """What either side holds now has to be over there before the service is handed over."""
         if self.views()[service].state == "normal":

@@ -62,7 +62,7 @@ def _order(
         taken = _give(at, verb, services, reason=reason, now=now)
         if taken:
             at.nudge()
-        at.wait(lambda: not _awaited(at, verb, taken), timeout)
+        at.wait(lambda: not set(_left(at, verb, taken)) - set(_void(at, verb, taken)), timeout)
         _finish(session, at, verb, services, taken)
 
 
@@ -116,37 +116,36 @@ def _left(at: Acting, verb: Order, taken: list[str]) -> list[str]:
     return [name for name in taken if not _done(views[name], verb)]
 
 
-def _awaited(at: Acting, verb: Order, taken: list[str]) -> list[str]:
-    """What may still move; what was called off may not."""
-    from vmctl.view import FAILBACK
-
-    ordered = {name for name in taken if at.roles.is_ordered(name)}  # before the views: an order ends after the move
+def _void(at: Acting, verb: Order, taken: list[str]) -> list[str]:
+    """Those whose order is gone without having moved anything: called off, or too old."""
+    gone = [name for name in taken if not at.roles.is_ordered(name)]  # before the views: an order ends after the move
     views = at.roles.views()
-    return [name for name in _left(at, verb, taken) if name in ordered or views[name].cause == FAILBACK]
+    return [name for name in gone if not (_done(views[name], verb) or _kept(views[name], verb))]
 
 
 def _finish(session: Session, at: Acting, verb: Order, services: list[str], taken: list[str]) -> None:
     """Say what came of it. Raises NotYet, and withdraws the order, for what did not move."""
     from vmctl.errors import NotYet
-    from vmctl.view import FAILBACK
 
+    void = _void(at, verb, taken)
     views = at.roles.views()
     if left := _left(at, verb, taken):
-        kept = all(views[name].cause == FAILBACK for name in left)
+        kept = all(_kept(views[name], verb) for name in left)
         hint = (
             "it is carried out when that is met: see 'vmctl status'" if kept else "the order was withdrawn: try again"
         )
-        why = _waiting(session, left)
-        if not _awaited(at, verb, left):
-            why = "it was called off: 'vmctl journal' says why"
         for name in left:
             if not kept:
                 at.roles.withdraw(name)
-            if _may_be_forced(at, name, verb):
+            _, evidence = at.roles.look(name)
+            silent = evidence.silent_for
+            to_here = evidence.me == _receiver(views[name], verb, evidence)
+            if to_here and silent is not None and at.roles.misses_heartbeats(silent):
                 hint = (
                     f"'vmctl {verb} --now' takes the service at once; do that when the other server is certainly dead"
                 )
-        raise NotYet(f"{verb} of {' and '.join(left)} is not done yet", why=why, hint=hint)
+        waits = "; ".join(filter(None, [*map(at.roles.last_event, void), _waiting(session, left)]))
+        raise NotYet(f"{verb} of {' and '.join(left)} is not done yet", why=waits, hint=hint)
     value = {"services": [{"name": name, "serving": views[name].serving, "moved": name in taken} for name in services]}
     words = [
         f"{name} is served by {views[name].serving}{'' if name in taken else ' already: nothing to do'}"
@@ -155,20 +154,25 @@ def _finish(session: Session, at: Acting, verb: Order, services: list[str], take
     report(session, value, "\n".join(words))
 
 
-def _may_be_forced(at: Acting, service: str, verb: Order) -> bool:
-    """Whether the order would move the service here, from a server that misses heartbeats."""
-    view, evidence = at.roles.look(service)
-    silent = evidence.silent_for
-    comes_here = (view.home == evidence.me) == (verb == "failback")
-    return comes_here and silent is not None and at.roles.misses_heartbeats(silent)
-
-
 def _waiting(session: Session, services: list[str]) -> str:
     from vmctl.clock import Clock
     from vmctl.status import gather
 
     each = [one for one in gather(session.config, Clock())["services"] if one["name"] in services]
     return "; ".join(words for one in each for words in one["waiting_for"])
+
+
+def _kept(view: View, verb: Order) -> bool:
+    """Whether the service itself remembers the order, and goes home when it may."""
+    from vmctl.view import FAILBACK
+
+    return verb == "failback" and view.cause == FAILBACK
+
+
+def _receiver(view: View, verb: Order, evidence: Evidence) -> str:
+    """The server that is to serve."""
+    backup = evidence.peer if evidence.me == view.home else evidence.me
+    return backup if verb == "failover" else view.home
 
 
 def _done(view: View, verb: Order) -> bool:
@@ -199,8 +203,7 @@ def _rehearsed(
     from vmctl.clock import rfc3339
 
     index = at.roles.index
-    backup = evidence.peer if evidence.me == view.home else evidence.me
-    to = backup if verb == "failover" else view.home
+    to = _receiver(view, verb, evidence)
     silent = not evidence.heard or (
         now and evidence.silent_for is not None and at.roles.misses_heartbeats(evidence.silent_for)
     )
