@@ -9,9 +9,11 @@ import pytest
 from pair import Roles
 from running import SERVERS, Net, until
 
+from vmctl.cli.roles import _calls_words
 from vmctl.errors import NothingToFailBack, NotYet
 from vmctl.failover import Failover
 from vmctl.journal import Journal
+from vmctl.waiting import COUNT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -141,6 +143,29 @@ def test_a_pause_says_whether_both_have_it(tmp_path: Path) -> None:
         done = net.run("pause", "--server", "primary", "--timeout", "0.5")
         assert NotYet.exit_code == done.returncode
         assert "here only" in done.stderr
+
+
+@pytest.mark.parametrize("length", ["0s", "367d", "3000000d", "106000000000d"])
+def test_a_pause_of_no_length_or_for_ages_is_refused(tmp_path: Path, length: str) -> None:
+    """It is a command typed wrong, and neither journalled nor a bug."""
+    net = Net.make(tmp_path / "net")
+    done = net.run("pause", "--for", length, "--server", "primary")
+    assert 2 == done.returncode
+    assert "a year at most" in done.stderr
+    assert net.status()["paused"] is None
+
+
+def test_a_calls_command_that_prints_no_number_is_named_where_a_service_waits_for_it() -> None:
+    """The status says what the command printed, and only of a service that waits for the number."""
+    why = "its first line is no whole number: 'garbage'"
+    calls = {"north": {"calls": None, "why": why}, "south": {"calls": None, "why": why}}
+    services = [
+        {"name": "north", "serving": "primary", "waiting_for": [COUNT]},
+        {"name": "south", "serving": "primary", "waiting_for": []},
+    ]
+    (line,) = _calls_words("primary", {"surroundings": {"calls": calls}}, services)
+    assert line.endswith(f"the calls of north: {why}")
+    assert [] == _calls_words("secondary", {"surroundings": None}, services)
 
 
 # Rule 28

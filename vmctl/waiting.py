@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from vmctl.clock import duration
 from vmctl.view import FAILBACK, MODE, ORDER
 
 if TYPE_CHECKING:
     from vmctl.evidence import Situation
+
+
+COUNT: Final = "the count of calls in progress"
 
 
 def waiting(s: Situation) -> tuple[str, ...]:
@@ -62,12 +65,20 @@ def _aside(s: Situation) -> tuple[str, ...]:
     if s.seen.heard:
         if s.peer_newer and s.said is not None and s.said.serving == s.seen.me and not s.may:
             return _permit(s)
-        return () if s.view.state == "normal" else (f"{s.view.serving} to give the service back",)
+        return () if s.view.state == "normal" else _away(s)
     order = "failback" if s.at_home else "failover"
     if s.policy.automatic or s.seen.cut_off:
         taking = f"{s.seen.peer} to be heard; {s.seen.me} takes the service in {_left(s.policy.after, s.quiet_for)}"
         return _or_held(s, taking, f"{s.seen.peer} to be heard")
     return (f"{s.seen.peer} to be heard, or a person's 'vmctl {order}' on {s.seen.me}",)
+
+
+def _away(s: Situation) -> tuple[str, ...]:
+    """What the home waits for that is well, and does not serve: it may be a person."""
+    if s.view.state == "resilience" and s.view.cause == ORDER and s.seen.order is None:
+        return (f"a person's 'vmctl failback', as a person ordered it to {s.view.serving}",)
+    held = s.seen.paused and s.view.cause not in {FAILBACK, MODE}
+    return (f"{s.view.serving} to give the service back", *(("a person's 'vmctl resume'",) if held else ()))
 
 
 def _or_held(s: Situation, taking: str, heard: str) -> tuple[str, ...]:
@@ -110,14 +121,23 @@ def _in_resilience(s: Situation) -> tuple[str, ...]:
     if not s.returned:
         return (f"{s.view.home} to be heard again",)
     if not s.seen.peer_fit:
-        return (f"{s.view.home} to be fit to serve again",)
+        return _unfit_home(s)
     return _idle(s)
+
+
+def _unfit_home(s: Situation) -> tuple[str, ...]:
+    mute = s.said is None and s.seen.waiting_gate  # it says nothing of this service
+    return mute or (f"{s.view.home} to be fit to serve again",)
 
 
 def _to_go_home(s: Situation) -> tuple[str, ...]:
     if not s.seen.heard:
         return (f"{s.view.home} to be heard again",)
-    words = () if s.gate else (s.seen.waiting_gate or (f"synchronization to be {s.policy.gate}",))
+    words = () if s.gate else s.seen.waiting_gate
+    if not s.seen.peer_fit:
+        words = _unfit_home(s)
+    elif not s.gate and not words:
+        words = (f"synchronization to be {s.policy.gate}",)
     if s.view.cause in {FAILBACK, MODE}:
         return words
     if s.policy.failback == "manual":
@@ -125,7 +145,7 @@ def _to_go_home(s: Situation) -> tuple[str, ...]:
     if s.seen.in_state_for < s.policy.hold:
         words = (*words, f"the hold-down, for another {_left(s.policy.hold, s.seen.in_state_for)}")
     if not s.calm:
-        count = "the count of calls in progress" if s.seen.calls is None else f"{s.seen.calls} calls in progress to end"
+        count = COUNT if s.seen.calls is None else f"{s.seen.calls} calls in progress to end"
         words = (*words, count)
     if s.policy.failback == "automatic" and not (s.gate and s.calm):
         words = (*words, f"or for failback.timeout, in {_left(s.policy.timeout, s.seen.in_state_for)}")

@@ -105,8 +105,8 @@ def _seconds(text: str) -> float:
         seconds = parse_duration(text)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--for") from error
-    if seconds > _LONGEST_PAUSE:
+    if not 0 < seconds <= _LONGEST_PAUSE:
         raise typer.BadParameter(
-            "a pause lasts a year at most; without --for it ends with 'vmctl resume'", param_hint="--for"
+            "a pause lasts for some time, a year at most; without --for it ends with 'vmctl resume'", param_hint="--for"
         )
     return seconds

@@ -117,6 +117,7 @@ def _status_words(value: dict[str, Any]) -> str:
             lines.append(f"    try: {fault['mend']}")
         lines += _mail_words(name, one)
         lines += _surroundings_words(name, one)
+        lines += _calls_words(name, one, value["services"])
         lines += [f"  {name}: {_untold_words(each)}" for each in one["untold"]]
     if value["config_differs"]:
         keys = f": {', '.join(value['config_keys'])}" if value["config_keys"] else ""
@@ -153,6 +154,19 @@ def _surroundings_words(name: str, one: dict[str, Any]) -> list[str]:
     if one["arbiter"]:
         lines.append(f"  {name}: the arbiter cannot be asked: {one['arbiter']}")
     return lines
+
+
+def _calls_words(name: str, one: dict[str, Any], services: list[dict[str, Any]]) -> list[str]:
+    """Why it is not known how many calls are in progress, where a service waits for that."""
+    from vmctl.waiting import COUNT
+
+    calls = (one["surroundings"] or {}).get("calls") or {}
+    waiting = [each["name"] for each in services if each["serving"] == name and COUNT in each["waiting_for"]]
+    return [
+        f"  {name}: calls.command does not tell the calls of {service}: {calls[service]['why']}"
+        for service in waiting
+        if calls.get(service) and calls[service]["why"]
+    ]
 
 
 def _untold_words(each: dict[str, Any]) -> str:
