@@ -239,6 +239,20 @@ def test_the_home_takes_over_from_a_backup_that_died_and_the_waived_gate_is_told
     assert "the gate is waived" in decision.transition.reason
 
 
+@pytest.mark.parametrize(("before", "state"), [(view("normal"), "resilience"), (view("recovering"), "normal")])
+def test_what_the_arbiter_lends_is_taken_from_a_peer_that_cannot_tell_of_it(before, state):
+    """A server whose journal is damaged is heard and renews no lease: once that is over nobody would serve for ever."""
+    me = BACKUP if state == "resilience" else HOME
+    assert moved(before, heard(me)) is None, "without an arbiter it may be serving"
+    held = heard(me, permit=0.0)
+    assert moved(before, held) is None
+    assert decide(before, held, POLICY, 77).wants
+    lent = heard(me, permit=30.0, leased=True)
+    assert moved(before, lent) == (state, me, 6, SILENCE)
+    assert "is heard, but says nothing of this service" in decide(before, lent, POLICY, 77).transition.reason
+    assert moved(before, replace(lent, paused=True)) is None
+
+
 def test_a_home_that_falls_silent_again_ends_the_recovery():
     """The gate begins anew with the next return."""
     assert moved(view("recovering"), alone(BACKUP)) == ("resilience", BACKUP, 6, SILENCE)

@@ -219,6 +219,11 @@ class Situation:
         return not self.seen.heard and self.quiet_for >= self.policy.after
 
     @property
+    def mute(self) -> bool:
+        """Whether the arbiter lends this server what the peer serves: that is heard, but cannot tell of it, nor renew."""
+        return self.seen.heard and self.said is None and self.seen.leased and not self.serving
+
+    @property
     def returned(self) -> bool:
         """Whether the peer was heard in the present state: what it sent before may have been under way for long."""
         return self.seen.heard and self.quiet_for <= self.seen.in_state_for
@@ -254,7 +259,8 @@ class Situation:
     @property
     def forced(self) -> bool:
         """Whether such an order takes the role without the peer: it is not heard, or misses heartbeats and `now` is said."""
-        return self.ordered_here and self.may and (not self.seen.heard or (self.seen.now and self.quiet))
+        unheard = not self.seen.heard or self.mute
+        return self.ordered_here and self.may and (unheard or (self.seen.now and self.quiet))
 
     @property
     def gate(self) -> bool:
@@ -270,13 +276,17 @@ class Situation:
     @property
     def names(self) -> dict[str, str]:
         """What the reasons speak of."""
+        peer, quiet = self.seen.peer, duration(self.quiet_for)
+        mute = f"{peer} is heard, but says nothing of this service"
         return {
+            "unheard": mute if self.seen.heard else f"{peer} has not been heard for {quiet}",
+            "unanswered": mute if self.seen.heard else f"{peer} did not answer",
             "me": self.seen.me,
-            "peer": self.seen.peer,
+            "peer": peer,
             "home": self.view.home,
             "backup": self.backup,
             "new_home": self.home,
-            "quiet": duration(self.quiet_for),
+            "quiet": quiet,
             "held": duration(self.seen.in_state_for),
             "unfit": self.seen.unfit,
             "drain": duration(self.policy.drain),

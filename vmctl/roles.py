@@ -136,7 +136,7 @@ TABLE: Final[tuple[Row, ...]] = (
         "no answer for `failover.start_wait`, or the arbiter's lease is one and begins the epoch after the one known here; by "
         "its own journal this server served last",
         lambda s: s.said is None and s.claimed_by_me and s.may and (s.waited or s.as_it_was),
-        "mine", KEPT, "{peer} did not answer, and {me} was the last to serve",
+        "mine", KEPT, "{unanswered}, and {me} was the last to serve",
         "Shorter than the peer's `failover.after`, so that a restart is over before the peer takes the service.",
     ),
     Row(
@@ -146,7 +146,7 @@ TABLE: Final[tuple[Row, ...]] = (
         lambda s: s.said is None
         and s.seen.started_for >= s.policy.start_wait + s.policy.after
         and (s.takes_over or (s.at_home and s.claim is None and s.may)),
-        "mine", SILENCE, "{peer} has not been heard for {quiet} and nobody serves",
+        "mine", SILENCE, "{unheard}, and nobody serves",
         "Its failover clock starts when the wait for an answer ends.",
     ),
     # What the peer has made or knows.
@@ -190,16 +190,18 @@ TABLE: Final[tuple[Row, ...]] = (
     ),
     # The server that serves is silent, or not fit to.
     Row(
-        ("normal",), "other", "the home is silent for `failover.after`, and this server takes over",
-        lambda s: s.silent and s.takes_over,
-        "resilience", SILENCE, "{home} has not been heard for {quiet}",
+        ("normal",), "other", "the home is silent for `failover.after`, or says nothing of the service and the arbiter lends it "
+        "here, and this server takes over",
+        lambda s: (s.silent or s.mute) and s.takes_over,
+        "resilience", SILENCE, "{unheard}",
         "It takes over by itself if failover is automatic, it is fit and not cut off, there is no pause, and the service has "
         "not moved too often.",
     ),
     Row(
-        AWAY, "other", "the backup is silent for `failover.after`, and this server takes over",
-        lambda s: s.silent and s.takes_over,
-        "normal", SILENCE, "{backup} has not been heard for {quiet}; the gate is waived, as {backup} cannot serve",
+        AWAY, "other", "the backup is silent for `failover.after`, or says nothing of the service and the arbiter lends it "
+        "here, and this server takes over",
+        lambda s: (s.silent or s.mute) and s.takes_over,
+        "normal", SILENCE, "{unheard}; the gate is waived, as {backup} cannot serve",
         "The gate binds only a move away from a server that can still serve.",
     ),
     Row(
