@@ -74,11 +74,12 @@ class Failover:
     def start(self) -> None:
         """A new start of this server: it serves nobody until the peer, the arbiter, or the wait for them has answered."""
         with self._replica.locked():
-            self._journal.start(self.agreement.read().homes, at=self._clock.wall(), server=self._me)
+            homes = self.agreement.read().homes
+            self._journal.start(homes, at=self._clock.wall(), server=self._me)
             with self._index.transaction():
                 self._contact.forget()
                 self._index.set_note("started", self._moment())
-                self._index.set_note("entered", {})
+                self._index.set_note("entered", dict.fromkeys(homes, self._moment()))
                 self.permits.started()
 
     def views(self) -> dict[str, View]:
