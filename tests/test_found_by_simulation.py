@@ -4,7 +4,7 @@ import json
 
 import pytest
 from simulation.acts.common import tone
-from simulation.acts.memory import lose_index
+from simulation.acts.memory import back_up, lose_index, put_back
 from simulation.files import read_store
 from simulation.invariants import come_to_rest
 from simulation.schedule import Profile
@@ -533,3 +533,19 @@ def test_what_moved_to_where_the_other_had_moved_away_from_stays(world):
     come_to_rest(world)
     for name in NAMES:
         assert world.documents(name, [f"message/2002/{ident}"])
+
+
+def test_a_save_at_a_rolled_back_server_outlives_who_had_saved_and_deleted_with_a_clock_that_is_ahead(world):
+    """The other's save is the later one by its clock, and it had not seen this one when it deleted the message."""
+    world.machines[B].clock.offset += 3_600_000_000
+    ident = world.message("2001")
+    back_up(world, A)
+    world.exchange()
+    world.desk(B).mark("2001", ident, "saved")
+    put_back(world, A)
+    world.start(A)
+    world.desk(B).delete_message("2001", ident)
+    world.desk(A).mark("2001", ident, "saved")
+    come_to_rest(world)
+    for name in NAMES:
+        assert world.documents(name, [f"message/2001/{ident}"])

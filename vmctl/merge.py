@@ -134,8 +134,8 @@ def deletions(dead: Record) -> set[Tick]:
 def is_deleted_already(dead: Record, living: Record) -> bool:
     """Whether a living record is only what `dead` was, under the number of another life of a rolled-back server.
 
-    What such a server issues again keeps the birth and all values with their times, and has one number for all. So
-    whoever had deleted just that had seen it, be it as it was issued first or again: of an earlier life of that server
+    What such a server issues again keeps the birth and all values with their times, under one number, and what the last
+    save or edit set under another. So whoever had deleted just that had seen it, be it as it was issued first or again: of an earlier life of that server
     its deletion then tells, too. A mark on a message since is no reason to keep it.
     """
     if dead.lives or not living.lives or dead.born != living.born:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from vmctl import identity
 from vmctl.entry import as_in_file
 from vmctl.errors import IndexDamaged
-from vmctl.model import Field, Record, Vector, join, server_of
+from vmctl.model import Field, Record, Stamp, Vector, join, server_of
 from vmctl.rollback import begun_anew, issue_again_above
 
 if TYPE_CHECKING:
@@ -81,11 +81,12 @@ def start_over(index: Index, journal: Journal, root: Path, network: str, server:
         confirmed, above = index.checkpoints.confirmed, issue_again_above(index)
         index.tombstones.set_bound(former, confirmed)
         for entry in index.entries() if former else ():
-            number = index.next_number(wall)
-            shown = entry.shown and reissued(entry.shown, former, confirmed, above, whose.incarnation, number)
+            numbers = index.next_number(wall), index.next_number(wall)
+            shown = entry.shown and reissued(entry.shown, former, confirmed, above, whose.incarnation, numbers)
             if entry.shown is None or entry.shown.version != entry.record.version:
-                number = index.next_number(wall)  # what the file does not show yet is not seen by who deletes the file
-            record = reissued(entry.record, former, confirmed, above, whose.incarnation, number)
+                # what the file does not show yet is not seen by who deletes the file
+                numbers = index.next_number(wall), index.next_number(wall)
+            record = reissued(entry.record, former, confirmed, above, whose.incarnation, numbers)
             if shown is not entry.shown:
                 shown = shown and as_in_file(shown)
             if record is not entry.record or shown is not entry.shown:
@@ -110,16 +111,21 @@ def _tell(journal: Journal, server: str, wall: int, former: str, now: str, why: 
         )
 
 
-def reissued(record: Record, former: str, confirmed: int, above: int, now: str, number: int) -> Record:
-    """The record with what `former` changed above `above` credited to the incarnation `now`, as its change `number`.
+def reissued(record: Record, former: str, confirmed: int, above: int, now: str, numbers: tuple[int, int]) -> Record:
+    """The record with what `former` changed above `above` credited to the incarnation `now`, as its changes `numbers`.
 
-    The numbers of a rolled-back server's later changes mean other changes at the peer, so they are taken back. Up to
-    `confirmed` both servers mean the same.
+    The second of them is the last save or edit, where there was one since the birth: it may be one that the peer has
+    never seen. The numbers of a rolled-back server's later changes mean other changes at the peer, so they are taken
+    back. Up to `confirmed` both servers mean the same.
     """
     if record.vector.get(former, 0) <= above:
         return record
-    born = record.kept.get(former, 0)
-    counts = [confirmed, born, *(stamp.number for _, stamp in record.fields.values() if stamp.by == former)]
+    last_kept = record.kept.get(former, 0)
+    saved = (last_kept, former) != record.born and any(
+        (stamp.number, stamp.by) == (last_kept, former) for _, stamp in record.fields.values()
+    )
+    earlier, last = numbers if saved and last_kept > above else (numbers[0],) * 2
+    counts = [confirmed, last_kept, *(stamp.number for _, stamp in record.fields.values() if stamp.by == former)]
     held = max(count for count in counts if count <= above)
 
     birth = record.born.number if record.born.by == former and record.born.number <= above else 0
@@ -128,19 +134,19 @@ def reissued(record: Record, former: str, confirmed: int, above: int, now: str, 
         if vector.get(former, 0) <= above:
             return vector
         rest = {by: count for by, count in vector.items() if by != former} | ({former: stays} if stays else {})
-        return join(rest, {now: number})
+        return join(rest, {now: last})
 
-    fields = {
-        name: Field(
-            value, stamp._replace(by=now, number=number) if stamp.by == former and stamp.number > above else stamp
-        )
-        for name, (value, stamp) in record.fields.items()
-    }
+    def again(stamp: Stamp) -> Stamp:
+        if stamp.by != former or stamp.number <= above:
+            return stamp
+        return stamp._replace(by=now, number=last if stamp.number == last_kept else earlier)
+
+    fields = {name: Field(value, again(stamp)) for name, (value, stamp) in record.fields.items()}
     # The deleters had seen the births and saves that are here, but not what the peer holds under numbers as high.
-    seen = max(confirmed, born)
+    seen = max(confirmed, last_kept)
     gone = {by: min(count, seen) if by == former else count for by, count in record.deleted.items()}
     if not record.lives:
-        gone = join(gone, {now: number})
+        gone = join(gone, {now: last})
     return replace(
         record,
         fields=fields,
