@@ -7,7 +7,7 @@ import shutil
 from simulation.acts.registry import act
 from simulation.acts.removing import holds_recording
 from simulation.files import has_file, read_document
-from simulation.ledger import Violation
+from simulation.ledger import ABSENT, Violation
 from simulation.world import NAMES
 from vmctl.model import parse_key
 
@@ -83,7 +83,11 @@ def _found_again(world, name, key):
         "mailbox": f"mailboxes/{ident}/mailbox.yaml",
     }
     path = (world.machines[name].unmounted or world.machines[name].root) / files.get(kind, "none")
-    for field, value in ((read_document(path) if path.exists() else None) or {}).items():
+    found = (read_document(path) if path.exists() else None) or {}
+    if any(act_.deletes for act_ in world.ledger.acts.values() if act_.key == key):
+        # what is younger than its deletion, by the clocks, was made anew: it never had what it lacks
+        found = dict.fromkeys(world.ledger.fields(key), ABSENT) | found
+    for field, value in found.items():
         world.ledger.note(name, key, "found again", writes={field: value}, maybe=True, keeps=True, seen=())
     world.ledger.note(name, key, "found again", maybe=True, keeps=True, seen=())
 
