@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pair import Roles
 from running import SERVERS, Net, until
+from wire import OffsetClock
 
-from vmctl.cli.roles import _calls_words
+from vmctl.cli.roles import _calls_words, _status_words
+from vmctl.clock import Clock
 from vmctl.errors import NothingToFailBack, NotYet
 from vmctl.failover import Failover
 from vmctl.journal import Journal
+from vmctl.status import gather
 from vmctl.waiting import COUNT
 
 if TYPE_CHECKING:
@@ -235,3 +238,43 @@ def test_showing_the_mode_changes_nothing(tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in sorted(net.root.rglob("*")) if path.is_file()}
     assert net.read("mode", "show") == {"mode": "dual-active", "homes": {name: name for name in SERVERS}}
     assert before == {path: path.read_bytes() for path in sorted(net.root.rglob("*")) if path.is_file()}
+
+
+def test_a_daemon_that_stands_still_is_seen(tmp_path: Path) -> None:
+    """The status of a server whose daemon does not turn says so, and since when; one that works is not named."""
+    net, later = Net.make(tmp_path / "net"), OffsetClock()
+    later.advance(40.0)
+
+    def still(clock: Clock) -> Any:
+        return gather(net.config, clock)["servers"]["primary"]["still_since"]
+
+    with net.daemon("primary") as daemon:
+        until(lambda: " serves " in net.log("primary"), what="the daemon")
+        before = until(lambda: still(later), what="a turn")
+        until(lambda: still(later) > before, what="another turn")
+        daemon.send_signal(signal.SIGSTOP)
+        assert still(Clock()) is None
+        since = still(later)
+        words = _status_words(gather(net.config, later))
+        assert f"its daemon STANDS STILL since {since}" in words
+        assert "STILL" in next(line for line in words.splitlines() if line.startswith("primary "))
+        daemon.send_signal(signal.SIGCONT)
+
+
+def test_an_order_where_nothing_runs_does_not_trust_an_old_journal(tmp_path: Path) -> None:
+    """The home served last by its journal, the other server since: nobody runs, so nobody knows."""
+    net = Net.make(tmp_path / "net")
+    with net.daemon("secondary"):
+        with net.daemon("primary"):
+            until(lambda: normal(net), what="normal operation")
+        until(lambda: net.moves("secondary")[-1] == "resilience", what="the failover")
+    done = net.run("failback", "--server", "primary")
+    assert NotYet.exit_code == done.returncode
+    assert "no daemon runs on primary, and secondary is not heard" in done.stderr
+    assert "start 'vmctl serve' on primary" in done.stderr
+
+
+def test_an_order_is_for_one_service_or_for_all(tmp_path: Path) -> None:
+    """Both at once is a command typed wrong."""
+    done = Net.make(tmp_path / "net").run("failover", "--service", "voicemail", "--all")
+    assert (done.returncode, "either --service or --all" in done.stderr) == (2, True)

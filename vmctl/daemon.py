@@ -162,6 +162,7 @@ class Daemon:
         supervisor.notify(supervisor.READY)
         while not self._stop.is_set():
             supervisor.notify(supervisor.ALIVE)
+            post.turned()
             try:
                 self._well(self._turn(post), post)
             except StoreExchanged as error:

@@ -416,6 +416,12 @@ def tell(fd: int, text: str) -> bool:
     return True
 
 
+def touch(fd: int) -> None:
+    """Show by the time of a lock's file that its holder is at work."""
+    with contextlib.suppress(OSError):  # a courtesy, too
+        os.utime(fd)
+
+
 def lock_holder(path: Path) -> str | None:
     """Who holds a lock: the first line of what the holder wrote into it, or None when nobody holds it."""
     told = lock_told(path)

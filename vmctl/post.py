@@ -167,6 +167,10 @@ class Post:
         """Let `vmctl status` see what keeps this server from its work, or that nothing does any more."""
         durable.tell(self._lock, _whose(self._role) + (f"\n{trouble.as_text()}" if trouble else ""))
 
+    def turned(self) -> None:
+        """Let `vmctl status` see that this process is at work."""
+        durable.touch(self._lock)
+
     def take(self) -> Intake:
         """Take in what the spool holds, and note what the peer asks for or orders."""
         intake = self.replica.take()

@@ -25,8 +25,13 @@ from vmctl.trouble import Trouble, from_text, probe
 from vmctl.view import View, role
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vmctl.config import Config, Server
     from vmctl.routing import Answer
+
+
+_STILL = 30_000_000  # microseconds; a daemon turns once a second, but for the scan of a large store
 
 
 class _Memory(NamedTuple):
@@ -52,6 +57,7 @@ class _Local(NamedTuple):
     known: Known
     trouble: Trouble | None
     damaged: list[Trouble]
+    still_since: int | None  # the wall time of the last turn of a daemon that stands still
 
 
 def gather(config: Config, clock: Clock) -> dict[str, Any]:
@@ -64,14 +70,14 @@ def gather(config: Config, clock: Clock) -> dict[str, Any]:
     agreed = agreed_by(known)
     views, told = newest(known)
     now = Moment(clock.steady(), clock.boot())
+    answers = {name: answer_of(config, now, view, known) for name, view in views.items()}
     services = [
-        _service(
-            view,
-            answer_of(config, now, view, known),
-            is_split=is_split(config, now, name, known),
-            is_known=name in told,
-        )
+        _service(view, answers[name], is_split=is_split(config, now, name, known), is_known=name in told)
         for name, view in views.items()
+    ]
+    # who may not serve, as its lease is over, is not active
+    served = [
+        view if answers[name].server == view.serving else view.started(view.since) for name, view in views.items()
     ]
     return {
         "network": config.network,
@@ -79,7 +85,7 @@ def gather(config: Config, clock: Clock) -> dict[str, Any]:
         "paused": _pause(here),
         "in_step": all(_in_step(local, here) for local in here),
         "services": services,
-        "servers": {name: _server(name, here, views) for name in config.servers},
+        "servers": {name: _server(name, here, served) for name in config.servers},
         "config_differs": any(_config_differs(config, local) for local in here),
         "config_keys": sorted({key for local in here for key in _differing(config, local)}),
     }
@@ -106,7 +112,18 @@ def _local(config: Config, server: Server, clock: Clock) -> _Local:
     except JournalError as error:
         damaged.append(Trouble.of(error))
     known = Known(server.name, runs or None, views, agreed, memory.notes if memory else NO_NOTES)
-    return _Local(server, memory, known, trouble, damaged)
+    return _Local(server, memory, known, trouble, damaged, _still_since(state / "serve.lock", runs, clock))
+
+
+def _still_since(lock: Path, runs: str, clock: Clock) -> int | None:
+    """When a daemon turned last that does not any more; it shows each turn by the time of its lock."""
+    if not runs.startswith("vmctl serve"):
+        return None
+    try:
+        turned = lock.stat().st_mtime_ns // 1000
+    except OSError:
+        return None
+    return turned if clock.wall() - turned > _STILL else None
 
 
 def _memory(config: Config, server: Server, journal: Journal, clock: Clock) -> _Memory | None:
@@ -159,16 +176,17 @@ def _service(view: View, answer: Answer, *, is_split: bool, is_known: bool) -> d
     }
 
 
-def _server(name: str, here: list[_Local], views: dict[str, View]) -> dict[str, Any]:
+def _server(name: str, here: list[_Local], views: list[View]) -> dict[str, Any]:
     local = next((one for one in here if one.server.name == name), None)
     other = next((one for one in here if one.server.name != name), None)
     heard = other.memory if other else None
     value: dict[str, Any] = {
-        "role": role(name, views.values()),
+        "role": role(name, views),
         "reachable": _reachable(local, other),
         "last_heard": rfc3339(heard.last_heard) if heard and heard.last_heard else None,
         "here": local is not None,
         "daemon": None if local is None else bool(local.known.runs and local.known.runs.startswith("vmctl serve")),
+        "still_since": rfc3339(local.still_since) if local and local.still_since else None,
         "pending": heard.facts.get("pending") if heard and local is None else None,
         "oldest_pending": None,
         "last_sync": None,

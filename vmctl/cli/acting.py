@@ -25,6 +25,7 @@ class Acting(NamedTuple):
     """The roles of one server, and how time passes for them."""
 
     server: str
+    daemon: bool
     roles: Failover
     turn: Callable[[], None]  # take what came, decide, speak: nothing where a daemon does it
     nudge: Callable[[], None]  # let the daemon do that at once, and speak
@@ -79,7 +80,7 @@ def _through_daemon(session: Session, name: str, _timeout: float) -> Iterator[Ac
             silent = replica.contact.silent_for()
             return silent is not None and Clock().steady() - silent >= began
 
-        yield Acting(name, Failover(replica), lambda: None, lambda: nudge(session.config.servers[name]), fresh)
+        yield Acting(name, True, Failover(replica), lambda: None, lambda: nudge(session.config.servers[name]), fresh)
 
 
 @contextlib.contextmanager
@@ -96,7 +97,7 @@ def _alone(session: Session, name: str, timeout: float) -> Iterator[Acting]:
         _greet(post, came)
         alone.turn()
         try:
-            yield Acting(name, post.failover, alone.turn, alone.nudge, lambda: post.replica.contact.heard)
+            yield Acting(name, False, post.failover, alone.turn, alone.nudge, lambda: post.replica.contact.heard)
         finally:
             post.tell_others()
 

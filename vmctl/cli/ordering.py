@@ -70,6 +70,8 @@ def _services(session: Session, name: str | None, *, every: bool) -> list[str]:
     from vmctl.errors import NoSuchService, ServiceNotNamed
 
     services = list(session.config.services)
+    if name is not None and every:
+        raise typer.BadParameter("say either --service or --all", param_hint="--all")
     if name is not None and name not in services:
         raise NoSuchService(f"there is no service {name[:80]!r}", why=f"vmctl.yaml names {' and '.join(services)}")
     if name is not None:
@@ -92,9 +94,10 @@ def _give(at: Acting, verb: Order, services: list[str], *, reason: str, now: boo
 def _looks(at: Acting, verb: Order, services: list[str]) -> dict[str, tuple[View, Evidence, bool]]:
     """By service what is known of it, and whether there is nothing to do.
 
-    Raises what `check_order` raises; NothingToFailBack only when that is so for all of them.
+    Raises what `check_order` raises; NothingToFailBack only when that is so for all of them, and NotYet where that is no
+    more than what an old journal says.
     """
-    from vmctl.errors import NothingToFailBack
+    from vmctl.errors import NothingToFailBack, NotYet
     from vmctl.roles import check_order
 
     found, idle = {}, []
@@ -105,6 +108,11 @@ def _looks(at: Acting, verb: Order, services: list[str]) -> dict[str, tuple[View
         except NothingToFailBack as error:
             idle.append(error)
             already = True
+        if already and not at.daemon and not evidence.heard:
+            raise NotYet(
+                f"it is not known who serves {service}: no daemon runs on {at.server}, and {evidence.peer} is not heard",
+                hint=f"start 'vmctl serve' on {at.server}: it serves, or hears who does",
+            )
         found[service] = view, evidence, already
     if idle and len(idle) == len(services):
         raise idle[0]
@@ -249,7 +257,8 @@ def _rehearsal_words(one: dict[str, Any]) -> list[str]:
     if one["how"] == "forced":
         quiet = one["peer_silent_for"]
         since = "was not heard since this server started" if quiet is None else f"has been silent for {quiet:.0f} s"
-        lines = [f"{name}: {after} would take the service at once, as the other server {since}"]
+        when = "at once" if one["permit"] is None or one["permit"] > 0 else "when the arbiter lends it"
+        lines = [f"{name}: {after} would take the service {when}, as the other server {since}"]
         lines += ["  what that one took and did not send comes when it is back, by merge"]
     else:
         lines = [f"{name}: {before} would give the service to {after} when that holds everything"]

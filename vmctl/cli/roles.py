@@ -101,12 +101,17 @@ def _status_words(value: dict[str, Any]) -> str:
     servers = [
         (
             name, one["role"] if known else "not known", "yes" if one["reachable"] else "NO",
-            {None: "elsewhere", True: "runs", False: "none"}[one["daemon"]], one["pending"], one["last_sync"], one["conflicts"],
+            _daemon_word(one), one["pending"], one["last_sync"], one["conflicts"],
         )
         for name, one in value["servers"].items()
     ]  # fmt: skip
     lines.append(table(servers, ("SERVER", "ROLE", "HEARD", "DAEMON", "PENDING", "LAST IN STEP", "CONFLICTS")))
     for name, one in value["servers"].items():
+        if one["still_since"]:
+            lines.append(
+                f"  {name}: its daemon STANDS STILL since {one['still_since']}: it serves nobody, and takes no order"
+            )
+            lines.append("    try: start it again, unless it is just reading a large store")
         if one["trouble"]:
             lines += _trouble_words(name, one["trouble"])
         for damage in one["damaged"]:
@@ -125,6 +130,12 @@ def _status_words(value: dict[str, Any]) -> str:
             f"  vmctl.yaml is NOT THE SAME on both servers{keys}; until it is, only a person's order moves a role"
         )
     return "\n".join(lines)
+
+
+def _daemon_word(one: dict[str, Any]) -> str:
+    if one["daemon"] is None:
+        return "elsewhere"
+    return "STILL" if one["still_since"] else "runs" if one["daemon"] else "none"
 
 
 def _service_cells(one: dict[str, Any]) -> tuple[str | None, ...]:
