@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from vmctl import supervisor
 from vmctl.backoff import backoff
-from vmctl.errors import JournalError, StoreError, StoreExchanged, SyncError
+from vmctl.errors import JournalError, StoreError, StoreExchanged, SyncError, VmctlError
 from vmctl.lamps import Lamps
 from vmctl.leases import Leases
 from vmctl.permits import margin
@@ -90,7 +90,7 @@ class Daemon:
         while not self._stop.is_set():
             try:
                 self._serve()
-            except StoreError as error:  # it was served a moment ago, so it may come back
+            except VmctlError as error:  # it was served a moment ago: the store, or its address, may come back
                 self._well(Trouble.of(error))
                 supervisor.notify(supervisor.ALIVE)
                 self._stop.wait(_LONGEST_WAIT)

@@ -186,9 +186,10 @@ def _measure(stage: Stage, row: Row, began: int, ended: int) -> Measured:
         assert row.both or together(spans) == 0 or stage.kind.etcd, f"two servers served {service}: {spans}"
     found = [one for service in services for one in decisions(stage, service)]
     told = _story(stage, services[0]), _story(stage, services[1])
+    held = any(step.does.endswith(" pause") for step in row.steps)  # then a person decides how long it takes
     return Measured(
         tuple(dict.fromkeys(told)),
-        max((late for one in found if (late := _failover(one)) is not None), default=None),
+        max((late for one in found if (late := _failover(one)) is not None and not held), default=None),
         max((late for one in found if (late := _failback(stage, one)) is not None), default=None),
         alone / 1e6,
         shared / 1e6,

@@ -142,6 +142,8 @@ def _finish(session: Session, at: Acting, verb: Order, services: list[str], take
         hint = (
             "it is carried out when that is met: see 'vmctl status'" if kept else "the order was withdrawn: try again"
         )
+        if not kept and any(name not in void and views[name].serving not in {None, at.server} for name in left):
+            hint = "the order was withdrawn here; the other server may have it already, and carry it out: see 'vmctl status'"
         for name in left:
             if not kept:
                 at.roles.withdraw(name)
