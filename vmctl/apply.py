@@ -83,14 +83,16 @@ class Applier:
         done = Applied()
         todo = self._index.writable()
         for start in range(0, len(todo), _AT_ONCE):
-            if start and deadline is not None and deadline.over:
-                done.more = True
-                break
             with self._index.transaction():
-                for key in todo[start : start + _AT_ONCE]:
+                for at, key in enumerate(todo[start : start + _AT_ONCE], start):
+                    done.more = at > 0 and deadline is not None and deadline.over
+                    if done.more:
+                        break
                     self._apply_one(key, done)
             self._replacing.noted()
             self._placing.noted()
+            if done.more:
+                break
         unburied = self._index.tombstones.unburied()
         for start in range(0, len(unburied), _AT_ONCE):
             with self._index.transaction():
