@@ -74,11 +74,11 @@ PLAIN = (
     Row("nothing that the primary sends arrives", (
         # the primary may still hear that the secondary serves, and take the service back when it is silent
         Step("swallow secondary", f"{S_TAKES}.*", P_TAKES),
-        Step("mend", ".*(primary normal silence|secondary normal gate)", P_RETURNS),
+        Step("mend", ".*(primary normal silence|secondary normal gate).*", P_RETURNS),
     ), both=True),
     Row("nothing that the secondary sends arrives", (
         Step("cut primary", S_TAKES, f"{P_TAKES}.*"),
-        Step("mend", S_RETURNS, ".*(secondary normal silence|primary normal gate)"),
+        Step("mend", S_RETURNS, ".*(secondary normal silence|primary normal gate).*"),
     ), both=True),
     Row("the primary's daemon is killed, and started", (
         Step("kill primary", S_TAKES),
