@@ -29,7 +29,7 @@ FLOORS = (
     "merge delta fields callflow evidence routing chain entry config_values mail_json mail_words store.pool sender receiver tombstones clocks permits moves gate",
     "history housekeeping shelf looks tampering journal_words waiting orders notice hooks webhooks",
     "journal roles index config_keys mail_content store.documents store.format",
-    "agreement telling config_checks mail store.native edits doubt graves",
+    "agreement recap telling config_checks mail store.native edits doubt graves",
     "failover",
     # the way of the data: scan, ship, take in, apply
     "config gone leaving placing proof recordings replacing setback findings",

@@ -18,8 +18,9 @@ from vmctl.gate import Gate
 from vmctl.moves import Moves
 from vmctl.orders import Ordered, Orders
 from vmctl.permits import Permits
+from vmctl.recap import Recap
 from vmctl.roles import check_order, decide
-from vmctl.view import FAILBACK, View, newer
+from vmctl.view import FAILBACK, View
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("vmctl.failover")
 
 ROLLED_BACK: Final = "rolled_back"  # the mark of the gate behind which this server is whole again
-_MOST_MOVES = 12
+_LAST_ENTRIES = 12
 _MOST_STEPS = 6  # a start, an adoption, a new home and a move can follow each other; more would be a bug
 
 
@@ -62,6 +63,7 @@ class Failover:
         self.permits = Permits(config, self._index, self._contact, self._clock, leases)
         self._orders = Orders(self._index, self._clock)
         self._moves = Moves(self._index, self._clock)
+        self._recap = Recap(self._journal, self._contact, self._clock, self._me)
         self._gate = Gate(
             self._index, self._contact, self._clock, me=self._me, peer=replica.peer.name, lag=config.sync.lag
         )
@@ -185,7 +187,7 @@ class Failover:
     def _carry_out(self, move: Transition, evidence: Evidence, order: Ordered | None) -> None:
         """Write a transition to the journal, then note what counts from it."""
         if move.by == "peer":
-            move = move._replace(reason=self._catch_up(move))
+            move = move._replace(reason=self._recap.hear(move))
         if move.by == "operator" and order and order.reason:
             move = move._replace(reason=f"{move.reason}: {order.reason}")
         operator = (order.by if order else "") or None
@@ -210,7 +212,7 @@ class Failover:
         """What every mail tells the peer of the roles; where the journal cannot be trusted, that this server is not fit."""
         try:
             agreed = self.agreement.read()
-            views, moves = self._journal.views(agreed.homes), self._own_moves()
+            views, moves = self._journal.views(agreed.homes), self._recap.told()
         except JournalError:
             return {"fit": False}
         asked = self._contact.facts().get("asks") if self._contact.heard else None
@@ -224,32 +226,6 @@ class Failover:
             "asks": self.permits.asks(self._wanted),
             "promises": self.permits.promises(asked, self._wanted),
         }
-
-    def _own_moves(self) -> list[dict[str, Any]]:
-        """The last transitions that this server made, for a peer that was away."""
-        entries = self._journal.entries(limit=_MOST_MOVES)
-        made = [entry for entry in entries if entry.get("kind") == "transition" and entry.get("by") != "peer"]
-        return [{name: entry.get(name) for name in ("service", "from", "to", "reason", "at")} for entry in made]
-
-    def _catch_up(self, move: Transition) -> str:
-        """Journal what the peer did before the transition that is adopted now, and give the adopted one's reason."""
-        reason = move.reason
-        for made in self._contact.facts().get("moves", []):
-            try:
-                before, after = View.from_json(made["from"]), View.from_json(made["to"])
-                why, at = str(made["reason"])[:400], str(made["at"])[:40]
-            except (ValueError, KeyError, TypeError):
-                continue
-            if after.service != move.after.service:
-                continue
-            if after.epoch == move.after.epoch:
-                reason = f"{move.reason}: {why}"
-            elif newer(after.epoch, move.before.epoch, after.home) and newer(move.after.epoch, after.epoch, after.home):
-                self._journal.append(
-                    "transition", at=self._clock.wall(), server=self._me, service=after.service, reason=why, by="peer",
-                    evidence={"made": at}, **{"from": before.as_json(), "to": after.as_json()},
-                )  # fmt: skip
-        return reason
 
     def hear_orders(self, orders: Any) -> None:
         """Orders that the peer forwards in a fresh mail, because this server serves. Each is taken once.
@@ -323,7 +299,7 @@ class Failover:
 
     def last_event(self, service: str) -> str:
         """What the journal told last of a service that was no transition: that an order is void, say."""
-        told = [entry for entry in self._journal.entries(limit=_MOST_MOVES) if entry.get("kind") == "event"]
+        told = [entry for entry in self._journal.entries(limit=_LAST_ENTRIES) if entry.get("kind") == "event"]
         return next((str(entry.get("event")) for entry in reversed(told) if entry.get("service") == service), "")
 
     def _begin_drain(self, service: str) -> None:
