@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from vmctl import supervisor
 from vmctl.backoff import backoff
+from vmctl.bell import Bell
 from vmctl.errors import JournalError, StoreError, StoreExchanged, SyncError, VmctlError
 from vmctl.lamps import Lamps
 from vmctl.leases import Leases
@@ -54,9 +55,7 @@ class Daemon:
         self._config = config
         self._name = name
         self._clock = clock
-        self._wake = threading.Event()
-        self._stop = threading.Event()
-        self._round = threading.Event()
+        self._wake, self._stop, self._round = Bell(), Bell(), Bell()  # rung by signals, too
         self._hinted = threading.Event()
         self._debounce = Debounce(config.scan.debounce, config.scan.debounce_max)
         self._carrier = _Carrier(self._wake)
@@ -401,7 +400,7 @@ def _starting(status: dict[str, Any]) -> bool:
 class _Carrier:
     """A thread that hands one mail at a time to the peer's server."""
 
-    def __init__(self, wake: threading.Event) -> None:
+    def __init__(self, wake: Bell) -> None:
         self._wake = wake
         self._work: queue.SimpleQueue[Parcel | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[tuple[Parcel, SyncError | None]] = queue.SimpleQueue()
