@@ -122,7 +122,7 @@ def test_a_server_that_dies_leaves_its_callers_to_the_other(net: Net, tmp_path: 
         assert {dies: "resilience", other: "normal"} == states(net)
         ident = net.leave(other, "2001", wav(tmp_path / "a.wav"))
         with net.daemon(dies):
-            until(lambda: serving(net) == HOME, what="the failback")
+            until(lambda: known_at(net, other, dies) == (dies, "normal"), what="the failback")
             assert net.path(dies, f"mailboxes/2001/messages/{ident}.json").exists()
             until_normal(net)
             assert epoch == {service["name"]: service["epoch"] for service in net.status()["services"]}[other]

@@ -109,6 +109,14 @@ def test_a_service_that_moves_too_often_stays_where_it_is(pair):
     assert pair.serving("secondary") == "primary"
 
 
+def test_the_wait_of_a_start_counts_from_when_it_can_be_answered(pair):
+    """A server that takes in a long backlog before it listens has not asked anybody meanwhile."""
+    pair.roles["primary"].start()
+    pair.clock.advance(500.0)
+    pair.roles["primary"].ask_from_now()
+    assert pair.roles["primary"].look("voicemail")[1].started_for < 1.0
+
+
 def test_a_journal_that_was_touched_stops_roles_and_nothing_else(pair):
     """An order that the peer forwards waits until the journal can be trusted again, and no time is waited for."""
     pair.roles["secondary"].order("voicemail", "failover", "ada")

@@ -109,11 +109,12 @@ class Daemon:
         ):  # fmt: skip
             post.tell(self._trouble)
             self._lamps = Lamps(post.replica, self._wake.set)
+            post.start()  # before all that may take long: until then its journal says what was
             post.replica.take()  # the spool before the first scan: what came is older than what is on disk
             post.replica.patience = _LONGEST_INTAKE
-            post.start()
             post.listen()
             post.connect()
+            post.failover.ask_from_now()
             self._carrier.start(post)
             try:
                 with Watcher(post.replica.store.root, self._hint) as watcher:

@@ -84,6 +84,11 @@ class Failover:
                 self._index.set_note("entered", dict.fromkeys(homes, self._moment()))
                 self.permits.started()
 
+    def ask_from_now(self) -> None:
+        """The time in which a server that starts only asks begins when it can be answered."""
+        with self._index.transaction():
+            self._index.set_note("started", self._moment())
+
     def views(self) -> dict[str, View]:
         """The present view of each service."""
         return self._journal.views(self.agreement.read().homes)
