@@ -130,17 +130,23 @@ class Net:
         assert done.returncode == 0, f"vmctl {' '.join(words)} exited {done.returncode}: {done.stderr}"
         return done.stdout
 
+    def here(self, *words: str) -> str:
+        """Run vmctl in this process, which takes a tenth of the time; it must exit 0; its output. For one thread."""
+        done = CliRunner(env={"VMCTL_CONFIG": str(self.root)}).invoke(app, words)
+        assert done.exit_code == 0, f"vmctl {' '.join(words)} exited {done.exit_code}: {done.output}"
+        return done.stdout
+
     def read(self, *words: str) -> Any:
-        """Run vmctl with --json; the value."""
-        return json.loads(self.do(*words, "--json"))
+        """Run vmctl with --json, in this process; the value."""
+        return json.loads(self.here(*words, "--json"))
 
     def path(self, server: str, path: str) -> Path:
         """A file of a store."""
         return self.root / server / path
 
     def leave(self, server: str, extension: str, audio: Path) -> str:
-        """Leave a message; its id."""
-        return self.do("message", "leave", extension, "--audio", str(audio), "--server", server).strip()
+        """Leave a message, in this process; its id."""
+        return self.here("message", "leave", extension, "--audio", str(audio), "--server", server).strip()
 
     def status(self) -> dict[str, Any]:
         """The status, without starting a process."""

@@ -149,5 +149,5 @@ def test_with_a_sync_beside_the_daemon_of_the_peer(tmp_path: Path, later: Callab
     later(2 * DAY)
     with net.daemon("secondary"):
         until(lambda: " serves " in net.log("secondary"), what="the daemon")
-        assert 1 == net.read("sync")["servers"]["primary"]["deleted"]
+        assert 1 == json.loads(net.do("sync", "--json"))["servers"]["primary"]["deleted"]
         assert not net.path("secondary", f"mailboxes/2001/messages/{ident}.json").exists()

@@ -101,7 +101,7 @@ def test_a_crowd_on_one_store(tmp_path: Path) -> None:
         wrote[what] = [value] if done else [*wrote.get(what, START.get(what, ["new"])), value]
 
     def leave(_: int) -> None:
-        left.append(net.leave("primary", "2001", audio))
+        left.append(net.do("message", "leave", "2001", "--audio", str(audio), *PRIMARY).strip())
 
     def mark(turn: int) -> None:
         if left:
@@ -127,7 +127,7 @@ def test_a_crowd_on_one_store(tmp_path: Path) -> None:
             data = path.read_bytes()
             assert json.loads(data) if path.suffix == ".json" else yamltext.load(data, str(path)), f"{path}: {data!r}"
         if turn % 10 == 0:
-            assert net.read("mailbox", "show", "2001", *PRIMARY)["name"]
+            assert json.loads(net.do("mailbox", "show", "2001", *PRIMARY, "--json"))["name"]
 
     def cron(_: int) -> None:
         command(net, "sync", "--timeout", "45")
