@@ -24,7 +24,7 @@ KINDS = (
     "disk",
     "memory",
 )
-RARE = {"disk": 0.2, "memory": 0.25, "clock": 0.3, "replay": 0.3, "mode": 0.4}
+RARE = {"disk": 0.2, "memory": 0.25, "clock": 0.3, "replay": 0.3, "mode": 0.8}
 LOSSY = {"direct": 6.0, "lost": 1.0, "doubled": 1.0, "unanswered": 0.5, "broken": 0.5, "relay": 0.5}
 
 
