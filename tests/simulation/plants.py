@@ -103,7 +103,7 @@ def stamp_ignored(one, other):
     return one or other
 
 
-@plant(model.Record, "lives", "records net", fates=LOSSY, first=2)
+@plant(model.Record, "lives", "records net", fates=LOSSY, first=20)
 def delete_wins_by_time(self):
     """Whether a record lives is decided by what was last, not by what its deleter had seen."""
     return max(self.kept.values(), default=0) > max(self.deleted.values(), default=0)
@@ -134,7 +134,7 @@ def tombstone_dropped(self, entry, wall):
 _put = Index.put
 
 
-@plant(inbox, "holds", "records memory", fates=LOSSY, seeds=300, first=42)
+@plant(inbox, "holds", "records memory", fates=LOSSY, seeds=300, first=61)
 def base_taken_as_held(_mine, _vector, _version):
     """A delta is taken although the version that it builds upon is not here."""
     return True
@@ -170,7 +170,7 @@ _left = outbox.Outbox.left
 @plant(
     inbox.Inbox, "_record_or_hold", "records net memory", fates={"direct": 1.0, "relay": 3.0}, acts=45,
     more={"lose_index": 4.0, "make_mailbox": 2.0, "set_callflow": 2.0},
-    first=49,
+    first=81,
 )  # fmt: skip
 def former_life_believed(self, value, taken, *, current):
     """What a former life of the peer sent counts as held by the present one."""
@@ -183,7 +183,7 @@ _record_or_hold = inbox.Inbox._record_or_hold
 @plant(
     inbox.Inbox, "_holds_up_to", "records net", fates={"direct": 2.0, "relay": 1.0, "lost": 2.0}, narrow=True, acts=40,
     more={"delete_mailbox": 10.0, "make_mailbox": 3.0, "turn": 2.0},
-    first=12,
+    first=56,
 )  # fmt: skip
 def mailbox_back_too_early(_self, _change):
     """A deleted mailbox is brought back by what was deleted with it, and is still on its way."""
