@@ -183,11 +183,14 @@ class Ledger:
         maybe = self._maybe(key) | {number for name in names for number in self.perhaps(name, key)}
         return known - self._maybe(key), maybe - (known - self._maybe(key))
 
-    def fields(self, key, name=None):
-        """Every field that was ever set in a record, as far as a server knows or may know."""
+    def fields(self, key, name=None, *, sure=False):
+        """Every field that was ever set in a record, as far as a server knows or may know; with `sure` what it knows."""
         acts = [act for act in self.acts.values() if act.key == key]
-        known = self._maybe(key) | self.know(name, key) | self.perhaps(name, key) if name else ()
-        return {field for act in acts for field, _ in act.writes if name is None or act.number in known}
+        if name is not None:
+            known, maybe = self.know(name, key), self._maybe(key)
+            counts = known - maybe if sure else known | maybe | self.perhaps(name, key)
+            acts = [act for act in acts if act.number in counts]
+        return {field for act in acts for field, _ in act.writes}
 
     def _maybe(self, key):
         return self.maybe.get(key, set())

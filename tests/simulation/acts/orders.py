@@ -96,8 +96,16 @@ def make_mailbox(world, name):
     box = world.chance.choice(BOXES)
     key = f"mailbox/{box}"
     document = {"name": f"n{world.number()}", "quota": 1000 + world.number()}
-    known = dict.fromkeys(world.ledger.fields(key, name), ABSENT)
-    note = simple(world, name, "create", keeps=True, writes=known | document | {"service": SERVICE})
+    known = dict.fromkeys(world.ledger.fields(key, name, sure=True), ABSENT)
+    rest = dict.fromkeys(world.ledger.fields(key, name) - known.keys() - document.keys() - {"service"}, ABSENT)
+
+    def note(*, maybe, keys):
+        simple(world, name, "create", keeps=True, writes=known | document | {"service": SERVICE})(
+            maybe=maybe, keys=keys
+        )
+        if rest:  # what it may know of, it may take away
+            simple(world, name, "create", keeps=True, writes=rest)(maybe=None if maybe is None else True, keys=keys)
+
     return ordered(world, name, f"create {key}", [key], lambda desk: desk.create_mailbox(box, dict(document)), note)
 
 
