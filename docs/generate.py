@@ -188,6 +188,7 @@ def _status(*records: model.Record) -> dict[str, Any]:
         "orders": {},
         "agreed": {},
         "fit": True,
+        "behind": False,
         "config_keys": {},
         "asks": [],
         "promises": {},

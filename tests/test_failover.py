@@ -59,6 +59,24 @@ def test_a_handover_waits_until_the_other_server_holds_everything(pair):
         assert "new disk" in lines(pair, name, "transition")[-1]["reason"]
 
 
+def test_a_handover_waits_until_the_files_are_there_too(pair):
+    """The other server has said that it has all, and a part of that is not in its files yet: its application would miss it."""
+    pair.roles["primary"].order("voicemail", "failover", "ada")
+    for _ in range(3):
+        pair.send("primary", always=True)
+        pair.deliver()
+        pair.servers["secondary"].behind = True  # as after an intake that its patience ended
+        pair.send("secondary", always=True)
+        pair.deliver()
+        pair.tick_roles("primary")
+        pair.clock.advance(0.5)
+    assert pair.serving("primary") == "primary"
+    waiting = "; ".join(pair.servers["primary"].index.note("waiting")["voicemail"])
+    assert "what came to secondary to be in its files" in waiting
+    pair.turns(6)  # the next intake ends in time
+    assert pair.serving("primary") == "secondary"
+
+
 def test_a_handover_whose_drain_does_not_end_is_called_off_and_nothing_moved(pair):
     """The journal names the order, who gave it, and why it is void."""
     pair.roles["primary"].order("voicemail", "failover", "ada")

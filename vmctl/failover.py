@@ -227,6 +227,7 @@ class Failover:
             "moves": moves,
             "agreed": agreed.values,
             "fit": not self.unfit,
+            "behind": self._replica.behind,
             "config_keys": self._config.digests if self._configs_differ() else {},
             "asks": self.permits.asks(self._wanted),
             "promises": self.permits.promises(asked, self._wanted),
@@ -374,7 +375,7 @@ class Failover:
         if self._probes is not None and not self._probes.health.well:
             return f"the voicemail application of {self._me} is unwell: {self._probes.health.why}"
         if self._gate.is_set(ROLLED_BACK):
-            if not self._gate.progress(ROLLED_BACK).completed:
+            if self._replica.behind or not self._gate.progress(ROLLED_BACK).completed:
                 return f"{self._me} was put back to an earlier state, and does not hold again all that it held"
             with self._index.transaction():
                 self._gate.drop(ROLLED_BACK)

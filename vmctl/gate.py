@@ -88,6 +88,8 @@ class Gate:
         return [f"{count} records from {self._me}, the oldest {duration(max(age, 0))} old"]
 
     def _theirs(self, mark: dict[str, Any], facts: dict[str, Any]) -> list[str]:
+        if facts.get("behind") is True:  # it has said that it has them, and they are not in its files yet
+            return [f"what came to {self._peer} to be in its files"]
         owed = facts.get("pending", 0) - facts.get("parked", 0)
         if owed <= 0:
             return []

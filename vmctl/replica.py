@@ -79,6 +79,7 @@ class Replica:
         self.peer = config.peer_of(server.name)
         self.clock = clock
         self.patience: float | None = None  # seconds for one intake, of a process that has more to do; None: to the end
+        self.behind = False  # whether the last intake ended before all that came was in its files
         self.index = index
         self.index.history.keep = config.history.versions
         self.store = NativeStore(server.store, config.audio.formats, config.limits.document)
@@ -227,7 +228,8 @@ class Replica:
             if (back := self.inbox.bring_mailboxes_back()).changed:
                 taken.append(back)
             applied = self.applier.apply_all(deadline)
-            return Intake(taken, applied, more=bool(waiting) or applied.more)
+            self.behind = bool(waiting) or applied.more
+            return Intake(taken, applied, more=self.behind)
 
     def _deadline(self) -> Deadline | None:
         return None if self.patience is None else Deadline(self.clock, self.patience)
