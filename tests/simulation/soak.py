@@ -12,7 +12,7 @@ from .schedule import remove_directory
 from .shrink import way_of
 from .world import clean
 
-_BATCH = 20
+_BATCH = 5
 
 
 def soak(kind, state, seeds, first=None, jobs=2, seconds=float("inf"), *, show=print):
