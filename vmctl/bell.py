@@ -15,7 +15,7 @@ _MOST = 65536  # bytes, more than one read leaves in a pipe that nobody reads
 
 
 class Bell:
-    """As `threading.Event`; `set` may be called from any thread and from any signal handler."""
+    """As `threading.Event`; `set` may be called from any thread and any signal handler, all else by one thread."""
 
     def __init__(self) -> None:
         """Raises OSError where the process can open no more files."""
@@ -35,7 +35,7 @@ class Bell:
         return bool(self._poll.poll(0))
 
     def wait(self, seconds: float) -> bool:
-        """Wait until it rings, `seconds` at most; tells whether it did. For one thread at a time."""
+        """Wait until it rings, `seconds` at most; tells whether it did."""
         return bool(self._poll.poll(seconds * 1000))
 
     def clear(self) -> None:

@@ -65,6 +65,12 @@ class Evidence:
         return {**asdict(replace(self, peer_view=None)), "waiting_gate": list(self.waiting_gate), "peer_view": view}
 
 
+def receiver(order: Order, view: View, seen: Evidence) -> str:
+    """The server that is to serve by an order."""
+    backup = seen.peer if seen.me == view.home else seen.me
+    return backup if order == "failover" else view.home
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What the config says about failover and failback; times in seconds, `most_moves` in an hour."""
@@ -253,8 +259,8 @@ class Situation:
     @property
     def ordered_here(self) -> bool:
         """Whether a person's order moves the role to this server."""
-        receivers = {"failover": self.backup, "failback": self.view.home}
-        return not self.serving and receivers.get(self.seen.order or "") == self.seen.me
+        order = self.seen.order
+        return order is not None and not self.serving and receiver(order, self.view, self.seen) == self.seen.me
 
     @property
     def forced(self) -> bool:

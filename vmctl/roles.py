@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from vmctl.errors import NothingToFailBack, NotYet, PeerUnreachable
-from vmctl.evidence import FOR_EVER, Evidence, Order, Policy, Situation
+from vmctl.evidence import FOR_EVER, Evidence, Order, Policy, Situation, receiver
 from vmctl.view import (
     FAILBACK,
     FORCED,
@@ -331,17 +331,16 @@ def check_order(view: View, evidence: Evidence, order: Order) -> Literal["alread
     Raises NothingToFailBack when the home serves, PeerUnreachable when the server that is to serve cannot be heard
     from here, NotYet when both servers are still settling who serves.
     """
-    backup = evidence.peer if evidence.me == view.home else evidence.me
-    receiver = backup if order == "failover" else view.home
-    if view.serving == receiver:
+    to = receiver(order, view, evidence)
+    if view.serving == to:
         if order == "failover":
             return "already"
         raise NothingToFailBack(f"{view.service} is served by its home {view.home} already")
-    if receiver == evidence.peer and not evidence.heard:
+    if to == evidence.peer and not evidence.heard:
         raise PeerUnreachable(
-            f"{view.service} cannot move to {receiver}: {receiver} is not heard",
+            f"{view.service} cannot move to {to}: {to} is not heard",
             why="a role is given only to a server that answers; otherwise nobody might serve",
-            hint=f"start 'vmctl serve' on {receiver}; or, when {evidence.me} is to be shut down, give the order there",
+            hint=f"start 'vmctl serve' on {to}; or, when {evidence.me} is to be shut down, give the order there",
         )
     if view.state == "starting" and evidence.heard:
         raise NotYet(

@@ -134,6 +134,7 @@ def _void(at: Acting, verb: Order, taken: list[str]) -> list[str]:
 def _finish(session: Session, at: Acting, verb: Order, services: list[str], taken: list[str]) -> None:
     """Say what came of it. Raises NotYet, and withdraws the order, for what did not move."""
     from vmctl.errors import NotYet
+    from vmctl.evidence import receiver
 
     void = _void(at, verb, taken)
     views = at.roles.views()
@@ -149,7 +150,7 @@ def _finish(session: Session, at: Acting, verb: Order, services: list[str], take
                 at.roles.withdraw(name)
             _, evidence = at.roles.look(name)
             silent = evidence.silent_for
-            to_here = evidence.me == _receiver(views[name], verb, evidence)
+            to_here = evidence.me == receiver(verb, views[name], evidence)
             if to_here and silent is not None and at.roles.misses_heartbeats(silent):
                 hint = (
                     f"'vmctl {verb} --now' takes the service at once; do that when the other server is certainly dead"
@@ -179,12 +180,6 @@ def _kept(view: View, verb: Order) -> bool:
     return verb == "failback" and view.cause == FAILBACK
 
 
-def _receiver(view: View, verb: Order, evidence: Evidence) -> str:
-    """The server that is to serve."""
-    backup = evidence.peer if evidence.me == view.home else evidence.me
-    return backup if verb == "failover" else view.home
-
-
 def _done(view: View, verb: Order) -> bool:
     return view.serving is not None and (view.serving != view.home if verb == "failover" else view.serving == view.home)
 
@@ -211,9 +206,10 @@ def _rehearsed(
     session: Session, at: Acting, view: View, evidence: Evidence, verb: Order, *, already: bool, now: bool
 ) -> dict[str, Any]:
     from vmctl.clock import rfc3339
+    from vmctl.evidence import receiver
 
     index = at.roles.index
-    to = _receiver(view, verb, evidence)
+    to = receiver(verb, view, evidence)
     silent = not evidence.heard or (
         now and evidence.silent_for is not None and at.roles.misses_heartbeats(evidence.silent_for)
     )
