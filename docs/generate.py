@@ -17,7 +17,7 @@ import re
 import sys
 import wave
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ["COLUMNS"] = "100"  # before Typer reads it: help is as wide everywhere
 sys.path.append(str(Path(__file__).parent))
@@ -33,6 +33,9 @@ from vmctl.config import reference
 from vmctl.entry import Entry
 from vmctl.mail_content import as_json
 from vmctl.outbox import record_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 DOCS = Path(__file__).parent
 _NOW = 1_790_000_000_000_000  # microseconds: a day in September 2026
@@ -87,11 +90,12 @@ def exit_codes() -> str:
 # A whole sync mail
 
 
-def example_key() -> keys.PrivateKey:
-    """The key that signs the example: 32 times the letter k."""
+def example_key() -> tuple[str, Callable[[bytes], bytes]]:
+    """Who signs the example, and how: its key is 32 times the letter k."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    return keys.PrivateKey(Ed25519PrivateKey.from_private_bytes(b"k" * 32))
+    key = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
+    return keys.public_text(key.public_key().public_bytes_raw()), key.sign
 
 
 def example() -> tuple[mail.SyncMail, bytes]:
@@ -129,15 +133,14 @@ def example() -> tuple[mail.SyncMail, bytes]:
             )
         ],
     )  # fmt: skip
-    key = example_key()
+    identity, sign = example_key()
     subject, summary = mail.describe(sent)
     raw = mail.compose(
         sent,
         sender_address="vmctl@primary.example",
         recipient_address="vmctl@secondary.example",
         message_id="<0b6f1d8e27c94a53b0e2f7a1964c3d58@primary.example>",
-        sign=key.sign,
-        public=key.public,
+        sign=lambda data: [(identity, sign(data))],
         summary=summary,
         subject=subject,
     )

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from aiosmtpd.controller import Controller
 from typer.testing import CliRunner
 
-from vmctl import config, network
+from vmctl import config, link, network
 from vmctl.cli.app import app
 from vmctl.clock import Clock
 from vmctl.config import Address, Config
@@ -28,6 +28,7 @@ from vmctl.mail import parse
 from vmctl.status import gather
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parent.parent
@@ -148,6 +149,16 @@ class Net:
         """Leave a message, in this process; its id."""
         return self.here("message", "leave", extension, "--audio", str(audio), "--server", server).strip()
 
+    def calling(self, server: str) -> ssl.SSLContext:
+        """What a server, or one that has its key, calls its peer with."""
+        me, peer = self.config.servers[server], self.config.peer_of(server)
+        return link.calling(me.key, peer.identities(0))
+
+    def receiving(self, server: str) -> ssl.SSLContext:
+        """What a server, or one that has its key, is called with."""
+        me, peer = self.config.servers[server], self.config.peer_of(server)
+        return link.receiving(me.key, peer.identities(0))
+
     def status(self) -> dict[str, Any]:
         """The status, without starting a process."""
         return gather(config.load(self.root / "vmctl.yaml"), Clock())
@@ -212,7 +223,9 @@ def judging(net: Net, reply: str) -> Iterator[Judge]:
     """A server at the address of the secondary that says `reply` to what it does not take."""
     judge = Judge(net, reply)
     address = net.config.servers["secondary"].address
-    controller = Controller(judge, hostname=address.host, port=address.port)
+    controller = Controller(
+        judge, hostname=address.host, port=address.port, tls_context=net.receiving("secondary"), require_starttls=True
+    )
     controller.start()
     try:
         yield judge

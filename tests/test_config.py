@@ -70,11 +70,11 @@ def only_fault(values):
 def test_defaults():
     """What is left out has its default, in seconds and bytes, and paths are taken from the file's directory."""
     made = parsed(values_of())
-    assert made.failover == config.Failover(180.0, True, 60.0, 3)
+    assert made.failover == config.Failover(180.0, True, False, 60.0, 3)
     assert made.failback == config.Failback("graceful", "completed", 60.0, 3600.0)
     assert made.sync == config.Sync(10.0, 10.0, 30.0)
     assert made.scan == config.Scan(2.0, 60.0, 3600.0, 0.2, 2.0)
-    assert made.mail == config.Mail(16_000_000)
+    assert made.mail == config.Mail(16_000_000, "auto")
     assert made.audio == config.Audio(("wav",), 1200.0)
     assert made.limits == config.Limits(100, 100_000, 64_000)
     primary = made.servers["primary"]

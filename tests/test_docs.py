@@ -93,7 +93,7 @@ def parsed(raw: bytes, public: str, name: str) -> SyncMail:
 @pytest.fixture
 def example(tmp_path: Path, no_fsync: None) -> Iterator[Wire]:
     """Two servers of a network of which the mail on the page might be."""
-    made = Wire(tmp_path / "example", {"servers.primary.public_key": generate()["example_key"]().public})
+    made = Wire(tmp_path / "example", {"servers.primary.public_key": generate()["example_key"]()[0]})
     yield made
     made.close()
 

@@ -22,18 +22,18 @@ FLOORS = (
     "vmctl cli store",  # the packages themselves, empty but for a version
     # the ground: what went wrong, what time it is
     "errors clock",
-    "names durable volumes database backoff bell program reach supervisor ranges refusals replies checkpoints fault_list lamp_list",
+    "names durable volumes database certificates sealing backoff bell program reach supervisor ranges refusals replies checkpoints fault_list lamp_list seen letters",
     # values and what opens them, each knowing the ground only
     "model view arbiter leases pin audio identity spool contact faults trouble schedule ways mail_parts yamltext keys watch deferrals probes",
     # what is computed from values, and where they are kept
-    "merge delta fields callflow evidence routing chain entry config_values mail_json mail_words store.pool sender receiver tombstones clocks permits moves gate",
-    "history housekeeping shelf looks tampering journal_words waiting orders notice hooks webhooks",
+    "merge delta fields callflow evidence routing chain entry config_values mail_json mail_words store.pool sender conversation link tombstones clocks permits moves gate",
+    "receiver history housekeeping shelf looks tampering journal_words waiting orders notice hooks webhooks",
     "journal roles index config_keys mail_content store.documents store.format",
-    "agreement recap telling config_checks mail store.native edits doubt graves",
+    "mail_sealed reports strays agreement recap telling config_checks config_text mail store.native edits doubt graves",
     "failover",
     # the way of the data: scan, ship, take in, apply
-    "config gone leaving placing proof recordings replacing setback findings",
-    "absence overruled",
+    "config at_work gone leaving placing proof recordings replacing setback findings",
+    "absence overruled door config_edit",
     "scan recovery",
     "apply parked",
     "asking packing rollback",
@@ -44,9 +44,9 @@ FLOORS = (
     "rejoin",
     "replica knowledge routes_file",
     # one server at work: what commands do, what it tells
-    "access",
+    "access carriage",
     "desk status post purge reindex lamps",
-    "undo desk_mailboxes",
+    "undo desk_mailboxes enrol",
     # both servers
     "round daemon demo",
     "inquiry join overwrite demo_standby demo_dual",
@@ -55,7 +55,7 @@ FLOORS = (
     "cli.session",
     "cli.acting cli.recordings cli.changes cli.overwriting",
     "cli.app",
-    "cli.agreeing cli.ordering cli.callflows cli.conflicts cli.demo cli.greetings cli.history cli.housekeeping cli.joining cli.journal cli.messages cli.network cli.parked cli.prompts cli.roles cli.routes cli.settings cli.sync",
+    "cli.agreeing cli.ordering cli.callflows cli.conflicts cli.demo cli.greetings cli.history cli.housekeeping cli.joining cli.journal cli.keys cli.messages cli.network cli.parked cli.prompts cli.receiving cli.roles cli.routes cli.settings cli.sync",
     "cli.mailboxes",
     "__main__",
 )
@@ -67,8 +67,8 @@ DOORS = {
     "yaml": {"yamltext"},
     "deepdiff": {"delta"},
     "watchdog": {"watch"},
-    "aiosmtpd": {"receiver"},
-    "cryptography": {"keys"},
+    "aiosmtpd": {"conversation"},
+    "cryptography": {"keys", "certificates", "sealing"},
     "sqlite3": {"database"},
     "smtplib": {"sender"},
     "subprocess": {"program", "demo"},

@@ -1,15 +1,19 @@
 """Keys: made once, kept private, and honest about whose signature it is; and whose store a directory is."""
 
 import base64
+import hashlib
 import json
 import os
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmctl import identity, keys
+from vmctl import identity, keys, sealing
 from vmctl.errors import AlreadyExists, KeyExposed, KeyMissing, StoreDamaged, StoreForeign, StoreMissing, StoreNewer
+
+SEAL = keys.SEAL_PREFIX + base64.b64encode(bytes(1216)).decode()
 
 
 @pytest.fixture
@@ -20,37 +24,74 @@ def path(tmp_path):
 
 def test_a_signature_is_its_owners(path):
     """What one key signed its public half verifies, and no other key or content does."""
-    public = keys.generate(path)
+    public = keys.generate(path, "primary")
     key = keys.load_private(path)
     signature = key.sign(b"heartbeat")
     assert public == key.public
-    assert keys.verify(public, signature, b"heartbeat")
-    assert not keys.verify(public, signature, b"heartbeaT")
-    assert not keys.verify(public, signature[:-1], b"heartbeat")
-    assert not keys.verify(keys.generate(path.with_name("other.pem")), signature, b"heartbeat")
+    assert keys.verify(public.identity, signature, b"heartbeat")
+    assert not keys.verify(public.identity, signature, b"heartbeaT")
+    assert not keys.verify(public.identity, signature[:-1], b"heartbeat")
+    other = keys.generate(path.with_name("other.pem"), "secondary")
+    assert not keys.verify(other.identity, signature, b"heartbeat")
+
+
+def test_what_is_sealed_only_its_owner_opens(path):
+    """What was sealed for one key that key opens, and no other; an altered byte, a cut and an empty text open nowhere."""
+    public = keys.generate(path, "primary")
+    keys.generate(path.with_name("other.pem"), "secondary")
+    key, other = keys.load_private(path), keys.load_private(path.with_name("other.pem"))
+    sealed = keys.seal(b"a message", public.seal)
+    assert sealed != keys.seal(b"a message", public.seal)
+    assert len(sealed) == len(b"a message") + sealing.OVERHEAD
+    assert key.open(sealed) == b"a message"
+    assert other.open(sealed) is None
+    for at in (0, 1100, len(sealed) - 1):
+        assert key.open(sealed[:at] + bytes([sealed[at] ^ 1]) + sealed[at + 1 :]) is None
+    assert key.open(sealed[:-1]) is None
+    assert key.open(b"") is None
+
+
+def test_a_rotation_keeps_the_former_keys_until_they_are_retired(path):
+    """After it both sign and both open; after the end only the new ones do, and the file holds no others."""
+    before = keys.generate(path, "primary")
+    sealed = keys.seal(b"under way", before.seal)
+    key = keys.rotate(path, "primary")
+    assert (key.former, key.public) == (before, keys.load_private(path).public)
+    assert key.public != before
+    both = key.signatures(b"heartbeat", former=True)
+    assert [key.public.identity, before.identity] == [one.public for one in both]
+    assert all(keys.verify(one.public, one.signature, b"heartbeat") for one in both)
+    assert [key.public.identity] == [one.public for one in key.signatures(b"heartbeat", former=False)]
+    assert key.open(sealed) == b"under way"
+    assert before == keys.retire(path, "primary")
+    left = keys.load_private(path)
+    assert (left.former, left.public) == (None, key.public)
+    assert left.open(sealed) is None
+    assert keys.retire(path, "primary") is None
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_private_key_stays_private(path):
     """The file is for its owner only, and what the key shows of itself is the public half."""
-    public = keys.generate(path)
+    public = keys.generate(path, "primary")
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
-    assert repr(keys.load_private(path)) == f"PrivateKey({public})"
+    assert repr(keys.load_private(path)) == f"PrivateKey({public.identity})"
 
 
 def test_a_key_is_never_replaced(path):
     """Making a key where one is leaves the old one as it was."""
-    keys.generate(path)
+    keys.generate(path, "primary")
     before = path.read_bytes()
     with pytest.raises(AlreadyExists, match="already"):
-        keys.generate(path)
+        keys.generate(path, "primary")
     assert before == path.read_bytes()
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o610, 0o666])
 def test_an_exposed_key_is_refused(path, mode):
     """A key that others have any access to is not used, and the hint is the command that mends it."""
-    keys.generate(path)
+    keys.generate(path, "primary")
     path.chmod(mode)
     with pytest.raises(KeyExposed, match="others can use") as caught:
         keys.load_private(path)
@@ -67,21 +108,28 @@ def test_no_key(path):
     os.mkfifo(path / "pipe", 0o600)
     with pytest.raises(KeyMissing, match="is no file"):
         keys.load_private(path / "pipe")
-    (path / "text").write_text("hello")
-    (path / "text").chmod(0o600)
-    with pytest.raises(KeyMissing, match="no private key that can be read"):
-        keys.load_private(path / "text")
+    for text in ("hello", "", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"):
+        (path / "text").write_text(text)
+        (path / "text").chmod(0o600)
+        with pytest.raises(KeyMissing, match=r"does not hold the keys of a server|cannot be read"):
+            keys.load_private(path / "text")
 
 
-def test_another_kind_of_key(path):
-    """A key for another algorithm is KeyMissing and named."""
-    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-
-    path.parent.mkdir()
-    path.write_bytes(X25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    path.chmod(0o600)
-    with pytest.raises(KeyMissing, match="holds no Ed25519 key"):
+def test_a_key_file_must_be_whole(path):
+    """A file that lacks one of its keys, or has one of them twice, is KeyMissing and says what belongs into it."""
+    keys.generate(path, "primary")
+    blocks = [
+        block[0] for block in re.finditer(r"-----BEGIN [^-]*-----.*?-----END [^-]*-----\n", path.read_text(), re.DOTALL)
+    ]
+    keyed = [block for block in blocks if "PRIVATE KEY" in block]
+    assert (len(blocks), len(keyed)) == (5, 4)
+    for block in keyed:
+        path.write_text("".join(one for one in blocks if one != block))
+        with pytest.raises(KeyMissing, match="does not hold the keys of a server") as caught:
+            keys.load_private(path)
+        assert "an ML-KEM-768 key" in caught.value.why
+    path.write_text("".join([*blocks, keyed[-1]]))
+    with pytest.raises(KeyMissing, match="does not hold the keys of a server"):
         keys.load_private(path)
 
 
@@ -106,14 +154,21 @@ def test_a_public_key_has_one_form(raw):
 )
 def test_what_is_no_public_key(text):
     """Anything but the one form is a ValueError, for reading, for verifying and for its fingerprint."""
-    for use in (keys.parse_public, keys.fingerprint, lambda text: keys.verify(text, b"", b"")):
+    for use in (
+        keys.parse_public,
+        lambda text: keys.fingerprint(keys.Public(text, SEAL)),
+        lambda text: keys.verify(text, b"", b""),
+    ):
         with pytest.raises(ValueError, match="is not 'ed25519:'"):
             use(text)
 
 
 def test_a_fingerprint_can_be_read_out():
-    """It is the start of the SHA-256 of the key's bytes, in groups of four."""
-    assert keys.fingerprint(keys.public_text(bytes(32))) == "6668-7aad-f862-bd77"
+    """It is the start of the SHA-256 of the keys' bytes, both of them, in groups of four."""
+    digits = hashlib.sha256(bytes(32 + 1216)).hexdigest()
+    shown = keys.fingerprint(keys.Public(keys.public_text(bytes(32)), SEAL))
+    assert shown.replace("-", "") == digits[:32]
+    assert [4] * 8 == [len(part) for part in shown.split("-")]
 
 
 def test_a_store_knows_whose_it_is(tmp_path):

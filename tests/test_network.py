@@ -17,7 +17,7 @@ def test_a_network_is_complete(tmp_path):
     assert [server.name for server in made.here()] == ["primary", "secondary"]
     for server in made.here():
         assert identity.read(server.store, "voice-net", server.name).server == server.name
-        assert server.public_key == keys.load_private(server.key).public
+        assert (server.public_key, server.seal_key) == keys.load_private(server.key).public
         assert {"callflows", "prompts", "mailboxes", ".vmctl"} == {entry.name for entry in server.store.iterdir()}
     assert [(service.name, service.home) for service in made.services.values()] == [("voicemail", "primary")]
     assert made.servers["primary"].address == Address("127.0.0.1", 2525)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from running import Net, judging, until, wav
 
+from vmctl.at_work import ROUND
 from vmctl.clock import Clock
 from vmctl.failover import Failover
-from vmctl.post import ROUND, Post
+from vmctl.post import Post
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,9 +7,10 @@ from running import Net, judging, wav
 from test_parked import parked, read, spam
 from wire import OffsetClock
 
+from vmctl.at_work import ROUND
 from vmctl.deferrals import LONG, TIMES, Deferrals
 from vmctl.errors import MailPutOff, PeerUnreachable
-from vmctl.post import ROUND, Post
+from vmctl.post import Post
 from vmctl.refusals import BARE, Version
 
 HOUR = 3600.0

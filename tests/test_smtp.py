@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vmctl import receiver as room
+from vmctl import conversation as room
 from vmctl.errors import (
     AddressInUse,
     DiskFull,
@@ -32,6 +32,11 @@ MINE, PEER = "vmctl@secondary.example", "vmctl@primary.example"
 MAIL = b"Subject: hello\r\n\r\n.one\r\n..\r\ntext\r\n"
 
 
+def whoever(take):
+    """What a receiver calls, for a `take` that does not ask who sent the mail."""
+    return lambda raw, _sender: take(raw)
+
+
 @pytest.fixture
 def taken():
     """The mails that were taken in."""
@@ -41,14 +46,16 @@ def taken():
 @contextlib.contextmanager
 def receiving(take, **words):
     """A receiver on a free port."""
-    settings = {"hostname": "secondary.example", "mail_max": 100_000, "mine": MINE, "peer": PEER, **words}
-    with Receiver(("127.0.0.1", 0), take=take, **settings) as receiver:
+    settings = {"hostname": "secondary.example", "mail_max": 100_000, "mine": MINE, "peer": PEER, "tls": None, **words}
+    with Receiver(("127.0.0.1", 0), take=whoever(take), **settings) as receiver:
         yield receiver
 
 
 def courier(port, **words):
     """A courier to that port."""
-    return Courier(("127.0.0.1", port), **{"helo": "primary.example", "timeout": 5, "mail_max": 1_000_000, **words})
+    return Courier(
+        ("127.0.0.1", port), **{"helo": "primary.example", "timeout": 5, "mail_max": 1_000_000, "tls": None, **words}
+    )
 
 
 def client(receiver):
@@ -137,7 +144,12 @@ def test_many_mails_over_one_connection(taken):
         port = receiver.port
     with pytest.raises(PeerUnreachable):
         one.send(MAIL, PEER, MINE)
-    with Receiver(("127.0.0.1", port), hostname="s", mail_max=1000, mine=MINE, peer=PEER, take=taken.append), one:
+    with (
+        Receiver(
+            ("127.0.0.1", port), hostname="s", mail_max=1000, mine=MINE, peer=PEER, take=whoever(taken.append), tls=None
+        ),
+        one,
+    ):
         one.send(MAIL, PEER, MINE)
     assert taken == [MAIL] * 3
 
@@ -275,11 +287,11 @@ def test_one_who_only_makes_mistakes_is_hung_up_on(taken):
 def test_too_many_connections_are_turned_away(taken):
     """A connection too many hears 421, which the courier takes as try again."""
     with receiving(taken.append, connections=1) as receiver, client(receiver) as smtp:
-        smtp.ehlo()
+        smtp.sendmail(PEER, [MINE], MAIL)  # what the peer has signed is the peer's connection
         with pytest.raises(PeerUnreachable) as caught, courier(receiver.port) as one:
             one.send(MAIL, PEER, MINE)
         assert "421" in caught.value.why
-    assert taken == []
+    assert len(taken) == 1
 
 
 def test_an_idle_connection_is_closed(taken):
@@ -337,7 +349,9 @@ def test_stop_lets_a_mail_in_hand_finish():
             one.send(MAIL, PEER, MINE)
             result.append("250")
 
-    receiver = Receiver(("127.0.0.1", 0), hostname="s", mail_max=10_000, mine=MINE, peer=PEER, take=take)
+    receiver = Receiver(
+        ("127.0.0.1", 0), hostname="s", mail_max=10_000, mine=MINE, peer=PEER, take=whoever(take), tls=None
+    )
     receiver.start()
     sender = threading.Thread(target=send, args=(receiver.port,))
     sender.start()
@@ -353,7 +367,9 @@ def test_stop_lets_a_mail_in_hand_finish():
 
 def test_stop_does_not_wait_for_silent_connections(taken):
     """A connection without a mail in hand is closed with 421 at once."""
-    receiver = Receiver(("127.0.0.1", 0), hostname="s", mail_max=10_000, mine=MINE, peer=PEER, take=taken.append)
+    receiver = Receiver(
+        ("127.0.0.1", 0), hostname="s", mail_max=10_000, mine=MINE, peer=PEER, take=whoever(taken.append), tls=None
+    )
     receiver.start()
     with client(receiver) as smtp:
         smtp.ehlo()
@@ -384,7 +400,9 @@ def test_a_taken_port_is_address_in_use(taken):
     with receiving(taken.append) as receiver:
         for listen in (("127.0.0.1", receiver.port), ("192.0.2.1", 0), ("no.such.host.invalid", 0), ("\ud800", 0)):
             with pytest.raises(AddressInUse) as caught:
-                Receiver(listen, hostname="s", mail_max=1, mine=MINE, peer=PEER, take=taken.append).start()
+                Receiver(
+                    listen, hostname="s", mail_max=1, mine=MINE, peer=PEER, take=whoever(taken.append), tls=None
+                ).start()
             assert str(listen[1]) in caught.value.what
 
 
@@ -458,7 +476,7 @@ def test_a_host_that_is_not_there_is_unreachable():
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     for address in (("127.0.0.1", port), ("no.such.host.invalid", 25)):
-        with Courier(address, helo="x", timeout=5, mail_max=10) as one, pytest.raises(PeerUnreachable):
+        with Courier(address, helo="x", timeout=5, mail_max=10, tls=None) as one, pytest.raises(PeerUnreachable):
             one.send(MAIL, PEER, MINE)
 
 

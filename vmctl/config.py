@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from vmctl import yamltext
 from vmctl.config_checks import MEMBERS, Fault, Values, check_together, read_values
-from vmctl.config_keys import MODES, SERVERS, reference, template
+from vmctl.config_keys import MODES, SERVERS
+from vmctl.config_text import reference, template
 from vmctl.config_values import Address, parse_address
 from vmctl.errors import BrokenFile, ConfigFaults, ConfigMissing
 from vmctl.model import canonical
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FILE", "MODES", "SERVERS", "Address", "Arbiter", "Audio", "Calls", "Clock", "Config", "Failback", "Failover", "Handover",
-    "Health", "History", "Hooks", "Housekeeping", "Journal", "Lease", "Limits", "Mail", "Reachability", "Routes", "Scan",
-    "Server", "Service", "Sync", "Tombstones", "Webhook", "find", "load", "parse", "parse_address", "reference", "template",
+    "Health", "History", "Hooks", "Housekeeping", "Journal", "Lease", "Limits", "Link", "Mail", "Reachability", "Relay", "Routes",
+    "Scan", "Server", "Service", "Sync", "Tombstones", "Webhook", "find", "load", "parse", "parse_address", "reference", "template",
 ]  # fmt: skip
 
 FILE: Final = "vmctl.yaml"
@@ -45,17 +46,26 @@ class Server(NamedTuple):
     name: str
     store: Path | None
     format: str
-    listen: Address
+    listen: Address | None
     address: Address
     mail: str
     key: Path | None
-    public_key: str
+    public_key: str | None
+    seal_key: str | None
+    former_key: str | None
+    former_until: int
+    maildir: Path | None
     licensed: bool
 
     @property
     def here(self) -> bool:
         """Whether its store is on this host."""
         return self.store is not None
+
+    def identities(self, wall: int) -> tuple[str, ...]:
+        """The public keys that are its own at a wall time (microseconds): the present one, and the former for a while."""
+        former = self.former_key if wall < self.former_until else None
+        return tuple(key for key in (self.public_key, former) if key is not None)
 
 
 class Service(NamedTuple):
@@ -74,6 +84,7 @@ class Failover(NamedTuple):
 
     after: float
     automatic: bool
+    through_relays: bool
     start_wait: float
     most_moves: int
 
@@ -182,10 +193,28 @@ class Scan(NamedTuple):
     debounce_max: float
 
 
+class Link(NamedTuple):
+    """The direct link between the servers."""
+
+    plain: bool
+
+
+class Relay(NamedTuple):
+    """The mail server that takes mail to the peer; without an address there is none."""
+
+    tls: str
+    address: Address | None = None
+    ca: Path | None = None
+    user: str | None = None
+    password_file: Path | None = None
+    password_env: str | None = None
+
+
 class Mail(NamedTuple):
-    """The largest sync mail in bytes."""
+    """The largest sync mail in bytes, and when mails are sealed."""
 
     max: int
+    seal: str
 
 
 class Audio(NamedTuple):
@@ -255,6 +284,8 @@ class Config:
     journal: Journal
     sync: Sync
     scan: Scan
+    link: Link
+    relay: Relay
     mail: Mail
     audio: Audio
     housekeeping: Housekeeping
@@ -285,6 +316,12 @@ class Config:
         listed = self._service_by_extension.get(extension or "")
         return listed.name if listed else named if named in self.services else next(iter(self.services))
 
+    @property
+    def sealed(self) -> bool:
+        """Whether mails are sealed: by default wherever they do not go over the pinned direct link."""
+        direct = self.relay.address is None and not self.link.plain
+        return self.mail.seal == "always" or (self.mail.seal == "auto" and not direct)
+
     @cached_property
     def shared(self) -> dict[str, Any]:
         """What must be the same on both servers, as JSON values: all but stores, keys, addresses and scan timers."""
@@ -294,6 +331,7 @@ class Config:
         }
         sections = {name: getattr(self, name)._asdict() for name in _SHARED}
         sections["audio"]["formats"] = sorted(self.audio.formats)
+        sections["mail"] = {"max": self.mail.max}  # how it leaves is each server's own
         licensed = {name: server.licensed for name, server in self.servers.items()}
         arbiter = {"endpoints": sorted(self.arbiter.endpoints), "prefix": self.arbiter.prefix}
         return {
@@ -411,6 +449,8 @@ def _built(values: Values, path: Path) -> Config:
         journal=Journal(**_section(values, "journal")),
         sync=Sync(**_section(values, "sync")),
         scan=Scan(**_section(values, "scan")),
+        link=Link(**_section(values, "link")),
+        relay=Relay(**_section(values, "relay")),
         mail=Mail(**_section(values, "mail")),
         audio=Audio(**_section(values, "audio")),
         housekeeping=Housekeeping(**_section(values, "housekeeping")),
@@ -422,7 +462,8 @@ def _built(values: Values, path: Path) -> Config:
 
 
 def _server(name: str, part: Values) -> Server:
-    return Server(name, **{"store": None, "key": None, "listen": part["address"], **part})
+    absent = dict.fromkeys(("store", "key", "public_key", "seal_key", "former_key", "maildir"))
+    return Server(name, **{**absent, "former_until": 0, "listen": part["address"], **part})
 
 
 def _section(values: Values, path: str) -> Values:

@@ -203,7 +203,7 @@ def _same_place(one: Address, other: Address, *, bound: bool = False) -> bool:
 
 
 def _identities(values: Values) -> Iterator[Fault]:
-    for part, words in (("mail", "mail address"), ("public_key", "key")):
+    for part, words in (("mail", "mail address"), ("public_key", "key"), ("seal_key", "key")):
         one, other = (values.get(f"servers.{name}.{part}") for name in SERVERS)
         if (
             one is not None
@@ -211,6 +211,61 @@ def _identities(values: Values) -> Iterator[Fault]:
             and (one == other or (part == "mail" and one.lower() == other.lower()))
         ):
             yield Fault(f"servers.secondary.{part}", f"it is the primary's {words} too", "give each server its own")
+
+
+def _former_keys(values: Values) -> Iterator[Fault]:
+    for name in SERVERS:
+        key, until = f"servers.{name}.former_key" in values, f"servers.{name}.former_until" in values
+        if key != until:
+            lacking = "former_until" if key else "former_key"
+            yield Fault(
+                f"servers.{name}.{lacking}", "it is missing, but the other of the two is given", "give both, or neither"
+            )
+        present, former = (values.get(f"servers.{name}.{part}") for part in ("public_key", "former_key"))
+        if former is not None and former == present:
+            yield Fault(f"servers.{name}.former_key", "it is the present key", "take it out, with former_until")
+
+
+def _link(values: Values) -> Iterator[Fault]:
+    if not values.get("link.plain"):
+        return
+    for name in SERVERS:
+        for part in ("address", "listen"):
+            address = values.get(f"servers.{name}.{part}")
+            if address is not None and not is_loopback(address):
+                why = f"servers.{name}.{part} is {address}, and plain text is for loopback only"
+                yield Fault("link.plain", why, "take it out: the servers then talk TLS, with the keys that they have")
+                return
+
+
+def _relay(values: Values) -> Iterator[Fault]:
+    given = {part for part in ("address", "ca", "user", "password_file", "password_env") if f"relay.{part}" in values}
+    passwords = given & {"password_file", "password_env"}
+    if given and "address" not in given:
+        yield Fault("relay.address", "it is missing, but other keys of the relay are given", "name the mail server")
+    if len(passwords) > 1:
+        yield Fault(
+            "relay.password_env", "a password is named in two ways", "give one of password_file and password_env"
+        )
+    if ("user" in given) != bool(passwords):
+        lacking = "password_file" if "user" in given else "user"
+        yield Fault(f"relay.{lacking}", "it is missing: a name goes with a password", "give both, or neither")
+    address = values.get("relay.address")
+    if passwords and values.get("relay.tls") != "verified" and address is not None and not is_loopback(address):
+        why = "a password would go to a server of which nobody knows that it is the right one"
+        yield Fault("relay.tls", why, "write 'tls: verified', with relay.ca where its certificate is your own")
+
+
+def is_loopback(address: Address) -> bool:
+    """Whether what goes to an address stays on this host."""
+    import ipaddress
+
+    if address.host.lower().rstrip(".") == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address.host).is_loopback
+    except ValueError:
+        return False
 
 
 def _services(values: Values) -> Iterator[Fault]:
@@ -292,6 +347,9 @@ _CHECKS = (
     _addresses,
     _listens,
     _identities,
+    _former_keys,
+    _link,
+    _relay,
     _services,
     _licence,
     _arbiter,

@@ -1,4 +1,4 @@
-"""The keys of vmctl.yaml, in one table: it drives the reading, the text of a new file and the page of the docs.
+"""The keys of vmctl.yaml, in one table: it drives the reading, the text of a new file and the page of the docs (`config_text`).
 
 A row is the dotted path (`*` for the name of a server or a service), how the value is written, its default in the form
 that the file holds, and what it means.
@@ -6,9 +6,8 @@ that the file holds, and what it means.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from vmctl import yamltext
 from vmctl.config_values import (
     ADDRESS,
     ADDRESSES,
@@ -16,23 +15,25 @@ from vmctl.config_values import (
     BOOL,
     COMMAND,
     EXTENSIONS,
+    LISTEN,
     MAIL,
     NAME,
     NAMES,
     PATH,
     PREFIX,
     PUBLIC_KEY,
+    SEAL_KEY,
+    TIME,
     URL,
     URLS,
+    USER,
+    VARIABLE,
     Kind,
     duration,
     one_of,
     size,
     whole,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 SERVERS: Final = ("primary", "secondary")
 MODES: Final = ("active-standby", "dual-active")
@@ -67,19 +68,39 @@ KEYS: Final = (
     Key("servers.*.format", one_of("native", "asterisk"), "native", "How the files in the store are laid out."),
     Key(
         "servers.*.listen",
-        ADDRESS,
+        LISTEN,
         OPTIONAL,
-        "Where this server's receiver listens for mail. Left out, it is 'address'.",
+        "Where this server's receiver listens for mail of its peer. Left out, it is 'address'; none: it does not listen, "
+        "and its mail comes through 'vmctl receive' or a Maildir.",
     ),
-    Key("servers.*.address", ADDRESS, REQUIRED, "Where the peer, or a mail server, reaches this server's receiver."),
+    Key("servers.*.address", ADDRESS, REQUIRED, "Where the peer reaches this server's receiver."),
     Key("servers.*.mail", MAIL, REQUIRED, "The address that sync mails to and from this server carry."),
     Key(
         "servers.*.key",
         PATH,
         OPTIONAL,
-        "This server's private key, mode 0600; it never leaves its host. Left out together with 'store'.",
+        "This server's private keys, mode 0600; they never leave its host. Left out together with 'store'.",
     ),
-    Key("servers.*.public_key", PUBLIC_KEY, REQUIRED, "The public half of that key, which the peer checks mails with."),
+    Key(
+        "servers.*.public_key",
+        PUBLIC_KEY,
+        OPTIONAL,
+        "Who this server is: the peer checks its mails and connections with it. Left out until it has joined.",
+    ),
+    Key("servers.*.seal_key", SEAL_KEY, OPTIONAL, "What mails to this server are sealed with where others carry them."),
+    Key(
+        "servers.*.former_key",
+        PUBLIC_KEY,
+        OPTIONAL,
+        "Its 'public_key' before the last rotation, which counts as well until 'former_until'.",
+    ),
+    Key("servers.*.former_until", TIME, OPTIONAL, "When the former key counts no more."),
+    Key(
+        "servers.*.maildir",
+        PATH,
+        OPTIONAL,
+        "A Maildir into which a mail server puts this server's mail: what is new in it is taken.",
+    ),
     Key(
         "servers.*.licensed",
         BOOL,
@@ -116,6 +137,13 @@ KEYS: Final = (
         "At least three heartbeats.",
     ),
     Key("failover.automatic", BOOL, True, "Whether that happens by itself. If not, 'vmctl failover' does it."),
+    Key(
+        "failover.through_relays",
+        BOOL,
+        False,
+        "Whether it does so where mail goes through mail servers, which may be late without anybody being dead. "
+        "Then 'after' must be three times as long as the slowest way there and back of late, or it waits.",
+    ),
     Key(
         "failover.start_wait",
         duration("0s", "1h"),
@@ -231,7 +259,38 @@ KEYS: Final = (
     Key("scan.full", duration("1s", "30d"), "1h", "How often a scan opens every directory, as events are hints."),
     Key("scan.debounce", duration("1ms", "1m"), "200ms", "How long a store must be quiet after an event, for a scan."),
     Key("scan.debounce_max", duration("1ms", "10m"), "2s", "How long a store that is never quiet waits for its scan."),
+    Key(
+        "link.plain",
+        BOOL,
+        False,
+        "Whether the servers talk without TLS. It gives up that nobody on the way can read along or pretend to be there; "
+        "only where both are on loopback.",
+    ),
+    Key(
+        "relay.address",
+        ADDRESS,
+        OPTIONAL,
+        "The mail server that takes this server's mail to its peer. Left out, mail goes to the peer's 'address' directly.",
+    ),
+    Key(
+        "relay.tls",
+        one_of("verified", "unverified", "off"),
+        "verified",
+        "Whether STARTTLS is required there and its certificate is checked, is required only, or is not used. "
+        "Without a check a password goes to a relay on loopback only.",
+    ),
+    Key("relay.ca", PATH, OPTIONAL, "Certificates that the relay's is checked with; the system's if left out."),
+    Key("relay.user", USER, OPTIONAL, "The name to log in with (AUTH), with one of the next two."),
+    Key("relay.password_file", PATH, OPTIONAL, "A file with the password, mode 0600."),
+    Key("relay.password_env", VARIABLE, OPTIONAL, "The environment variable with the password."),
     Key("mail.max", size("64kB", "512MB"), "16MB", "The largest sync mail; longer audio is split. Same on both."),
+    Key(
+        "mail.seal",
+        one_of("auto", "always", "never"),
+        "auto",
+        "When mails are sealed, so that only the peer can read them: where they do not go over the direct link (auto). "
+        "never gives up that the mail servers on the way, and who has their disks, cannot read voicemail.",
+    ),
     Key("audio.formats", AUDIO_FORMATS, ["wav"], "Formats, by file name ending, that recordings may have."),
     Key("audio.longest", duration("1s", "24h"), "20m", "The longest recording."),
     *(
@@ -278,7 +337,7 @@ KEYS: Final = (
     Key("limits.document", size("1kB", "1MiB"), "64kB", "The largest YAML file in a store that is read and shipped."),
 )
 
-_SECTIONS = {
+SECTIONS: Final = {
     "servers": "The two servers, primary and secondary.",
     "services": "The callers, by the server that serves them in normal operation.",
     "failover": "When the other server takes over.",
@@ -295,7 +354,9 @@ _SECTIONS = {
     "journal": "The journal of role transitions.",
     "sync": "The traffic between the servers.",
     "scan": "How changes on disk are found. Each server may have its own values.",
-    "mail": "Sync mails.",
+    "link": "The direct link between the servers: TLS 1.3, each end pinned to the other one's key.",
+    "relay": "A mail server between the two, for what this server sends. Each server may have its own values.",
+    "mail": "Sync mails. 'max' is the same on both.",
     "audio": "Recordings.",
     "housekeeping": "What is deleted for its age, by the server that serves the mailbox.",
     "history": "Earlier versions.",
@@ -303,106 +364,3 @@ _SECTIONS = {
     "clock": "The clocks of the two servers.",
     "limits": "Bounds.",
 }
-_HEAD = (
-    "# One network of two voicemail servers. Both hosts need the same text; only 'store', 'key', 'listen', 'scan' and the",
-    "# sections that say so may differ. Durations end in ms, s, m, h or d, sizes in B, kB, MB, GB, KiB, MiB or GiB.",
-)
-_WIDTH = 118
-
-
-def template(values: Mapping[str, Any]) -> str:
-    """The text of a new vmctl.yaml with every key in it, each under its comment.
-
-    `values` holds what is known by concrete path (`servers.primary.mail`), in the form that the file holds; the names
-    of servers and services are taken from its keys. Other keys get their defaults; a key that has none is there as a
-    comment. Raises ValueError for a required key without a value.
-    """
-    _check_paths(values)
-    lines = list(_HEAD)
-    section = ""
-    for at, key in enumerate(KEYS):
-        head, _, rest = key.path.partition(".")
-        if rest and head != section:
-            section = head
-            lines += ["", f"# {_SECTIONS[head]}", f"{head}:"]
-            if "*" in key.path:
-                group = [row for row in KEYS[at:] if row.path.startswith(f"{head}.*.")]
-                lines += _named(head, group, values)
-        if "*" not in key.path:
-            lines += _entry(key, key.path, values, "" if not rest else "  ", blank=not rest)
-    return "\n".join(lines) + "\n"
-
-
-def reference() -> str:
-    """The table of keys as Markdown, for the docs."""
-    lines: list[str] = []
-    section = None
-    for key in KEYS:
-        head, dot, _ = key.path.partition(".")
-        if (head if dot else "") != section:
-            section = head if dot else ""
-            lines += ["", f"### {section}", "", _SECTIONS[section]] if section else ["### The network"]
-            lines += ["", "| key | written as | default | meaning |", "|---|---|---|---|"]
-        path = key.path.replace("*", "NAME")
-        lines.append(f"| `{path}` | {key.kind.words} | {_default_words(key)} | {key.meaning} |")
-    return "\n".join(lines) + "\n"
-
-
-def _named(head: str, group: list[Key], values: Mapping[str, Any]) -> list[str]:
-    names = dict.fromkeys(path.split(".")[1] for path in values if path.startswith(f"{head}."))
-    lines = []
-    for at, name in enumerate(names):
-        lines.append(f"  {name}:")
-        for key in group:
-            shown = key if at == 0 else key._replace(meaning="")  # comments stand once, at the first of the two
-            lines += _entry(shown, key.path.replace("*", name), values, "    ")
-    if not names:
-        lines.append("  # NAME:")
-        for key in group:  # to be filled in by whoever wants one
-            lines += _entry(key._replace(default=OPTIONAL), key.path, {}, "    ")
-    return lines
-
-
-def _check_paths(values: Mapping[str, Any]) -> None:
-    known = {key.path for key in KEYS}
-    for path in values:
-        head, last = path.partition(".")[0], path.rpartition(".")[2]
-        if path not in known and f"{head}.*.{last}" not in known:
-            raise ValueError(f"there is no key {path}")
-
-
-def _entry(key: Key, path: str, values: Mapping[str, Any], pad: str, *, blank: bool = False) -> list[str]:
-    name = path.rpartition(".")[2]
-    value = values.get(path, key.default)
-    if value is REQUIRED:
-        raise ValueError(f"{path} has no value")
-    lines = [""] if blank else []
-    if key.meaning:
-        default = "" if key.default in (REQUIRED, OPTIONAL) else f"; default {_default_text(key)}"
-        words = f"{key.meaning} ({key.kind.short}{default})"
-        lines += [f"{pad}# {line}" for line in _wrapped(words, _WIDTH - len(pad) - 2)]
-    if value is None:
-        return [*lines, f"{pad}# {name}:"]
-    return [*lines, f"{pad}{name}: {_line(value)}"]
-
-
-def _line(value: Any) -> str:
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_line, value)) + "]"
-    return yamltext.dump(value).rstrip("\n")
-
-
-def _default_text(key: Key) -> str:
-    return _line(key.default)
-
-
-def _default_words(key: Key) -> str:
-    if key.default is OPTIONAL:
-        return ""
-    return "*required*" if key.default is REQUIRED else f"`{_default_text(key)}`"
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    import textwrap
-
-    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)

@@ -10,8 +10,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vmctl.clock import parse_duration
-from vmctl.keys import parse_public
+from vmctl.clock import parse_duration, parse_rfc3339
+from vmctl.keys import parse_public, parse_seal
 from vmctl.names import is_extension, is_name
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ _URL = re.compile(rf"https?://(?:\[[0-9A-Fa-f:.]{{2,60}}\]|{_HOST.pattern})(?::[
 _AUDIO_FORMAT = re.compile(r"[a-z0-9]{1,8}")
 _HIGHEST_PORT = 65_535
 _LONGEST_WORD = 32
+_LONGEST_USER = 255
+NOWHERE = "none"
 
 
 class Address(NamedTuple):
@@ -196,6 +198,37 @@ def _read_public_key(value: Any) -> str:
     return text
 
 
+def _read_seal_key(value: Any) -> str:
+    text = _text(value)
+    parse_seal(text)
+    return text
+
+
+def _read_listen(value: Any) -> Address | None:
+    return None if value == NOWHERE else parse_address(_text(value))
+
+
+def _read_time(value: Any) -> int:
+    try:
+        return parse_rfc3339(_text(value))
+    except OverflowError as error:
+        raise ValueError(f"{_shown(value)} is no such time") from error
+
+
+def _read_variable(value: Any) -> str:
+    text = _text(value)
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", text):
+        raise ValueError(f"{_shown(text)} is no such name")
+    return text
+
+
+def _read_user(value: Any) -> str:
+    text = _name_text(value)
+    if not text or len(text) > _LONGEST_USER or not text.isprintable():
+        raise ValueError(f"{_shown(text)} is no such name")
+    return text
+
+
 def _listed(words: str, short: str, allowed: Callable[[str], bool], least: int = 0) -> Kind:
     def read(value: Any) -> tuple[str, ...]:
         if not isinstance(value, list):
@@ -256,6 +289,11 @@ COMMAND = Kind(
 PREFIX = Kind("a path such as /vmctl, of printable characters", "such as /vmctl", _read_prefix)
 MAIL = Kind("a plain mail address, name@domain", "name@domain", _read_mail)
 PUBLIC_KEY = Kind("'ed25519:' and the base64 of 32 bytes", "as 'vmctl keys' prints it", _read_public_key)
+SEAL_KEY = Kind("'mlkem768-x25519:' and the base64 of 1216 bytes", "as 'vmctl keys' prints it", _read_seal_key)
+LISTEN = Kind("host:port, with an IPv6 address in brackets, or none", "host:port, [IPv6]:port or none", _read_listen)
+TIME = Kind("a time in RFC 3339, in quotes", "a time in RFC 3339", _read_time)
+VARIABLE = Kind("the name of an environment variable", "a name such as VMCTL_RELAY_PASSWORD", _read_variable)
+USER = Kind("a name of at most 255 printable characters", "a name", _read_user)
 NAMES = _listed(f"a list of names, each {_NAME_WORDS}", "a list of names", is_name)
 EXTENSIONS = _listed(
     "a list of extensions, each 1 to 32 letters, digits, '-' or '_', the first a letter or digit",

@@ -16,13 +16,14 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from vmctl import supervisor
+from vmctl.at_work import DAEMON
 from vmctl.backoff import backoff
 from vmctl.bell import Bell
 from vmctl.errors import JournalError, StoreError, StoreExchanged, SyncError, VmctlError
 from vmctl.lamps import Lamps
 from vmctl.leases import Leases
 from vmctl.permits import margin
-from vmctl.post import ASK_PROOF, ASK_SCAN, DAEMON, Post
+from vmctl.post import ASK_PROOF, ASK_SCAN, Post
 from vmctl.probes import Probes
 from vmctl.proof import read_store
 from vmctl.purge import Housekeeper
@@ -85,6 +86,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_stop)
         signal.signal(signal.SIGUSR1, self._on_round)
+        signal.signal(signal.SIGUSR2, self._on_mail)
         self._serve()
         while not self._stop.is_set():
             try:
@@ -154,6 +156,9 @@ class Daemon:
         self._round.set()
         self._wake.set()
 
+    def _on_mail(self, _number: int, _frame: FrameType | None) -> None:
+        self._wake.set()
+
     def _hint(self) -> None:
         self._hinted.set()
         self._wake.set()
@@ -163,6 +168,7 @@ class Daemon:
         while not self._stop.is_set():
             supervisor.notify(supervisor.ALIVE)
             post.turned()
+            post.replica.strays.flush()
             try:
                 self._well(self._turn(post), post)
             except StoreExchanged as error:
@@ -184,6 +190,8 @@ class Daemon:
         intake = post.take()
         if intake.more:
             self._wake.set()
+        if any(taken.fresh for taken in intake.taken):
+            self._not_before = 0.0  # it has just been heard: it may take mail again, too
         if self._round.is_set() or not post.failover.draining <= self._drained:
             self._round.clear()  # a handover waits for all that is here to be there
             self._drained = set(post.failover.draining)

@@ -7,6 +7,7 @@
     |   +-- NotEmpty                12
     |   +-- ServerUnclear           13
     |   +-- OutputClosed            14
+    |   +-- NotEdited               15
     +-- StoreError                  20..29  the directory on disk
     |   +-- StoreMissing            20
     |   +-- StoreForeign            21
@@ -29,6 +30,8 @@
     +-- SyncError                   40..49  the two servers together
     |   +-- PeerUnreachable         40  (try again)
     |   |   +-- MailPutOff          40  (try again)
+    |   |   +-- PeerUntrusted       48  (try again)
+    |   |   +-- LoginRefused        49  (try again)
     |   +-- NotInStep               41  (try again)
     |   +-- StoresDiffer            42
     |   +-- MailRefused             43
@@ -51,11 +54,16 @@
     |   +-- MailMisdirected         61
     |   +-- MailForged              62
     |   +-- MailNewer               63  (try again)
+    |   +-- MailRepeated            64
+    |   +-- MailStranger            65
+    |   +-- MailReport              66
     +-- JournalError                70..79
     |   +-- JournalBroken           70
     +-- KeyFault                    80..89
     |   +-- KeyMissing              80
     |   +-- KeyExposed              81
+    |   +-- KeyUnknown              82
+    |   +-- KeyPresent              83
     +-- DemoFailed                  90
 
 0 is done, 1 a bug in vmctl, 2 a command typed wrong. A code that is not in the table means failure.
@@ -144,6 +152,13 @@ class OutputClosed(ConfigError):
 
     exit_code = 14
     hint = "run it again with an open standard output"
+
+
+class NotEdited(ConfigError):
+    """vmctl.yaml would have to be changed, and has a form that vmctl does not change."""
+
+    exit_code = 15
+    hint = "write by hand what is named"
 
 
 class StoreError(VmctlError):
@@ -312,6 +327,23 @@ class MailPutOff(PeerUnreachable):
     hint = "its words say why; it is tried again by itself, 'vmctl status' shows what waits, nothing is lost"
 
 
+class PeerUntrusted(PeerUnreachable):
+    """The other end of the link does not prove to be who vmctl.yaml says, or does not believe that of this server."""
+
+    exit_code = 48
+    hint = (
+        "compare what 'vmctl keys fingerprint' prints on both hosts; if they agree somebody else answers there. "
+        "Nothing was said to it"
+    )
+
+
+class LoginRefused(PeerUnreachable):
+    """The mail server on the way does not let this server log in."""
+
+    exit_code = 49
+    hint = "correct 'relay.user' and the password in vmctl.yaml; what is pending is kept"
+
+
 class NotInStep(SyncError):
     """The time ran out before both stores were in step."""
 
@@ -465,6 +497,7 @@ class MailError(VmctlError):
 
     exit_code = 60
     smtp_reply: ClassVar[str] = "554 5.6.0"
+    kind: ClassVar[str] = "garbage"  # under which it is counted
 
 
 class MailGarbage(MailError):
@@ -480,6 +513,7 @@ class MailMisdirected(MailError):
 
     exit_code = 61
     smtp_reply = "550 5.1.1"
+    kind = "misdirected"
     hint = "compare 'network' and 'servers' in vmctl.yaml on both servers"
 
 
@@ -488,6 +522,7 @@ class MailForged(MailError):
 
     exit_code = 62
     smtp_reply = "550 5.7.1"
+    kind = "forged"
     hint = "compare 'public_key' in vmctl.yaml on both servers; if they agree somebody else wrote this mail"
 
 
@@ -497,7 +532,35 @@ class MailNewer(MailError):
     exit_code = 63
     retry = True
     smtp_reply = "451 4.3.5"
+    kind = "newer"
     hint = "update vmctl on this machine: the peer keeps the mail and tries again"
+
+
+class MailRepeated(MailError):
+    """The very mail has come before; it is taken as often as it comes, and changes nothing any more."""
+
+    exit_code = 64
+    smtp_reply = "550 5.7.1"
+    kind = "repeated"
+    hint = "nothing to do: mail servers deliver twice now and then; where it is much somebody plays old mails again"
+
+
+class MailStranger(MailError):
+    """A caller, a sender or a recipient that does not belong to the network."""
+
+    exit_code = 65
+    smtp_reply = "550 5.7.1"
+    kind = "stranger"
+    hint = "if it was the peer compare 'mail' and the keys in vmctl.yaml on both servers"
+
+
+class MailReport(MailError):
+    """A report of delivery (RFC 3464) on a mail that did not leave from here, or something else without a sender."""
+
+    exit_code = 66
+    smtp_reply = "550 5.7.1"
+    kind = "report"
+    hint = "nothing to do: somebody used this server's address as a sender"
 
 
 class JournalError(VmctlError):
@@ -534,6 +597,20 @@ class KeyExposed(KeyFault):
 
     exit_code = 81
     hint = "take the permission away with 'chmod 600 FILE'"
+
+
+class KeyUnknown(KeyFault):
+    """vmctl.yaml does not say yet who a server is."""
+
+    exit_code = 82
+    hint = "run 'vmctl join' on its host, and here 'vmctl keys trust' with the code that it prints"
+
+
+class KeyPresent(KeyFault):
+    """There are keys already, and the command would put others in their place."""
+
+    exit_code = 83
+    hint = "to replace keys that are in use there is 'vmctl keys rotate'"
 
 
 class DemoFailed(VmctlError):

@@ -60,7 +60,7 @@ _LONGEST_REASON = 200
 
 @dataclass(slots=True)
 class Taken:
-    """What a mail changed: keys of records, conflicts that it brought to light, and whether this server was rolled back."""
+    """What a mail changed: keys of records, conflicts that it brought to light, whether it came `again`, and whether this server was rolled back."""
 
     changed: list[str] = field(default_factory=list)
     conflicts: list[str] = field(default_factory=list)
@@ -69,6 +69,7 @@ class Taken:
         default_factory=list
     )  # living ones that came in as deleted: they were so here, long ago
     fresh: bool = False
+    again: bool = False
     rolled_back: bool = False
     request: dict[str, Any] = field(default_factory=dict)
     status: dict[str, Any] = field(default_factory=dict)
@@ -132,6 +133,7 @@ class Inbox:
                 if taken.fresh:
                     self._doubt.take(mail)
                 self._journal(mail)
+            taken.again = self._index.seen.again(mail.checkpoint)
         return taken
 
     def listen(self, mail: SyncMail) -> None:

@@ -13,7 +13,20 @@ import contextlib
 import json
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from vmctl import checkpoints, database, fault_list, history, lamp_list, looks, ranges, replies, shelf, tombstones
+from vmctl import (
+    checkpoints,
+    database,
+    fault_list,
+    history,
+    lamp_list,
+    letters,
+    looks,
+    ranges,
+    replies,
+    seen,
+    shelf,
+    tombstones,
+)
 from vmctl.clock import tick
 from vmctl.entry import Entry, audio_of
 from vmctl.errors import DiskFull, IndexDamaged, StoreUnusable
@@ -23,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-FORMAT: Final = 4
+FORMAT: Final = 5
 _SAME = "="
 # The order of shipping: what a server needs to answer calls at all comes before what callers left.
 _RANK = {SETTINGS: 0, CALLFLOW: 0, MAILBOX: 0, PROMPT: 1, GREETING: 1, MESSAGE: 3}
@@ -59,7 +72,7 @@ INSERT OR IGNORE INTO unacked SELECT key, 0, number FROM records WHERE base IS N
 _AGING = f"CREATE INDEX IF NOT EXISTS aging ON records ({_STATUS}, {_SINCE}) WHERE kind = 'message' AND lives;"
 _TABLES = (
     _SCHEMA + _AGING + history.TABLE + tombstones.TABLE + ranges.TABLES + shelf.TABLES + replies.TABLES
-    + looks.TABLES + fault_list.TABLE + checkpoints.TABLE + lamp_list.TABLE
+    + looks.TABLES + fault_list.TABLE + checkpoints.TABLE + lamp_list.TABLE + seen.TABLES + letters.TABLE
 )  # fmt: skip
 
 
@@ -78,6 +91,7 @@ class Index:
         self.parts, self.offers = ranges.Ranges(self._run, "parts"), ranges.Ranges(self._run, "offers")
         self.shelf = shelf.Shelf(self._run)
         self.replies = replies.Replies(self._run)
+        self.seen, self.letters = seen.Seen(self._run), letters.Letters(self._run)
         self.checkpoints = checkpoints.Checkpoints(self._run, self.meta, self.set_meta)
         self.looks = looks.Looks(self._run, lambda sha256: self.replies.came([sha256]))
         self.faults = fault_list.Faults(self._run)

@@ -6,10 +6,11 @@ import secrets
 import threading
 from typing import TYPE_CHECKING, Any
 
+from vmctl.at_work import DAEMON, ROUND, who_serves
 from vmctl.clock import duration
 from vmctl.errors import PeerUnreachable
 from vmctl.index import Index
-from vmctl.post import ASK_PROOF, DAEMON, PROOF, ROUND, Post, who_serves
+from vmctl.post import ASK_PROOF, PROOF, Post
 from vmctl.round import nudge
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from vmctl import durable, identity
+from vmctl.at_work import who_serves
 from vmctl.errors import AlreadyExists, AlreadyServing, StoreForeign, StoreMissing, StoreUnusable
 from vmctl.index import Index
 from vmctl.model import CALLFLOW, MAILBOX, MESSAGE, PROMPT, SETTINGS_KEY, server_of
-from vmctl.post import who_serves
 from vmctl.reindex import INDEX, stamp
 from vmctl.store.native import FOLDERS, NativeStore
 

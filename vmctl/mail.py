@@ -30,7 +30,7 @@ from vmctl.mail_words import brings_messages, describe
 from vmctl.names import is_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from vmctl.mail_parts import Part
 
@@ -58,21 +58,22 @@ def compose(
     sender_address: str,
     recipient_address: str,
     message_id: str,
-    sign: Callable[[bytes], bytes],
-    public: str,
+    sign: Callable[[bytes], Sequence[tuple[str, bytes]]],
     summary: str,
     subject: str,
+    binary: bool = False,
 ) -> bytes:
-    """The mail as bytes with CRLF line ends, ready for DATA.
+    """The mail as bytes with CRLF line ends, ready for DATA; `binary` ones only to be sealed.
 
-    `message_id` (with its angle brackets) is new for every attempt, `mail.packet` is not. `sign` gives the Ed25519
-    signature of what it is given; `public` names its key. Raises BadValue for an address, id or count that no mail
-    can have, BadAudio for a recording whose bytes are not those of its digest.
+    `message_id` (with its angle brackets) is new for every attempt, `mail.packet` is not. `sign` gives the names of
+    keys and their Ed25519 signatures of what it is given: one, and while keys are exchanged that of the former key, too.
+    Raises BadValue for an address, id or count that no mail can have, BadAudio for a recording whose bytes are not those
+    of its digest.
     """
     _check_names(mail, sender_address, recipient_address, message_id)
     changes = dumps(as_json(mail))
-    signature = sign(SIGNED_PREFIX + changes)
-    proof = {"algorithm": "Ed25519", "key": public, "signature": base64.b64encode(signature).decode("ascii")}
+    proof, *former = (_proof(key, signature) for key, signature in sign(SIGNED_PREFIX + changes))
+    proof |= {"former": former[0]} if former else {}
     head = [
         header("From", f"<{sender_address}>"),
         header("To", f"<{recipient_address}>"),
@@ -83,12 +84,12 @@ def compose(
         *([header("Message-Context", "voice-message")] if brings_messages(mail) else []),  # RFC 3458
         header("X-Vmctl-Packet", mail.packet),
     ]
-    boundary = "=_vmctl_" + hashlib.sha256(signature).hexdigest()[:32]
+    boundary = "=_vmctl_" + hashlib.sha256(proof["signature"].encode()).hexdigest()[:32]
     parts = [
         text_part(summary),
-        data_part("application/json", CHANGES, changes),
+        data_part("application/json", CHANGES, changes, binary=binary),
         data_part("application/json", SIGNATURE, dumps(proof)),
-        *map(_audio_part, mail.audio),
+        *(_audio_part(audio, binary=binary) for audio in mail.audio),
     ]
     return multipart(head, boundary, parts)
 
@@ -145,15 +146,19 @@ def _check_names(mail: SyncMail, sender_address: str, recipient_address: str, me
         raise BadValue(f"{len(mail.audio)} recordings are too many for one mail", why=f"allowed are {MAX_AUDIO}")
 
 
-def _audio_part(audio: Audio) -> bytes:
+def _proof(key: str, signature: bytes) -> dict[str, Any]:
+    return {"algorithm": "Ed25519", "key": key, "signature": base64.b64encode(signature).decode("ascii")}
+
+
+def _audio_part(audio: Audio, *, binary: bool) -> bytes:
     name = safe_filename(audio.filename)
     if not audio.whole:
         extra = [("Content-ID", f"<{audio.sha256}.{audio.offset}@vmctl>")]
-        return data_part("application/octet-stream", f"{name}.from-{audio.offset}", audio.data, extra)
+        return data_part("application/octet-stream", f"{name}.from-{audio.offset}", audio.data, extra, binary=binary)
     extra = [("Content-ID", f"<{audio.sha256}@vmctl>")]
     if audio.seconds is not None:
         extra.append(("Content-Duration", str(math.ceil(audio.seconds))))  # RFC 3803, whole seconds
-    return data_part(f"audio/{audio.format.lower()}", name, audio.data, extra)
+    return data_part(f"audio/{audio.format.lower()}", name, audio.data, extra, binary=binary)
 
 
 def _named(parts: list[Part], name: str) -> Part:
@@ -169,11 +174,16 @@ def _check_signature(parts: list[Part], changes: bytes, verify: Callable[[bytes,
         if part.end - part.start > _MAX_SIGNATURE_PART:
             raise garbage("its signature is too long")
         proof = loads(part.content())
-        signature = base64.b64decode(proof["signature"], validate=True)
+        former = proof.get("former")
+        signatures = [
+            base64.b64decode(one["signature"], validate=True)
+            for one in (proof, *([former] if former is not None else []))
+        ]
     except (MailGarbage, ValueError, LookupError, TypeError) as error:
         why = error.why if isinstance(error, MailGarbage) else "its signature cannot be read"
         raise MailForged("a mail came without a signature that can be checked", why=why) from error
-    if len(signature) != _SIGNATURE_BYTES or not verify(signature, SIGNED_PREFIX + changes):
+    signed = SIGNED_PREFIX + changes
+    if not any(len(signature) == _SIGNATURE_BYTES and verify(signature, signed) for signature in signatures):
         raise MailForged(
             "a mail came that the peer did not sign, or that was altered",
             why=f"it names the key {shown(proof.get('key'))}",

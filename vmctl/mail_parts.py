@@ -117,19 +117,25 @@ def text_part(text: str) -> bytes:
     return head + b"\r\n" + body
 
 
-def data_part(content_type: str, filename: str, data: bytes, extra: Iterable[tuple[str, str]] = ()) -> bytes:
-    """An attachment in base64."""
+def data_part(
+    content_type: str, filename: str, data: bytes, extra: Iterable[tuple[str, str]] = (), *, binary: bool = False
+) -> bytes:
+    """An attachment in base64, or as it is."""
     head = [
         header("Content-Type", content_type, name=filename),
-        header("Content-Transfer-Encoding", "base64"),
+        header("Content-Transfer-Encoding", "binary" if binary else "base64"),
         header("Content-Disposition", "attachment", filename=filename),
         *(header(name, value) for name, value in extra),
     ]
-    return b"".join(head) + b"\r\n" + _base64(data)
+    return b"".join(head) + b"\r\n" + (data if binary else _base64(data))
 
 
 def multipart(head: Iterable[bytes], boundary: str, parts: Iterable[bytes]) -> bytes:
-    """The whole mail. Parts in base64 or quoted-printable cannot hold a boundary that begins with `=_`."""
+    """The whole mail.
+
+    Parts in base64 or quoted-printable cannot hold a boundary that begins with `=_`; into binary ones nobody can put one
+    that is made of a signature over them.
+    """
     delimiter = f"\r\n--{boundary}".encode("ascii")
     pieces = [
         *head,

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from vmctl.keys import Public
+
 ADDRESSES = {"primary": Address("127.0.0.1", 2525), "secondary": Address("127.0.0.1", 2526)}
 _LONGEST_LABEL = 63  # RFC 1035, 2.3.4
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_-]+")
@@ -29,23 +31,25 @@ def make(
     network: str | None = None,
     mode: str = "active-standby",
     addresses: Mapping[str, Address] | None = None,
-    settings: Mapping[str, str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    only: str | None = None,
 ) -> Config:
-    """Make a network with both servers on this host; without a name it gets the directory's.
+    """Make a network with both servers on this host, or `only` one of them; without a name it gets the directory's.
 
     `settings` holds values of other keys of vmctl.yaml, by dotted path.
 
     Raises NotEmpty, BadName, ConfigFaults for a mode or addresses that do not fit, DiskFull or StoreUnusable; then the
     directory is again as it was.
     """
+    here = SERVERS if only is None else (only,)
     network = _name_of(directory) if network is None else check_name(network, "name of a network")
     with _claimed(directory):
-        public = {name: keys.generate(directory / "keys" / f"{name}.pem") for name in SERVERS}
+        public = {name: keys.generate(directory / "keys" / f"{name}.pem", name) for name in here}
         text = config.template(
             _values(network, mode, {**ADDRESSES, **(addresses or {})}, public) | dict(settings or {})
         )
         made = config.parse(text, directory / FILE)
-        for name in SERVERS:
+        for name in here:
             for folder in FOLDERS:
                 durable.make_directory(directory / name / folder)
             identity.create(directory / name, network, name)
@@ -92,18 +96,18 @@ def _clear(directory: Path, *, but_config: bool) -> None:
         shutil.rmtree(directory / name, ignore_errors=True)
 
 
-def _values(network: str, mode: str, addresses: Mapping[str, Address], public: Mapping[str, str]) -> dict[str, Any]:
+def _values(network: str, mode: str, addresses: Mapping[str, Address], public: Mapping[str, Public]) -> dict[str, Any]:
     domain = _NOT_IN_A_LABEL.sub("-", network.lower())[:_LONGEST_LABEL].strip("-")
     values: dict[str, Any] = {"network": network, "mode": mode}
     for name in SERVERS:
         server = {
-            "store": name,
             "listen": str(addresses[name]),
             "address": str(addresses[name]),
             "mail": f"vmsync@{name}.{domain}.invalid",  # RFC 2606: a domain that no mail server will ever look up
-            "key": f"keys/{name}.pem",
-            "public_key": public[name],
         }
+        if name in public:
+            server |= {"store": name, "key": f"keys/{name}.pem"}
+            server |= {"public_key": public[name].identity, "seal_key": public[name].seal}
         values |= {f"servers.{name}.{part}": value for part, value in server.items()}
     values["servers.secondary.licensed"] = mode == "dual-active"
     homes = {"voicemail": "primary"} if mode == "active-standby" else {name: name for name in SERVERS}

@@ -21,6 +21,7 @@ from vmctl.model import MESSAGE
 from vmctl.packing import MOST_RECORDS, Load, Packer, TooLarge, record_for
 from vmctl.ranges import Span, without
 from vmctl.refusals import BARE, STRIKES, Group, Piece, Refusals, Version
+from vmctl.reports import TOO_LARGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from vmctl.parked import Lot
     from vmctl.recordings import Recordings
     from vmctl.refusals import Thing
+    from vmctl.reports import Report
     from vmctl.store.format import Format
     from vmctl.writing import Writer
 
@@ -50,6 +52,7 @@ class Parcel:
     raw: bytes
     packet: str
     subject: str
+    message_id: str
     load: Load = field(default_factory=Load)
     word: Word = field(default_factory=Word)
 
@@ -88,6 +91,7 @@ class Outbox:
         peer: Server,
     ) -> None:
         self._resend = config.sync.resend
+        self._relayed = config.relay.address is not None
         self._index = index
         self._clock = clock
         self._writer = writer
@@ -129,8 +133,7 @@ class Outbox:
                 continue
             if group is None and not (load or word or (always and count == 0)):
                 return
-            packet, subject, raw = self._writer.write(load, facts, request or {})
-            yield Parcel(raw, packet, subject, load, word)
+            yield Parcel(*self._writer.write(load, facts, request or {}), load, word)
             count += 1
             if group is None and not load and not self._asker.unfinished(word):
                 return
@@ -158,6 +161,8 @@ class Outbox:
             mail, reply = self._evidence[thing]
             self._lot.keep(mail.raw, mail.packet)
         with self._index.transaction():
+            if self._relayed:
+                self._index.letters.left(parcel.message_id, parcel.subject, len(parcel.raw), self._clock.wall())
             self._asker.settle(parcel.word)
             for sha256, size in parcel.load.long:
                 self._index.offers.add(sha256, 0, size)
@@ -199,6 +204,15 @@ class Outbox:
             self._due = None
             return True
         return self.refused(parcel, reply)
+
+    def bounced(self, report: Report) -> bool:
+        """A mail server says what became of a mail; tells whether it is one that left here. None larger goes, where that is why."""
+        with self._index.transaction():
+            size = self._index.letters.bounced(report.message_id, report.action, report.why, self._clock.wall())
+            if size and report.status in TOO_LARGE:
+                self._packer.narrow(size, None)
+                self._due = None
+        return size is not None
 
     def forget_sent(self) -> None:
         """The peer is another one: everything may leave, and be asked for, at once."""

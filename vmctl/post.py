@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from vmctl import durable, identity
 from vmctl.agreement import Agreed
+from vmctl.at_work import DAEMON, LOCK, ROUND
+from vmctl.carriage import Carriage, check_own_key, receiver
 from vmctl.errors import (
     AlreadyServing,
     JournalError,
@@ -27,11 +29,9 @@ from vmctl.errors import (
 )
 from vmctl.failover import Failover
 from vmctl.knowledge import Known, answers, notes_of
-from vmctl.receiver import Receiver
 from vmctl.replica import Replica
 from vmctl.routes_file import RoutesFile
 from vmctl.routing import Moment
-from vmctl.sender import Courier
 from vmctl.telling import Teller
 from vmctl.trouble import Trouble
 
@@ -44,14 +44,13 @@ if TYPE_CHECKING:
     from vmctl.leases import Leases
     from vmctl.outbox import Parcel
     from vmctl.probes import Probes
+    from vmctl.receiver import Receiver
     from vmctl.replica import Intake
     from vmctl.routing import Answer
 
 log = logging.getLogger("vmctl.post")
 
-DAEMON, ROUND = "vmctl serve", "vmctl sync"
 PROOF, ASK_PROOF, ASK_SCAN, LINK = "peer_proof", "ask_proof", "ask_scan", "link"
-_ANSWER_TIMEOUT, _SHORTEST_TIMEOUT = 30.0, 2.0
 _PATIENCE_WITH_A_ROUND, _LOOK_AGAIN = 120.0, 0.1
 _REFUSALS_REMEMBERED = 3  # heartbeats: the peer tries again within one
 
@@ -75,7 +74,7 @@ class Post:
         self._remembered = _REFUSALS_REMEMBERED * config.sync.heartbeat
         self._lock = -1
         self.receiver: Receiver | None = None
-        self._courier: Courier | None = None
+        self._carriage: Carriage | None = None
         self._answers: list[str] = []
         self._noted: float | None = None
         self.journal_trouble: Trouble | None = None
@@ -88,6 +87,7 @@ class Post:
         """Take the store for this process. Raises AlreadyServing, StoreMissing, StoreForeign, ..."""
         assert self.server.store is not None, "a post needs a store on this host"  # noqa: S101
         identity.read(self.server.store, self.config.network, self.server.name)
+        check_own_key(self.config, self.server.name)
         self._lock = _hold(self.server.store, self.server.name, self._role, self._patience)
         try:
             self.replica = Replica.open(self.config, self.server.name, self._clock)
@@ -114,8 +114,9 @@ class Post:
         try:
             if self.receiver is not None:
                 self.receiver.stop()
-            if self._courier is not None:
-                self._courier.close()
+            if self._carriage is not None:
+                self._carriage.close()
+            self.replica.strays.flush()
             self.teller.close()
             with contextlib.suppress(JournalError, StoreError):
                 self.failover.permits.note(())  # what is lent goes back to the arbiter next: nobody may rely on it
@@ -125,32 +126,22 @@ class Post:
             os.close(self._lock)
 
     def listen(self, address: tuple[str, int] | None = None) -> int:
-        """Receive from now on, at `address` or where the config says; the port. Raises AddressInUse."""
-        where = address or (self.server.listen.host, self.server.listen.port)
-        self.receiver = Receiver(
-            where,
-            hostname=self.server.mail.rpartition("@")[2],
-            mail_max=self.config.mail.max,
-            mine=self.server.mail,
-            peer=self.peer.mail,
-            take=self._receive,
+        """Receive from now on, at `address` or where the config says; the port, 0 for nowhere. Raises AddressInUse."""
+        self.receiver = receiver(
+            self.config, self.server.name, self._clock, address, take=self._receive, stray=self.replica.strays.note
         )
+        if self.receiver is None:
+            return 0
         self.receiver.start()
         return self.receiver.port
 
     def connect(self, address: tuple[str, int] | None = None) -> None:
         """Send to `address` from now on, or to where the config says; the connection is made with the first mail."""
-        self._courier = Courier(
-            address or (self.peer.address.host, self.peer.address.port),
-            helo=self.server.mail.rpartition("@")[2],
-            # a peer that hangs must not keep the heartbeats from the roles for long
-            timeout=max(_SHORTEST_TIMEOUT, min(_ANSWER_TIMEOUT, self.config.failover.after / 3)),
-            mail_max=self.config.mail.max,
-        )
+        self._carriage = Carriage(self.config, self.server.name, self._clock, address)
 
-    def _receive(self, raw: bytes) -> None:
+    def _receive(self, raw: bytes, sender: str | None = None) -> None:
         try:
-            self.replica.receive(raw)
+            self.replica.receive(raw, sender)
         except StoreError as error:
             self.refused_at, self._refusal = self._clock.steady(), Trouble.of(error)
             raise
@@ -256,8 +247,8 @@ class Post:
 
     def carry(self, parcel: Parcel) -> None:
         """Hand one mail to the peer's server. Raises PeerUnreachable, MailRefused, MailTooLarge. For one thread at a time."""
-        assert self._courier is not None, "connect first"  # noqa: S101
-        self._courier.send(parcel.raw, self.server.mail, self.peer.mail)
+        assert self._carriage is not None, "connect first"  # noqa: S101
+        self._carriage.carry(parcel)
 
     def deliver(self, parcel: Parcel) -> bool:
         """Hand one mail to the peer's server and settle it; tells whether it was taken.
@@ -342,21 +333,12 @@ class Post:
         return True
 
 
-def who_serves(store: Path) -> tuple[str, int] | None:
-    """What runs on a store (`vmctl serve` or `vmctl sync`) and its process, or None."""
-    holder = durable.lock_holder(store / identity.DIRECTORY / "serve.lock")
-    if holder is None:
-        return None
-    role, _, number = holder.partition(", process ")
-    return role, int(number) if number.isdigit() else 0
-
-
 def _whose(role: str) -> str:
     return f"{role}, process {os.getpid()}"
 
 
 def _hold(store: Path, name: str, role: str, patience: float) -> int:
-    path = store / identity.DIRECTORY / "serve.lock"
+    path = store / identity.DIRECTORY / LOCK
     if role == DAEMON:  # a round of cron's is over soon; another daemon is not
         deadline = time.monotonic() + _PATIENCE_WITH_A_ROUND
         while (durable.lock_holder(path) or "").startswith(ROUND) and time.monotonic() < deadline:

@@ -13,16 +13,16 @@ import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from vmctl import clocks, durable, identity, overruled, rejoin
+from vmctl import clocks, durable, identity, overruled, rejoin, reports
 from vmctl.apply import Applied, Applier
-from vmctl.clock import Deadline
+from vmctl.clock import Deadline, rfc3339
 from vmctl.contact import Contact
+from vmctl.door import Door, is_of_report
 from vmctl.doubt import Doubt
-from vmctl.errors import MailError, StoreExchanged, StoreUnusable
+from vmctl.errors import MailError, MailRepeated, MailReport, StoreExchanged, StoreUnusable
 from vmctl.inbox import Inbox, Taken
 from vmctl.index import Index
 from vmctl.journal import Journal
-from vmctl.mail import SyncMail, parse
 from vmctl.outbox import Outbox
 from vmctl.parked import Lot
 from vmctl.recordings import Recordings
@@ -30,6 +30,7 @@ from vmctl.scan import Scanner
 from vmctl.spool import Spool
 from vmctl.store.native import NativeStore
 from vmctl.store.pool import Pool
+from vmctl.strays import Strays
 from vmctl.writing import Writer
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from vmctl.config import Config, Server
     from vmctl.entry import Entry
     from vmctl.findings import Report
+    from vmctl.mail import SyncMail
 
 log = logging.getLogger("vmctl.replica")
 
@@ -85,6 +87,8 @@ class Replica:
         self.store = NativeStore(server.store, config.audio.formats, config.limits.document)
         self.pool = Pool(self.store.state)
         self.spool = Spool(self.store.state)
+        self.strays = Strays(self.store.state, clock)
+        self.door = Door(config, server.name, clock)
         self.journal = Journal(self.store.state / "journal.jsonl", config.journal.max)
         self.contact = Contact(index, clock, config.failover.after)
         self.scanner = Scanner(self.store, index, clock, config.scan.settle)
@@ -197,14 +201,12 @@ class Replica:
 
     # From the peer into the store
 
-    def receive(self, raw: bytes) -> None:
-        """Take a mail into the spool; when this returns it is durable. Raises MailError for one that is not the peer's.
+    def receive(self, raw: bytes, sender: str | None = None) -> None:
+        """Take a mail into the spool; when this returns it is durable. Raises as `Door.take` does.
 
         The only method that another thread may call.
         """
-        mail = self._parse(raw)
-        identity.read(self.store.root, self.config.network, self.server.name)
-        self.spool.put(raw, mail.packet, self.clock.wall())
+        self.door.take(raw, sender)
 
     def take(self) -> Intake:
         """Merge every mail of the spool into the index, write the files, and let the spool go.
@@ -213,6 +215,7 @@ class Replica:
         is no silence of the peer.
         """
         with self.locked():
+            self.door.pick_up(lambda error: self.strays.note(error, "the Maildir"))
             deadline, waiting = self._deadline(), self.spool.waiting()
             taken: list[Taken] = []
             while waiting and not (taken and deadline is not None and deadline.over):
@@ -237,11 +240,14 @@ class Replica:
     def _listen(self, path: Path) -> None:
         """Hear what a mail says of the peer itself, as if it had brought nothing else; it is taken when it is its turn."""
         with contextlib.suppress(MailError, ValueError, TypeError, LookupError, AttributeError):  # told then
-            self.inbox.listen(self._parse(self.spool.read(path)))
+            self.inbox.listen(self.door.read(self.spool.read(path)))
 
     def _take_one(self, path: Path) -> Taken | None:
+        if is_of_report(path):
+            self._take_report(path)
+            return None
         try:
-            mail = self._parse(self.spool.read(path))
+            mail = self.door.read(self.spool.read(path))
         except MailError as error:
             kept = self.spool.refuse(path, f"{error.what}: {error.why}" if error.why else error.what)
             log.error("a mail in the spool cannot be taken: %s; it is kept as %s", error, kept)
@@ -256,8 +262,24 @@ class Replica:
         self.spool.done(path)
         return taken
 
+    def _take_report(self, path: Path) -> None:
+        try:
+            report = reports.read(self.spool.read(path))
+        except MailError as error:
+            self.strays.note(error, "a mail server")
+        else:
+            if not self.outbox.bounced(report):
+                self.strays.note(
+                    MailReport("a report came on a mail that did not leave here", why=report.why), "a mail server"
+                )
+        self.spool.done(path)
+
     def _merged(self, mail: SyncMail) -> Taken:
         taken = self.inbox.take(mail)
+        if taken.again:
+            self.strays.note(
+                MailRepeated("a mail came again", why=f"it was written {rfc3339(mail.sent)}"), self.peer.name
+            )
         if taken.rolled_back:
             with self.index.transaction():
                 self.scanner.recall()  # the tombs may be younger than the index; what they say is issued again, too
@@ -285,14 +307,6 @@ class Replica:
             self.clock.wall(),
             why,
         )
-
-    def _parse(self, raw: bytes) -> SyncMail:
-        from vmctl import keys
-
-        def verify(signature: bytes, data: bytes) -> bool:
-            return keys.verify(self.peer.public_key, signature, data)
-
-        return parse(raw, network=self.config.network, me=self.server.name, peer=self.peer.name, verify=verify)
 
     def tell(self, event: str, **facts: Any) -> None:
         """Add an event to the journal, if that can be trusted."""

@@ -14,10 +14,11 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from vmctl.at_work import DAEMON, ROUND, who_serves
 from vmctl.clock import duration, rfc3339
 from vmctl.errors import AlreadyServing, DeletionsHeld, NotInStep, StoreUnusable
 from vmctl.index import Index
-from vmctl.post import ASK_SCAN, DAEMON, ROUND, Post, who_serves
+from vmctl.post import ASK_SCAN, Post
 from vmctl.purge import Housekeeper
 
 if TYPE_CHECKING:

@@ -1,8 +1,11 @@
-"""Takes sync mails to the peer by SMTP; the only door to smtplib.
+"""Takes sync mails to the peer, or to a mail server on the way, by SMTP; the only door to smtplib.
 
 The replies to a mail are read here, by their codes: 5xx is for good, everything else is tried again. So whatever smtplib
 raises (all of it is an OSError) is a fault of the connection, and also tried again. A mail that is only too large is to
 be built again smaller.
+
+With `tls` nothing but EHLO is said before STARTTLS (RFC 3207), and a server that does not offer it, or cannot show who it
+is, hears nothing more: there is no way down to plain text.
 
 A mail is delivered when the peer's 250 after the final dot was read. A connection that breaks before that may still
 have delivered it (RFC 1047), so a mail is sent again until it is acknowledged, and the peer merges it again.
@@ -13,13 +16,14 @@ from __future__ import annotations
 import contextlib
 import re
 import smtplib
+import ssl
 from typing import TYPE_CHECKING, Self
 
-from vmctl.errors import MailPutOff, MailRefused, MailTooLarge, PeerUnreachable
+from vmctl.errors import LoginRefused, MailPutOff, MailRefused, MailTooLarge, PeerUnreachable, PeerUntrusted
 from vmctl.mail_parts import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _OK, _OK_FORWARD, _GO_AHEAD = 250, 251, 354
 _TOO_LARGE = 552
@@ -31,12 +35,24 @@ _BARE_END = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 class Courier:
     """One SMTP connection to `address` (host, port), kept open between mails and opened again when it dropped.
 
-    `helo` is this server's host name, `timeout` seconds for each answer, `mail_max` bytes of the largest mail. For
-    one thread at a time. Use it with `with`, or call `close`.
+    `helo` is this server's host name, `timeout` seconds for each answer, `mail_max` bytes of the largest mail. Without
+    `tls` it talks in plain text. `login` gives a name and a password when they are needed. For one thread at a time. Use
+    it with `with`, or call `close`.
     """
 
-    def __init__(self, address: tuple[str, int], *, helo: str, timeout: float, mail_max: int) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        *,
+        helo: str,
+        timeout: float,
+        mail_max: int,
+        tls: ssl.SSLContext | None,
+        login: Callable[[], tuple[str, str]] | None = None,
+    ) -> None:
         self.address = address
+        self._tls = tls
+        self._login = login
         self._helo = helo
         self._timeout = timeout
         self._mail_max = mail_max
@@ -90,12 +106,35 @@ class Courier:
         if self._smtp is None:
             host, port = self.address
             smtp = smtplib.SMTP(local_hostname=self._helo, timeout=self._timeout)
+            smtp._host = host  # type: ignore[attr-defined]  # noqa: SLF001 - starttls asks for it, connect forgets it
             self._smtp = smtp
             code, reply = smtp.connect(host, port)
             if code != 220:  # noqa: PLR2004 - "ready", RFC 5321
                 raise smtplib.SMTPConnectError(code, reply)
             smtp.ehlo_or_helo_if_needed()
+            if self._tls is not None:
+                self._secure(smtp, self._tls)
+            if self._login is not None:
+                self._log_in(smtp, *self._login())
         return self._smtp
+
+    def _secure(self, smtp: smtplib.SMTP, tls: ssl.SSLContext) -> None:
+        if not smtp.has_extn("starttls"):
+            raise PeerUntrusted(
+                f"{self._where} does not offer TLS", why="somebody on the way may have taken the offer out"
+            )
+        code, reply = smtp.starttls(context=tls)
+        if code != 220:  # noqa: PLR2004 - "ready", RFC 3207
+            raise PeerUntrusted(
+                f"{self._where} offers TLS and does not speak it", why=f"it answered: {code} {_text(reply)}"
+            )
+        smtp.ehlo()  # all that it said before counts no more
+
+    def _log_in(self, smtp: smtplib.SMTP, user: str, password: str) -> None:
+        try:
+            smtp.login(user, password)
+        except (smtplib.SMTPAuthenticationError, smtplib.SMTPNotSupportedError) as error:
+            raise LoginRefused(f"{self._where} does not let {user} log in", why=_words(error)) from error
 
     def _limit(self, smtp: smtplib.SMTP) -> int:
         theirs = smtp.esmtp_features.get("size", "")
@@ -130,6 +169,8 @@ class Courier:
             raise
         except OSError as error:  # refused, timed out, no such host, and everything of smtplib
             self._drop()
+            if (refusal := _tls_fault(error)) is not None:
+                raise PeerUntrusted(f"{self._where} and this server do not trust each other", why=refusal) from error
             raise PeerUnreachable(f"{self._where} does not answer", why=_words(error)) from error
         except ValueError as error:  # a line end or a foreign letter in an address
             self._drop()
@@ -137,6 +178,14 @@ class Courier:
         except BaseException:
             self._drop()  # interrupted in the middle of a dialogue
             raise
+
+
+def _tls_fault(error: BaseException) -> str | None:
+    """What TLS says is wrong with either end: smtplib hides a late refusal of our certificate in a lost connection."""
+    for each in (error, error.__context__):
+        if isinstance(each, ssl.SSLError):
+            return one_line(getattr(each, "verify_message", None) or each.reason or str(each), 200)
+    return None
 
 
 def _words(error: OSError) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmctl.errors import JournalError
 from vmctl.mail import SyncMail, compose, describe
@@ -20,6 +20,15 @@ if TYPE_CHECKING:
     from vmctl.journal import Journal
     from vmctl.keys import PrivateKey
     from vmctl.packing import Load
+
+
+class Written(NamedTuple):
+    """A mail: its bytes, the id of what it brings, its subject, and its Message-ID."""
+
+    raw: bytes
+    packet: str
+    subject: str
+    message_id: str
 
 
 class Writer:
@@ -59,8 +68,8 @@ class Writer:
             **({} if number is None else {"overwritten": number}),
         }
 
-    def write(self, load: Load, facts: dict[str, Any], request: dict[str, Any]) -> tuple[str, str, bytes]:
-        """The packet id, the subject and the bytes of a mail. Its checkpoint is durable when this returns."""
+    def write(self, load: Load, facts: dict[str, Any], request: dict[str, Any]) -> Written:
+        """A mail. Its checkpoint is durable when this returns."""
         incarnation = self._index.meta("incarnation")
         with self._index.transaction():
             checkpoint = self._rollback.next_checkpoint(self._clock.wall(), secrets.token_hex(8))
@@ -85,17 +94,18 @@ class Writer:
             )
         key = self._private_key()
         subject, summary = describe(mail)
+        message_id = f"<{secrets.token_hex(16)}@{self._me.mail.rpartition('@')[2]}>"
         raw = compose(
             mail,
             sender_address=self._me.mail,
             recipient_address=self._peer.mail,
-            message_id=f"<{secrets.token_hex(16)}@{self._me.mail.rpartition('@')[2]}>",
-            sign=key.sign,
-            public=key.public,
+            message_id=message_id,
+            sign=lambda data: key.signatures(data, former=self._clock.wall() < self._me.former_until),
             summary=summary,
             subject=subject,
+            binary=self._config.sealed,
         )
-        return mail.packet, subject, raw
+        return Written(raw, mail.packet, subject, message_id)
 
     def _journal_end(self) -> tuple[int, str] | None:
         try:

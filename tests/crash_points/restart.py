@@ -4,10 +4,11 @@ from wire import Wire
 
 from crash_points.story import try_parked_again
 from vmctl import config, durable
+from vmctl.at_work import DAEMON
 from vmctl.audio import digest_of
 from vmctl.errors import VmctlError
 from vmctl.model import GREETING, MESSAGE, PROMPT, parse_key
-from vmctl.post import DAEMON, Post
+from vmctl.post import Post
 
 _A_MOMENT, _LONG = 30.0, 7200.0
 

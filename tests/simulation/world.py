@@ -21,10 +21,11 @@ from vmctl import config as config_room
 from vmctl import database, network, outbox, pin
 from vmctl import desk as desk_room
 from vmctl import index as index_room
+from vmctl.at_work import DAEMON
 from vmctl.clock import Clock
 from vmctl.desk import Desk
 from vmctl.errors import MailRefused, PeerUnreachable, RecordError, StoreError, SyncError, VmctlError
-from vmctl.post import DAEMON, Post
+from vmctl.post import Post
 from vmctl.replica import Replica
 
 from .disk import Crash, Disk, Side
@@ -89,15 +90,15 @@ class Machine:
         return self.post.replica.index
 
 
-class Courier:
+class Carriage:
     """Stands in the place of the one that speaks SMTP."""
 
     def __init__(self, world, name):
         self._world, self._name = world, name
 
-    def send(self, raw, _sender, _recipient):
+    def carry(self, parcel):
         """Hand over a mail."""
-        self._world.network.hand_over(self._name, raw, self._world.leaving)
+        self._world.network.hand_over(self._name, parcel.raw, self._world.leaving)
 
     def close(self):
         """Nothing is open."""
@@ -214,7 +215,7 @@ class World:
             post = Post(self.config, name, machine.clock, role=DAEMON, wake=lambda: None)
             post.__enter__()
             machine.post = post
-            post._courier = Courier(self, name)
+            post._carriage = Carriage(self, name)
             self.refresh_rolled(machine)
             self.take(machine)
             post.start()

@@ -47,7 +47,7 @@ class Acting(NamedTuple):
 @contextlib.contextmanager
 def acting(session: Session, timeout: float) -> Iterator[Acting]:
     """The roles at the server at which a person acts. Raises AlreadyServing while a round runs for longer than that."""
-    from vmctl.post import DAEMON, who_serves
+    from vmctl.at_work import DAEMON, who_serves
 
     server = session.config.servers[orderer(session)]
     assert server.store is not None  # noqa: S101 - it is here
@@ -59,7 +59,7 @@ def acting(session: Session, timeout: float) -> Iterator[Acting]:
 
 def orderer(session: Session) -> str:
     """The server at which a person acts: the one that is named, or one that is here, with a daemon if any has."""
-    from vmctl.post import who_serves
+    from vmctl.at_work import who_serves
 
     if session.server_name is not None or len(session.config.here()) == 1:
         return session.server
@@ -86,7 +86,8 @@ def _through_daemon(session: Session, name: str, _timeout: float) -> Iterator[Ac
 @contextlib.contextmanager
 def _alone(session: Session, name: str, timeout: float) -> Iterator[Acting]:
     """No daemon runs here: this process speaks to the peer itself, as far as there is one."""
-    from vmctl.post import ROUND, Post
+    from vmctl.at_work import ROUND
+    from vmctl.post import Post
 
     came = threading.Event()
     with Post(session.config, name, Clock(), role=ROUND, wake=came.set, patience=timeout) as post:

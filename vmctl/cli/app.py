@@ -40,6 +40,7 @@ class Command(NamedTuple):
 COMMANDS: dict[str, dict[str, Command]] = {
     "Begin": {
         "init": Command("network", "Make a network: a config, keys and two empty stores."),
+        "keys": Command("keys", "Who belongs to the network: show, trust, rotate, retire keys."),
         "join": Command("joining", "Make a directory a store of its server: a second host, a new disk."),
         "demo": Command("demo", "Show it all on this machine: failover, recovery, failback."),
     },
@@ -55,6 +56,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
     },
     "Run": {
         "serve": Command("roles", "The daemon of a server."),
+        "receive": Command("receiving", "Take one mail from a mail server's pipe."),
         "sync": Command("sync", "One round of synchronization."),
         "failover": Command("ordering", "Let the other server serve."),
         "failback": Command("ordering", "Let the home server serve again."),

@@ -19,10 +19,14 @@ _ONE = {"mailboxes": "mailbox", "messages": "message", "callflows": "callflow", 
 def join(
     context: typer.Context,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")] = False,
+    new_keys: Annotated[
+        bool, typer.Option("--new-keys", help="Make new keys where those that vmctl.yaml names are lost.")
+    ] = False,
 ) -> None:
     """Make the directory that vmctl.yaml names for a server a store of it: a second host, a new disk, a copy.
 
-    Mailboxes that are there stay as they are; the next sync joins them with those of the other server.
+    With a vmctl.yaml that came from the other host it gives the server its own keys, which never leave this host, and
+    prints their code for the other one. Mailboxes that are there stay as they are; the next sync joins them.
 
     Example: vmctl join --server secondary --dry-run
     """
@@ -30,6 +34,7 @@ def join(
     from vmctl.join import carry_out, plan
 
     session = Session.of(context)
+    code = None if dry_run else _enrolled(session, new_keys=new_keys)
     planned = plan(session.config, session.server, Clock().wall())
     whose = None if dry_run else carry_out(planned)
     value: dict[str, Any] = {
@@ -38,8 +43,37 @@ def join(
         "found": planned.found,
         "set_aside": str(planned.aside) if planned.aside else None,
         "incarnation": whose.incarnation if whose else None,
+        "code": code,
     }
-    emit(session, value, "\n".join(_steps(planned, done=not dry_run)))
+    emit(session, value, "\n".join([*_steps(planned, done=not dry_run), *_enrolling(session, code)]))
+
+
+def _enrolled(session: Session, *, new_keys: bool) -> str | None:
+    """See to it that the server is one of this host, and has keys; the code for the other host where they are new."""
+    from vmctl import enrol
+
+    name = session.named_server
+    if name is not None and session.config.servers[name].store is None:
+        session.config = enrol.settle_here(session.config, name)
+    session.config, made = enrol.make_keys(session.config, session.server, anew=new_keys)
+    away = session.config.peer_of(session.server).store is None
+    return str(enrol.code_of(session.config, session.server)) if made and away else None
+
+
+def _enrolling(session: Session, code: str | None) -> list[str]:
+    if code is None:
+        return []
+    from vmctl import enrol, keys
+
+    peer = session.config.peer_of(session.server)
+    shown = keys.fingerprint(enrol.public_of(session.config.servers[session.server]))
+    theirs = keys.fingerprint(enrol.public_of(peer)) if peer.public_key and peer.seal_key else "not known yet"
+    return [
+        f"{session.server} has new keys: {shown}",
+        f"{peer.name} is trusted as {theirs}: compare with 'vmctl keys fingerprint' on its host",
+        f"before that, on the host of {peer.name}: vmctl keys trust CODE, and the code is",
+        code,
+    ]
 
 
 def _steps(plan: Plan, *, done: bool) -> list[str]:
@@ -73,8 +107,8 @@ def reindex(context: typer.Context) -> None:
     """
     import time
 
+    from vmctl.at_work import DAEMON, who_serves
     from vmctl.clock import Clock
-    from vmctl.post import DAEMON, who_serves
     from vmctl.reindex import rebuild
 
     session = Session.of(context)

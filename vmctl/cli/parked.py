@@ -60,7 +60,7 @@ def retry(
 
     Example: vmctl parked retry --all --server primary
     """
-    from vmctl.post import DAEMON, who_serves
+    from vmctl.at_work import DAEMON, who_serves
     from vmctl.round import nudge
 
     session = Session.of(context)

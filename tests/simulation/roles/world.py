@@ -9,16 +9,17 @@ from unittest import mock
 
 from arbiters import FakeArbiter, Line
 
-from simulation.world import NAMES, Courier, SimClock, World
+from simulation.world import NAMES, Carriage, SimClock, World
 from vmctl import daemon as daemon_room
 from vmctl import moves
+from vmctl.at_work import DAEMON
 from vmctl.daemon import Daemon
 from vmctl.errors import SyncError
 from vmctl.journal import Journal
 from vmctl.lamps import Lamps
 from vmctl.leases import Leases
 from vmctl.permits import margin
-from vmctl.post import DAEMON, Post
+from vmctl.post import Post
 from vmctl.probes import Health
 
 SECOND = 1_000_000  # microseconds
@@ -87,13 +88,13 @@ class Around:
         return {}
 
 
-class Sender(Courier):
+class Sender(Carriage):
     """As in any world; what leaves is kept, to be replayed."""
 
-    def send(self, raw, sender, recipient):
+    def carry(self, parcel):
         """Hand over a mail."""
-        self._world.mails.append((self._name, raw))
-        super().send(raw, sender, recipient)
+        self._world.mails.append((self._name, parcel.raw))
+        super().carry(parcel)
 
 
 class Wire:
@@ -218,7 +219,7 @@ class RoleWorld(World):
         )
         post.__enter__()
         machine.post = post
-        post._courier = Sender(self, name)
+        post._carriage = Sender(self, name)
         daemon._probes, daemon._carrier = machine.around, Wire(post)
         daemon._lamps = Lamps(post.replica, bell.set)
         self.take(machine)

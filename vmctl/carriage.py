@@ -1,0 +1,136 @@
+"""How one server's mails leave and come in, as vmctl.yaml says: over the direct link, or through a mail server.
+
+What does not go over the pinned direct link is sealed at the moment when it leaves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Any
+
+from vmctl import keys, link
+from vmctl.errors import KeyMissing, KeyUnknown, LoginRefused, PeerUntrusted
+from vmctl.mail_sealed import wrap
+from vmctl.receiver import Receiver
+from vmctl.sender import Courier
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vmctl.clock import Clock
+    from vmctl.config import Config, Relay
+    from vmctl.errors import MailError
+    from vmctl.outbox import Parcel
+
+_ANSWER_TIMEOUT, _SHORTEST_TIMEOUT = 30.0, 2.0  # seconds
+
+
+class Carriage:
+    """Takes the mails of a server that is here to its peer. For one thread at a time; `close` it in the end."""
+
+    def __init__(self, config: Config, name: str, clock: Clock, address: tuple[str, int] | None = None) -> None:
+        """To `address`, or to where the config says. Raises KeyMissing, KeyExposed."""
+        self._config = config
+        self._clock = clock
+        self._me = config.servers[name]
+        self._peer = config.peer_of(name)
+        relay = config.relay if address is None else None
+        where = address or config.relay.address or (self._peer.address.host, self._peer.address.port)
+        self._direct = relay is None or relay.address is None
+        self._courier = Courier(
+            (where[0], where[1]),
+            helo=_domain(self._me.mail),
+            # a peer that hangs must not keep the heartbeats from the roles for long
+            timeout=max(_SHORTEST_TIMEOUT, min(_ANSWER_TIMEOUT, config.failover.after / 3)),
+            mail_max=config.mail.max,
+            **(self._pinned() if relay is None or relay.address is None else _to_relay(relay)),
+        )
+
+    def carry(self, parcel: Parcel) -> None:
+        """Hand one mail over. Raises PeerUnreachable, MailRefused, MailTooLarge."""
+        self._courier.send(self._as_it_leaves(parcel), self._me.mail, self._peer.mail)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._courier.close()
+
+    def _pinned(self) -> dict[str, Any]:
+        if self._config.link.plain:
+            return {"tls": None}
+        assert self._me.key is not None, "the config has a key for every server that is here"  # noqa: S101
+        return {"tls": link.calling(self._me.key, self._peer.identities(self._clock.wall()))}
+
+    def _as_it_leaves(self, parcel: Parcel) -> bytes:
+        if not self._peer.identities(self._clock.wall()):
+            raise PeerUntrusted(f"vmctl.yaml does not say yet who {self._peer.name} is", hint=KeyUnknown.hint)
+        if not self._config.sealed:
+            return parcel.raw
+        to = self._peer.seal_key
+        if to is None:
+            raise PeerUntrusted(
+                f"vmctl.yaml has no 'seal_key' of {self._peer.name}, so nothing is sent through others",
+                hint=KeyUnknown.hint,
+            )
+        return wrap(
+            parcel.raw, sender_address=self._me.mail, recipient_address=self._peer.mail, message_id=parcel.message_id,
+            sent=self._clock.wall(), seal=lambda content: keys.seal(content, to),
+        )  # fmt: skip
+
+
+def receiver(
+    config: Config, name: str, clock: Clock, address: tuple[str, int] | None, *,
+    take: Callable[[bytes, str], None], stray: Callable[[MailError, str], None],
+) -> Receiver | None:  # fmt: skip
+    """What listens at `address`, or where the config says; None where that is nowhere. Raises KeyMissing, KeyExposed."""
+    me, peer = config.servers[name], config.peer_of(name)
+    where = address or me.listen
+    if where is None:
+        return None
+    assert me.key is not None, "the config has a key for every server that is here"  # noqa: S101
+    return Receiver(
+        (where[0], where[1]),
+        hostname=_domain(me.mail),
+        mail_max=config.mail.max,
+        mine=me.mail,
+        peer=peer.mail,
+        take=take,
+        stray=stray,
+        tls=None if config.link.plain else link.receiving(me.key, peer.identities(clock.wall())),
+    )
+
+
+def check_own_key(config: Config, name: str) -> None:
+    """Raises KeyMissing where the key file of a server that is here holds other keys than vmctl.yaml names."""
+    me = config.servers[name]
+    assert me.key is not None, "the config has a key for every server that is here"  # noqa: S101
+    key = keys.load_private(me.key)
+    held = {public.identity for public in (key.public, key.former) if public is not None}
+    if me.public_key is not None and me.public_key not in held:
+        raise KeyMissing(
+            f"{me.key} does not hold the keys of {name} that vmctl.yaml names",
+            why="the other server would refuse all that it signs",
+            hint="put the right key file back, or correct 'public_key' and 'seal_key' on both hosts: 'vmctl keys show'",
+        )
+
+
+def _to_relay(relay: Relay) -> dict[str, Any]:
+    tls = None if relay.tls == "off" else link.to_relay(relay.ca, verified=relay.tls == "verified")
+    return {"tls": tls, "login": None if relay.user is None else lambda: _login(relay)}
+
+
+def _login(relay: Relay) -> tuple[str, str]:
+    """The name and the password. Raises LoginRefused, KeyMissing, KeyExposed."""
+    assert relay.user is not None  # noqa: S101 - else nobody asks
+    if relay.password_file is not None:
+        with contextlib.suppress(UnicodeDecodeError):
+            return relay.user, keys.read_private(relay.password_file, "the password file").decode().rstrip("\r\n")
+        raise LoginRefused(f"the password in {relay.password_file} is no UTF-8")
+    password = os.environ.get(relay.password_env or "")
+    if not password:
+        raise LoginRefused(f"the environment variable {relay.password_env} with the relay's password is not set")
+    return relay.user, password
+
+
+def _domain(mail: str) -> str:
+    return mail.rpartition("@")[2]

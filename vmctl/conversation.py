@@ -1,0 +1,300 @@
+"""One SMTP connection of the receiver (RFC 5321), from the greeting to the end; the only door to aiosmtpd.
+
+Before STARTTLS (RFC 3207) nothing but EHLO, NOOP and QUIT is answered. Who then shows a certificate of the peer's identity
+is trusted; nobody else gets further. Where the link is plain, on loopback, a connection is trusted that has brought a mail
+with the peer's signature. 250 is said after `take` has returned; a fault of ours is a 4xx, so that the peer keeps the mail;
+a mail that can never be taken is a 5xx. The text of an error that nobody foresaw stays here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from aiosmtpd.smtp import SMTP, TLSSetupException
+
+from vmctl.errors import DiskFull, MailError, MailStranger, StoreError
+from vmctl.mail_parts import one_line
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable
+    from concurrent.futures import ThreadPoolExecutor
+
+    from aiosmtpd.smtp import Envelope, Session
+
+log = logging.getLogger("vmctl.receiver")
+logging.getLogger("mail.log").setLevel(
+    logging.WARNING
+)  # aiosmtpd's: at DEBUG it prints what callers said, line by line
+
+FAULTS = 10  # replies 5xx in a row on one connection
+RECIPIENTS = 100  # of one mail, RFC 5321, 4.5.3.1.8; all of them are the same
+GRACE = 60.0  # seconds in which a mail may be as slow as it likes
+SLOWEST = 1000.0  # bytes a second of a mail that takes longer
+_REPLY_LINE = 480  # characters, RFC 5321 allows 512 octets
+_SHUTTING_DOWN = "421 4.3.2 shutting down, try again later"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What holds for every connection; times in seconds, sizes in bytes.
+
+    `mine` is the only recipient and `peer` the only sender taken, besides the null sender of reports. `take(raw,
+    sender)` is called in `worker`, for one mail at a time, and returns when the mail is durable. `stray(error, host)`
+    hears of everything that is turned away. Without `tls` the link is plain.
+    """
+
+    hostname: str
+    mail_max: int
+    mine: str
+    peer: str
+    take: Callable[[bytes, str], None]
+    stray: Callable[[MailError, str], None]
+    worker: ThreadPoolExecutor
+    tls: ssl.SSLContext | None
+    idle: float
+    proof: float
+
+
+class Conversation(SMTP):
+    """One connection. aiosmtpd finds commands by their names: a method `smtp_BDAT` here would speak CHUNKING."""
+
+    def __init__(self, rules: Rules, opened: set[Conversation], loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(
+            _Desk(rules),
+            data_size_limit=rules.mail_max,
+            enable_SMTPUTF8=False,
+            hostname=rules.hostname,
+            ident="vmctl",
+            timeout=rules.idle,
+            auth_exclude_mechanism=("LOGIN", "PLAIN"),
+            loop=loop,
+        )
+        self.tls_context = rules.tls  # not by the constructor, which warns of checking who calls
+        self.require_starttls = rules.tls is not None
+        self.trusted = False
+        self.taking = False
+        self._rules = rules
+        self._opened = opened
+        self._began = self.heard = loop.time()
+        self._mail_began: float | None = None
+        self._mail_bytes = 0
+        self._faults = 0
+        self._leaving = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Count it among the open ones."""
+        self._opened.add(self)
+        super().connection_made(transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Count it no longer."""
+        self._opened.discard(self)
+        super().connection_lost(error)
+
+    def data_received(self, data: bytes) -> None:
+        """Note that the line is alive."""
+        self.heard = self.loop.time()
+        self._mail_bytes += len(data)
+        super().data_received(data)
+
+    def look(self, now: float) -> None:
+        """End it where nothing comes, where a mail comes too slowly, or where it is still a stranger's after a while."""
+        if self.taking:
+            return
+        if now - self.heard > self._rules.idle:
+            log.info("a connection was closed: nothing came for %g s", self._rules.idle)
+        elif self._is_slow(now):
+            log.warning("a connection was closed: a mail came too slowly, from %s", self.host)
+        elif self._rules.tls is not None and not self.trusted and now - self._began > self._rules.proof:
+            log.info("a connection was closed: nobody said who it was for %g s", self._rules.proof)
+        else:
+            return
+        self.abort()
+
+    def _is_slow(self, now: float) -> bool:
+        lasts = 0.0 if self._mail_began is None else now - self._mail_began
+        return lasts > min(GRACE, self._rules.idle) and self._mail_bytes < SLOWEST * lasts
+
+    def _timeout_cb(self) -> None:
+        self._reset_timeout()  # the receiver looks after all of them; aiosmtpd's timer runs on through a long mail
+
+    @property
+    def host(self) -> str:
+        """Who calls, for people."""
+        peer = self.session.peer if self.session else None
+        return ascii(peer[0]) if isinstance(peer, tuple) else "unknown"
+
+    # TLS
+
+    async def smtp_STARTTLS(self, arg: str | None) -> None:  # noqa: N802 - aiosmtpd's name
+        """RFC 3207. What came in clear text behind the command is an attack: nothing of it is ever looked at."""
+        if arg:
+            await self.push("501 5.5.4 STARTTLS takes no argument")
+            return
+        if self.tls_context is None or self._tls_protocol:
+            await self.push("503 5.5.1 TLS is not to be had now")
+            return
+        await self.push("220 2.0.0 ready for TLS")
+        assert isinstance(self.transport, asyncio.Transport)  # noqa: S101 - for the type checker
+        try:
+            if self._reader._buffer:  # type: ignore[attr-defined]  # noqa: SLF001 - nobody else tells
+                raise ConnectionAbortedError("commands came in clear text behind STARTTLS")
+            secure = await self.loop.start_tls(
+                self.transport, self, self.tls_context, server_side=True, ssl_handshake_timeout=self._rules.proof
+            )
+            assert secure is not None  # noqa: S101
+        except OSError as error:  # ssl's errors are, too
+            self.transport.abort()
+            why = one_line(getattr(error, "reason", None) or str(error) or type(error).__name__)
+            self._rules.stray(MailStranger("a caller did not prove to be the peer", why=why), self.host)
+            raise TLSSetupException from error
+        self._now_secure(secure)
+
+    def _now_secure(self, transport: asyncio.Transport) -> None:
+        """All goes over `transport` from now on, and nothing counts that was said before."""
+        self.transport = self._transport = transport
+        self._reader._transport = self._writer._transport = transport  # type: ignore[attr-defined]  # noqa: SLF001
+        self._over_ssl = True
+        self._tls_protocol = transport.get_protocol()  # type: ignore[assignment]  # only whether there is one counts
+        assert self.session is not None  # noqa: S101
+        self.session.ssl = {"cipher": transport.get_extra_info("cipher")}
+        self.session.host_name = None
+        self.session.extended_smtp = False
+        self._set_rset_state()  # type: ignore[no-untyped-call]
+        self.trusted = True
+
+    # Answers
+
+    async def smtp_DATA(self, arg: str | None) -> None:  # noqa: N802
+        """Take a mail, and count how fast it comes."""
+        self._mail_began, self._mail_bytes = self.loop.time(), 0
+        try:
+            await super().smtp_DATA(arg)
+        finally:
+            self._mail_began = None
+
+    async def push(self, status: str | bytes) -> None:
+        """Answer, and hang up on one who only makes mistakes."""
+        text = status.decode("ascii", "replace") if isinstance(status, bytes) else status
+        await super().push(_reply_line(text))
+        self._faults = self._faults + 1 if text.startswith("5") else self._faults
+        if self._leaving:
+            self._hang_up(_SHUTTING_DOWN)
+        elif self._faults >= FAULTS:
+            log.warning("a connection was closed after %d faults", self._faults)
+            self._hang_up("421 4.7.0 too many faults")
+
+    def taken(self) -> None:
+        """A mail was accepted: the faults before it are forgiven, and who signed it is known."""
+        self._faults = 0
+        self.trusted = True
+
+    def leave(self) -> None:
+        """Hang up: at once, or after the answer to the mail that is being taken in."""
+        self._leaving = True
+        if not self.taking:
+            self._hang_up(_SHUTTING_DOWN)
+
+    def abort(self) -> None:
+        """Hang up without a word."""
+        if isinstance(self.transport, asyncio.Transport):
+            self.transport.abort()
+
+    def _hang_up(self, farewell: str) -> None:
+        if isinstance(self.transport, asyncio.Transport) and not self.transport.is_closing():
+            self.transport.write(farewell.encode("ascii") + b"\r\n")
+            self.transport.close()
+
+
+class _Desk:
+    """The answers to EHLO, MAIL, RCPT and the end of DATA, by the names that aiosmtpd looks for; every path is a reply."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+
+    async def handle_EHLO(  # noqa: N802 - aiosmtpd's name
+        self, server: Conversation, session: Session, _envelope: Envelope, hostname: str, responses: list[str]
+    ) -> list[str]:
+        del server
+        session.host_name = hostname
+        return [line for line in responses if not line[4:].startswith("AUTH")]  # nobody logs in here
+
+    async def handle_MAIL(  # noqa: N802
+        self, server: Conversation, _session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        if address.casefold() not in {self._rules.peer.casefold(), "", "<>"}:
+            return self._turned_away(server, f"the sender is {one_line(ascii(address))}", "5.7.1", "from its peer only")
+        envelope.mail_from = address
+        envelope.mail_options.extend(options)
+        return "250 2.1.0 OK"
+
+    async def handle_RCPT(  # noqa: N802
+        self, server: Conversation, _session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        if address.casefold() != self._rules.mine.casefold():
+            return self._turned_away(
+                server, f"the recipient is {one_line(ascii(address))}", "5.1.1", "for one server only"
+            )
+        if len(envelope.rcpt_tos) >= RECIPIENTS:
+            return "452 4.5.3 too many recipients"
+        envelope.rcpt_tos.append(address)
+        envelope.rcpt_options.extend(options)
+        return "250 2.1.5 OK"
+
+    async def handle_DATA(self, server: Conversation, _session: Session, envelope: Envelope) -> str:  # noqa: N802
+        raw = envelope.original_content or b""
+        sender = (envelope.mail_from or "").strip("<>")
+        server.taking = True
+        try:
+            await server.loop.run_in_executor(self._rules.worker, self._rules.take, raw, sender)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the peer must hear a reply that keeps the mail
+            if isinstance(error, MailError):
+                self._rules.stray(error, server.host)
+            return refusal(error)
+        finally:
+            server.taking = False
+        if sender:
+            server.taken()
+        return "250 2.0.0 taken"
+
+    async def handle_exception(self, error: Exception) -> str:
+        """Instead of aiosmtpd's 500, which would end the mail for good and tell the error's text."""
+        if isinstance(error, TLSSetupException):
+            return ""  # the connection is gone already
+        return refusal(error)
+
+    def _turned_away(self, server: Conversation, why: str, status: str, words: str) -> str:
+        log.warning("refused: %s, from %s", why, server.host)
+        self._rules.stray(MailStranger("a mail was not between the two servers", why=why), server.host)
+        return f"550 {status} this receiver takes mail {words}"
+
+
+def refusal(error: Exception) -> str:
+    """The SMTP reply for what `take` raised, which is also logged."""
+    if isinstance(error, MailError):
+        log.warning("refused: %s", one_line(f"{error.what}: {error.why}", 400))
+        return f"{error.smtp_reply} {error.what}" + (f": {error.why}" if error.why else "")
+    if isinstance(error, StoreError):
+        log.error("not taken: %s", one_line(f"{error.what}: {error.why}", 400))
+        if isinstance(error, DiskFull):
+            return "452 4.3.1 no room on the disk, try again later"
+        return "451 4.3.0 the store cannot be used now, try again later"
+    log.error("not taken: a bug in vmctl", exc_info=error)
+    return "451 4.3.0 an error of this server, try again later"
+
+
+def _reply_line(text: str) -> str:
+    return one_line(text.encode("ascii", "backslashreplace").decode("ascii"), _REPLY_LINE)
+
+
+def on_loop_fault(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What becomes of an error that no connection caught."""
+    error = context.get("exception")
+    if isinstance(error, OSError):  # the other end went away, or TLS came to nothing
+        log.debug("a connection broke: %s", error)
+    else:
+        log.error("%s", one_line(str(context.get("message"))), exc_info=error)

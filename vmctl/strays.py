@@ -1,0 +1,84 @@
+"""What came and was not taken, counted by kind and named: `.vmctl/strays.json`, for `vmctl status`.
+
+An attack must not become work: in a process that goes on, what comes is counted in memory and written once a second at
+the most. The counts are for people; nothing that is decided rests on them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from typing import TYPE_CHECKING, Any
+
+from vmctl import durable
+from vmctl.clock import rfc3339
+from vmctl.errors import StoreBusy, StoreError
+from vmctl.mail_parts import one_line
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vmctl.clock import Clock
+    from vmctl.errors import MailError
+
+_FILE, _LOCK = "strays.json", "strays.lock"
+_EVERY = 1.0  # seconds
+_LARGEST_FILE = 65_536
+_PATIENCE = 1.0
+
+
+class Strays:
+    """The counts of one server. For any thread."""
+
+    def __init__(self, state: Path, clock: Clock) -> None:
+        self._path = state / _FILE
+        self._lock = state / _LOCK
+        self._clock = clock
+        self._turn = threading.Lock()
+        self._new: dict[str, dict[str, Any]] = {}
+        self._written: float | None = None
+
+    def note(self, error: MailError, source: str) -> None:
+        """Count one; `source` says where it came from, as far as that is known."""
+        with self._turn:
+            now = self._new.setdefault(error.kind, {"count": 0})
+            now["count"] += 1
+            now["last"] = rfc3339(self._clock.wall())
+            now["from"] = one_line(source, 100)
+            now["why"] = one_line(f"{error.what}: {error.why}" if error.why else error.what, 200)
+        if self._written is None or self._clock.steady() - self._written >= _EVERY:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was counted since the last time. A disk that refuses is no reason to fail for it."""
+        with self._turn:
+            new, self._new = self._new, {}
+            if not new:
+                return
+            self._written = self._clock.steady()
+            try:
+                with durable.lock(self._lock, timeout=_PATIENCE, what="the counts of strays"):
+                    known = read(self._path.parent)
+                    for kind, each in new.items():
+                        each["count"] += known.get(kind, {}).get("count", 0)
+                    durable.write(self._path, (json.dumps(known | new, indent=2) + "\n").encode(), mode=0o600)
+            except (StoreBusy, StoreError):
+                self._new = new
+
+    def forget(self) -> None:
+        """Begin to count anew."""
+        with self._turn, contextlib.suppress(FileNotFoundError):
+            self._new.clear()
+            durable.discard(self._path)
+
+
+def read(state: Path) -> dict[str, dict[str, Any]]:
+    """What is counted, by kind: `count`, and of the last one `last` (RFC 3339), `from` and `why`."""
+    try:
+        with (state / _FILE).open("rb") as file:
+            value = json.loads(file.read(_LARGEST_FILE))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    kinds = value.items() if isinstance(value, dict) else ()
+    return {kind: each for kind, each in kinds if isinstance(each, dict) and type(each.get("count")) is int}
