@@ -115,7 +115,7 @@ class Net:
     config: Config
 
     @classmethod
-    def make(cls, root: Path, mode: str = "active-standby", **settings: str) -> Net:
+    def make(cls, root: Path, mode: str = "active-standby", **settings: Any) -> Net:
         """A new network on free ports, with quick timers."""
         addresses = {name: Address("127.0.0.1", port) for name, port in zip(SERVERS, free_ports(2), strict=True)}
         values = QUICK | {name.replace("__", "."): value for name, value in settings.items()}

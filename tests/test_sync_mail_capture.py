@@ -145,7 +145,7 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 def captured(tmp_path_factory: pytest.TempPathFactory, left: dict[str, bytes]) -> tuple[Net, Captured]:
     """The first mail of a server that has a bit of everything."""
     root = tmp_path_factory.mktemp("capture")
-    net = Net.make(root / "net")
+    net = Net.make(root / "net", link__plain=True, mail__seal="never")
     files = {name: root / f"{name}.wav" for name in left}
     for name, path in files.items():
         path.write_bytes(left[name])
@@ -265,7 +265,7 @@ def test_the_signature_is_as_documented(captured: tuple[Net, Captured]) -> None:
 
 def test_a_long_recording_comes_in_pieces(tmp_path: Path) -> None:
     """A recording that is longer than a mail may be goes in several mails; its pieces, joined, are the recording."""
-    net = Net.make(tmp_path / "net", mail__max="64kB", limits__document="4kB")
+    net = Net.make(tmp_path / "net", mail__max="64kB", limits__document="4kB", link__plain=True, mail__seal="never")
     data = wav(tmp_path / "long.wav", frames=30_000).read_bytes()
     with Replica.open(net.config, "primary", Clock()) as replica:
         desk = Desk(replica)
