@@ -322,6 +322,11 @@ class Config:
         direct = self.relay.address is None and not self.link.plain
         return self.mail.seal == "always" or (self.mail.seal == "auto" and not direct)
 
+    def relayed(self, name: str) -> bool:
+        """Whether mail servers stand between a server that is here and its peer, as far as this vmctl.yaml tells."""
+        me = self.servers[name]
+        return self.relay.address is not None or me.listen is None or me.maildir is not None
+
     @cached_property
     def shared(self) -> dict[str, Any]:
         """What must be the same on both servers, as JSON values: all but stores, keys, addresses and scan timers."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vmctl.mail import SyncMail
 
 _MOST_CHALLENGES = 200
+_HOURS = 24  # for which the slowest way is remembered
 
 
 class Contact:
@@ -69,6 +70,7 @@ class Contact:
             return False
         heard = self._index.note("heard")
         boot = self._clock.boot()
+        self._note_way(self._clock.steady() - issued)
         if not heard or heard["boot"] != boot or issued > heard["steady"]:
             self._index.set_note("heard", {"steady": issued, "boot": boot, "wall": self._clock.wall()})
         if newest:
@@ -96,6 +98,21 @@ class Contact:
             if nonce == echo and of_boot == boot and 0 <= now - steady < self._after:
                 return float(steady)
         return None
+
+    def _note_way(self, seconds: float) -> None:
+        """Keep how slow the slowest way there and back was, by the hour, for a day: late mail must not look like silence."""
+        hour, boot = int(self._clock.steady() // 3600), self._clock.boot()
+        ways = [way for way in self._index.note("ways") or [] if way[2] == boot and hour - way[0] < _HOURS]
+        if ways and ways[-1][0] == hour:
+            if seconds <= ways[-1][1]:
+                return
+            ways.pop()
+        self._index.set_note("ways", [*ways, [hour, round(seconds, 1), boot]])
+
+    def slowest_way(self) -> float:
+        """Seconds that the slowest answer of the last day took, from the challenge to its echo; 0 where there was none."""
+        boot = self._clock.boot()
+        return max((float(way[1]) for way in self._index.note("ways") or [] if way[2] == boot), default=0.0)
 
     def answers_since(self, mail: SyncMail, since: list[Any] | None) -> bool:
         """Whether a mail echoes a challenge that was issued since a moment: its steady time, and of which boot."""

@@ -34,6 +34,7 @@ FAULTS = 10  # replies 5xx in a row on one connection
 RECIPIENTS = 100  # of one mail, RFC 5321, 4.5.3.1.8; all of them are the same
 GRACE = 60.0  # seconds in which a mail may be as slow as it likes
 SLOWEST = 1000.0  # bytes a second of a mail that takes longer
+_LINGER = 0.2  # seconds
 _REPLY_LINE = 480  # characters, RFC 5321 allows 512 octets
 _SHUTTING_DOWN = "421 4.3.2 shutting down, try again later"
 
@@ -208,6 +209,7 @@ class Conversation(SMTP):
         if isinstance(self.transport, asyncio.Transport) and not self.transport.is_closing():
             self.transport.write(farewell.encode("ascii") + b"\r\n")
             self.transport.close()
+            self.loop.call_later(_LINGER, self.abort)  # TLS would wait for the other end to say goodbye, too
 
 
 class _Desk:

@@ -35,6 +35,7 @@ log = logging.getLogger("vmctl.failover")
 
 ROLLED_BACK: Final = "rolled_back"  # the mark of the gate behind which this server is whole again
 _LAST_ENTRIES = 12
+_WAYS = 3  # times the slowest way there and back that `failover.after` has to last
 _MOST_STEPS = 6  # a start, an adoption, a new home and a move can follow each other; more would be a bug
 
 
@@ -154,9 +155,18 @@ class Failover:
 
     def _policy_now(self, *, automatic: bool) -> Policy:
         policy = self._policy if automatic else replace(self._policy, automatic=False)
+        if not self._silence_tells():
+            policy = replace(policy, automatic=False)
         if self._configs_differ():  # two servers with two policies: only a person's order moves a role
             policy = replace(policy, automatic=False, failback="manual")
         return policy
+
+    def _silence_tells(self) -> bool:
+        """Whether silence is the peer's, and not that of mail servers in between, which may hold mail for hours."""
+        if not (self._config.relayed(self._me) or self._contact.facts().get("relayed") is True):
+            return True
+        least = _WAYS * self._contact.slowest_way()
+        return self._config.failover.through_relays and self._policy.after >= least
 
     def _surroundings(self) -> dict[str, Any]:
         """What the status shows of what is around this server."""

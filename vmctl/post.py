@@ -128,7 +128,7 @@ class Post:
     def listen(self, address: tuple[str, int] | None = None) -> int:
         """Receive from now on, at `address` or where the config says; the port, 0 for nowhere. Raises AddressInUse."""
         self.receiver = receiver(
-            self.config, self.server.name, self._clock, address, take=self._receive, stray=self.replica.strays.note
+            self.config, self.server.name, self._clock, address, take=self._receive, stray=self.replica.strays.count
         )
         if self.receiver is None:
             return 0

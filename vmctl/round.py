@@ -78,6 +78,7 @@ class Round:
         self._written = written
         self._progress = progress or (lambda _what, _done, _all: None)
         self._mail_came = threading.Event()
+        self._answers: set[str] = set()  # what the peer has answered, in whatever mail it came
         self._outcome = Outcome()
 
     def run(self) -> Outcome:
@@ -195,16 +196,19 @@ class Round:
         nonce = secrets.token_hex(8)
         self._send(post, nonce, anew=True)
         answered, asked = False, self._clock.steady()
+        scanned = False  # whether the peer has looked at its store since this round began
         while True:
             self._mail_came.wait(min(0.5, max(0.0, self._deadline - self._clock.steady())))
             self._mail_came.clear()
-            answers = [answer for taken in self._took(post) for answer in taken.answers]
-            answered = answered or nonce in answers
+            self._took(post)
+            answered = answered or nonce in self._answers
+            scanned = scanned or answered
             moved = bool(post.tick(automatic=False))
             self._send(post, None, always=moved)
-            if answered and self._is_done(post):
+            if scanned and self._is_done(post):
                 if self._kept_house([post]):
                     continue
+                self._send(post, None, always=True)  # a peer that does its own round, and nothing more, must hear of it
                 self._outcome.in_step = True
                 return
             if answered and post.stuck:
@@ -253,15 +257,15 @@ class Round:
 
     # Counting and giving up
 
-    def _took(self, post: Post) -> list[Any]:
+    def _took(self, post: Post) -> None:
         intake = post.take()
+        self._answers |= {answer for taken in intake.taken for answer in taken.answers if isinstance(answer, str)}
         tally = self._outcome.servers[post.server.name]
         for taken in intake.taken:
             if taken.changed or taken.acked:  # it is over when nothing moves any more
                 self._deadline = self._clock.steady() + self._timeout
             tally.taken += len(taken.changed)
             tally.conflicts += taken.conflicts
-        return intake.taken
 
     @staticmethod
     def _count(tally: Tally, parcel: Any) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vmctl import identity
+from vmctl import identity, strays
 from vmctl.agreement import Agreed
 from vmctl.clock import Clock, rfc3339
 from vmctl.contact import Contact
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from vmctl.routing import Answer
 
 
+_BOUNCES_FOR = 8 * 86_400_000_000  # microseconds
 _STILL = 30_000_000  # microseconds; a daemon turns once a second, but for the scan of a large store
 
 
@@ -144,6 +145,7 @@ def _memory(config: Config, server: Server, journal: Journal, clock: Clock) -> _
             "faults": [{**fault, "since": rfc3339(fault["since"])} for fault in index.faults.all()],
             "parked": listing(index, Spool(state_of(server))),
             "untold": [{**one, "since": rfc3339(one["since"])} for one in untold(index.note(NOTE))],
+            "bounces": [_bounce(each) for each in index.letters.told(max(step, clock.wall() - _BOUNCES_FOR))],
             "link": {**link, "since": rfc3339(link["since"])} if link else None,
             "surroundings": index.note("probes"),
             "arbiter": index.note("arbiter"),
@@ -154,6 +156,10 @@ def _memory(config: Config, server: Server, journal: Journal, clock: Clock) -> _
         )  # fmt: skip
     finally:
         index.close()
+
+
+def _bounce(told: dict[str, Any]) -> dict[str, Any]:
+    return {**told, "left": rfc3339(told["left"]), "told": rfc3339(told["told"])}
 
 
 def _pause(here: list[_Local]) -> dict[str, Any] | None:
@@ -195,6 +201,8 @@ def _server(name: str, here: list[_Local], views: list[View]) -> dict[str, Any]:
         "faults": [],
         "parked": [],
         "untold": [],
+        "bounces": [],
+        "strays": strays.read(state_of(local.server)) if local is not None else {},
         "link": None,
         "surroundings": None,
         "arbiter": None,

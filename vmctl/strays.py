@@ -40,15 +40,19 @@ class Strays:
         self._written: float | None = None
 
     def note(self, error: MailError, source: str) -> None:
-        """Count one; `source` says where it came from, as far as that is known."""
+        """Count one, and write it unless something was written a moment ago."""
+        self.count(error, source)
+        if self._written is None or self._clock.steady() - self._written >= _EVERY:
+            self.flush()
+
+    def count(self, error: MailError, source: str) -> None:
+        """Count one, in memory; `source` says where it came from, as far as that is known."""
         with self._turn:
             now = self._new.setdefault(error.kind, {"count": 0})
             now["count"] += 1
             now["last"] = rfc3339(self._clock.wall())
             now["from"] = one_line(source, 100)
             now["why"] = one_line(f"{error.what}: {error.why}" if error.why else error.what, 200)
-        if self._written is None or self._clock.steady() - self._written >= _EVERY:
-            self.flush()
 
     def flush(self) -> None:
         """Write what was counted since the last time. A disk that refuses is no reason to fail for it."""

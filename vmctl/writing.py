@@ -66,6 +66,7 @@ class Writer:
             "digest": self._index.digest,
             "journal_seen": self._index.note("peer_journal"),
             **({} if number is None else {"overwritten": number}),
+            **({"relayed": True} if self._config.relayed(self._me.name) else {}),
         }
 
     def write(self, load: Load, facts: dict[str, Any], request: dict[str, Any]) -> Written:

@@ -121,6 +121,7 @@ def _status_words(value: dict[str, Any]) -> str:
             lines.append(f"  {name}: {fault['path']}: {fault['why']}")
             lines.append(f"    try: {fault['mend']}")
         lines += _mail_words(name, one)
+        lines += _stray_words(name, one)
         lines += _surroundings_words(name, one)
         lines += _calls_words(name, one, value["services"])
         lines += [f"  {name}: {_untold_words(each)}" for each in one["untold"]]
@@ -187,9 +188,37 @@ def _untold_words(each: dict[str, Any]) -> str:
     return f"{what} FAILED {each['tries']} times since {each['since']}, and is {becomes}: {each['why']}"
 
 
+_STRAYS = {
+    "forged": "mails that the other server did not sign, or that were altered",
+    "misdirected": "mails for another network or server",
+    "garbage": "mails that are no whole sync mails",
+    "newer": "mails of a newer vmctl, which are tried again",
+    "repeated": "mails that had come before, which changed nothing",
+    "stranger": "callers, senders or recipients that do not belong here",
+    "report": "reports on mails that did not leave here",
+}
+
+
+def _stray_words(name: str, one: dict[str, Any]) -> list[str]:
+    """What came to a server and was not taken, by kind."""
+    return [
+        f"  {name}: turned away: {each['count']} {_STRAYS.get(kind, kind)}, the last {each.get('last')} "
+        f"from {each.get('from')}: {each.get('why')}"
+        for kind, each in sorted(one["strays"].items())
+    ]
+
+
 def _mail_words(name: str, one: dict[str, Any]) -> list[str]:
     """What keeps the mails of a server from the other one, and what of them waits for a person."""
     lines = []
+    if one["bounces"]:
+        told = one["bounces"][0]
+        others = f", and {len(one['bounces']) - 1} more" if len(one["bounces"]) > 1 else ""
+        lines.append(
+            f"  {name}: a mail server reported {told['told']} that a mail of {told['left']} {told['action']}"
+            f"{others}: {told['why']} ({told['subject']})"
+        )
+        lines.append("    try: look after the mail servers on the way; what was in it is sent again by itself")
     if (link := one["link"]) is not None:
         how = "refuses every mail" if link["refused"] else "takes no mail"
         lines.append(f"  {name}: the other server {how} since {link['since']}: {link['what']}: {link['why']}")
