@@ -85,11 +85,14 @@ class Conversation(SMTP):
         self._mail_bytes = 0
         self._faults = 0
         self._leaving = False
+        self._unwanted = False
+        opened.add(self)  # now: a crowd is accepted at once, before any of it is connected
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Count it among the open ones."""
-        self._opened.add(self)
+        """Begin, unless it has been pushed out already."""
         super().connection_made(transport)
+        if self._unwanted:
+            self.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
         """Count it no longer."""
@@ -147,7 +150,8 @@ class Conversation(SMTP):
             secure = await self.loop.start_tls(
                 self.transport, self, self.tls_context, server_side=True, ssl_handshake_timeout=self._rules.proof
             )
-            assert secure is not None  # noqa: S101
+            if secure is None:  # it was hung up meanwhile
+                raise ConnectionAbortedError("the handshake came to no end")  # noqa: TRY301
         except OSError as error:  # ssl's errors are, too
             self.transport.abort()
             why = one_line(getattr(error, "reason", None) or str(error) or type(error).__name__)
@@ -201,7 +205,9 @@ class Conversation(SMTP):
             self._hang_up(_SHUTTING_DOWN)
 
     def abort(self) -> None:
-        """Hang up without a word."""
+        """Hang up without a word; it counts no longer."""
+        self._unwanted = True
+        self._opened.discard(self)
         if isinstance(self.transport, asyncio.Transport):
             self.transport.abort()
 

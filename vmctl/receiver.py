@@ -145,9 +145,7 @@ class Receiver:
         if len(self._open) - len(strangers) >= self._connections:
             return False
         if len(strangers) >= self._strangers:
-            quietest = min(strangers, key=lambda one: one.heard)
-            self._open.discard(quietest)
-            quietest.abort()
+            min(strangers, key=lambda one: one.heard).abort()
         return True
 
 

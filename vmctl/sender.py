@@ -123,12 +123,15 @@ class Courier:
             raise PeerUntrusted(
                 f"{self._where} does not offer TLS", why="somebody on the way may have taken the offer out"
             )
-        code, reply = smtp.starttls(context=tls)
-        if code != 220:  # noqa: PLR2004 - "ready", RFC 3207
-            raise PeerUntrusted(
-                f"{self._where} offers TLS and does not speak it", why=f"it answered: {code} {_text(reply)}"
-            )
-        smtp.ehlo()  # all that it said before counts no more
+        try:
+            smtp.starttls(context=tls)
+        except smtplib.SMTPResponseException as error:
+            raise PeerUntrusted(f"{self._where} offers TLS and does not speak it", why=_words(error)) from error
+        try:
+            smtp.ehlo()  # all that it said before counts no more
+        except smtplib.SMTPServerDisconnected as error:  # who does not accept our certificate says so only now
+            why = _tls_fault(error) or "it hung up when it saw the certificate of this server"
+            raise PeerUntrusted(f"{self._where} and this server do not trust each other", why=why) from error
 
     def _log_in(self, smtp: smtplib.SMTP, user: str, password: str) -> None:
         try:
