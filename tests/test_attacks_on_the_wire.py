@@ -189,9 +189,9 @@ def test_starttls_stripping(held: Keys) -> None:
     with (
         impostor(b"220 secondary.example\r\n", b"250-secondary.example\r\n250 SIZE 1000000\r\n") as (port, heard),
         courier(port, held.calls("primary", "secondary")) as one,
+        pytest.raises(PeerUntrusted, match="does not offer TLS"),
     ):
-        with pytest.raises(PeerUntrusted, match="does not offer TLS"):
-            one.send(MAIL, PEER, MINE)
+        one.send(MAIL, PEER, MINE)
     assert [b"ehlo primary.example\r\n"] == [line for line in heard if line]
 
 
@@ -200,9 +200,9 @@ def test_starttls_refused(held: Keys) -> None:
     with (
         impostor(b"220 s\r\n", b"250-s\r\n250 STARTTLS\r\n", b"454 not now\r\n") as (port, heard),
         courier(port, held.calls("primary", "secondary")) as one,
+        pytest.raises(PeerUntrusted, match="offers TLS and does not speak it"),
     ):
-        with pytest.raises(PeerUntrusted, match="offers TLS and does not speak it"):
-            one.send(MAIL, PEER, MINE)
+        one.send(MAIL, PEER, MINE)
     assert [b"ehlo primary.example\r\n", b"STARTTLS\r\n"] == [line for line in heard if line]
 
 

@@ -151,7 +151,7 @@ class Conversation(SMTP):
                 self.transport, self, self.tls_context, server_side=True, ssl_handshake_timeout=self._rules.proof
             )
             if secure is None:  # it was hung up meanwhile
-                raise ConnectionAbortedError("the handshake came to no end")  # noqa: TRY301
+                raise ConnectionAbortedError("the handshake came to no end")
         except OSError as error:  # ssl's errors are, too
             self.transport.abort()
             why = one_line(getattr(error, "reason", None) or str(error) or type(error).__name__)
