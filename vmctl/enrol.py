@@ -105,7 +105,10 @@ def rotate(config: Config, name: str, clock: Clock, window: float) -> Config:
                 hint=f"'vmctl keys retire --server {name}' ends it, once the other host trusts the present ones",
             )
         key = keys.rotate(path, name)
-    return _pin(config, Code(config.network, name, key.public), clock, window)
+    made = _pin(config, Code(config.network, name, key.public), clock, window)
+    if window <= 0:
+        keys.retire(path, name)
+    return made
 
 
 def retire(config: Config, name: str, clock: Clock) -> Public | None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # sysexits.h, which mail servers understand
 _BOUNCE, _LATER = 65, 75  # EX_DATAERR, EX_TEMPFAIL
 SENDER_VARIABLE = "SENDER"
+_NULL_SENDER = "mailer-daemon"  # pipe(8) of Postfix, unless it is told otherwise
 
 
 def receive(
@@ -41,7 +42,7 @@ def receive(
     from vmctl.strays import Strays
 
     session = Session.of(context)
-    known = sender if sender is not None else os.environ.get(SENDER_VARIABLE)
+    known = _plain(sender if sender is not None else os.environ.get(SENDER_VARIABLE))
     try:
         clock, server = Clock(), session.config.servers[session.server]
         door = Door(session.config, server.name, clock)
@@ -56,12 +57,18 @@ def receive(
         strays.note(error, f"a mail server, for {known or 'an unknown sender'}")
         peer = session.config.peer_of(server.name).mail
         # a stranger's address may be forged: who gets mail for it has not written to us
-        _end(error, _BOUNCE if (known or "").strip("<>").casefold() == peer.casefold() else 0)
+        _end(error, _BOUNCE if (known or "").casefold() == peer.casefold() else 0)
     except VmctlError as error:
         _end(error, _LATER)
     except Exception as error:  # noqa: BLE001 - whatever it is, the mail server must keep the mail
         note(f"vmctl: this is a bug: {type(error).__name__}: {error}")
         raise typer.Exit(_LATER) from None
+
+
+def _plain(sender: str | None) -> str | None:
+    """The address alone; empty for the null sender, by whichever name a mail server calls it."""
+    plain = None if sender is None else sender.strip(" <>")
+    return "" if plain is not None and plain.casefold() == _NULL_SENDER else plain
 
 
 def _end(error: VmctlError, code: int) -> NoReturn:
