@@ -10,9 +10,9 @@ from running import SERVERS, Net, until, wav
 
 from vmctl import durable, errors
 from vmctl.audio import digest_of
+from vmctl.conversation import refusal
 from vmctl.errors import DiskFull, StoreError, StoreUnusable
 from vmctl.index import Index
-from vmctl.receiver import refusal
 from vmctl.trouble import Trouble, from_text, probe
 
 STEPS = ("_open", "_write", "_fsync", "_rename", "_swap", "_link", "_unlink", "_mkdir")

@@ -3,8 +3,8 @@
 import heapq
 import itertools
 
+from vmctl.conversation import refusal
 from vmctl.errors import MailRefused, PeerUnreachable
-from vmctl.receiver import refusal
 
 HOUR = 3_600_000_000  # microseconds
 FATES = ("direct", "unanswered", "broken", "relay", "lost", "doubled", "altered", "cut", "refused", "busy")
