@@ -42,7 +42,7 @@ class Relay:
     def authenticate(self, _server: Any, _session: Any, _envelope: Any, _mechanism: str, data: Any) -> AuthResult:
         """Somebody logs in."""
         self.logins.append(data)
-        return AuthResult(success=data == LoginPassword(b"vm", PASSWORD.encode()))
+        return AuthResult(success=data == LoginPassword(b"vm", PASSWORD.encode()), handled=False)
 
     @contextlib.contextmanager
     def open(self, tls: ssl.SSLContext | None = None, **words: Any) -> Iterator[Relay]:
