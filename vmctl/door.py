@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vmctl.config import Config
     from vmctl.mail import SyncMail
 
-_REPORT = "report-"
+_REPORT = ".report"  # no packet id has a dot
 _MOST_REPORTS = 100  # that wait; there are more of them where somebody makes them up
 _ADDED = 1 << 20  # bytes that servers on the way may add, besides doubling all of it
 
@@ -100,7 +100,7 @@ class Door:
         self._check_store()
         if sum(is_of_report(path) for path in self._spool.waiting()) >= _MOST_REPORTS:
             raise DiskFull("there are too many reports of mail servers that nobody has read yet")
-        self._spool.put(raw, _REPORT + secrets.token_hex(8), self._clock.wall())
+        self._spool.put(raw, secrets.token_hex(8) + _REPORT, self._clock.wall())
 
     def _check_store(self) -> None:
         identity.read(self._root, self._config.network, self._server.name)
@@ -120,7 +120,7 @@ class Door:
 
 def is_of_report(path: Path) -> bool:
     """Whether a file of the spool holds a report."""
-    return path.stem.partition("-")[2].startswith(_REPORT)
+    return path.stem.endswith(_REPORT)
 
 
 def _content(path: Path, largest: int) -> bytes:

@@ -26,7 +26,7 @@ class Spool:
         self._parked = state / "parked"
 
     def put(self, raw: bytes, packet: str, wall: int) -> Path:
-        """Keep a mail; when this returns, no power cut loses it. `packet` is a checked name."""
+        """Keep a mail; when this returns, no power cut loses it. `packet` becomes a part of its name."""
         durable.make_directory(self._folder)
         path = self._folder / f"{wall:016d}-{packet}{_SUFFIX}"
         durable.write(path, raw)

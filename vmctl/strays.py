@@ -6,7 +6,6 @@ the most. The counts are for people; nothing that is decided rests on them.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import threading
 from typing import TYPE_CHECKING, Any
@@ -69,12 +68,6 @@ class Strays:
                     durable.write(self._path, (json.dumps(known | new, indent=2) + "\n").encode(), mode=0o600)
             except (StoreBusy, StoreError):
                 self._new = new
-
-    def forget(self) -> None:
-        """Begin to count anew."""
-        with self._turn, contextlib.suppress(FileNotFoundError):
-            self._new.clear()
-            durable.discard(self._path)
 
 
 def read(state: Path) -> dict[str, dict[str, Any]]:
