@@ -86,6 +86,7 @@ class Conversation(SMTP):
         self._faults = 0
         self._leaving = False
         self._unwanted = False
+        self._shaking = False  # hands: that has an end of its own
         opened.add(self)  # now: a crowd is accepted at once, before any of it is connected
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -107,14 +108,15 @@ class Conversation(SMTP):
 
     def look(self, now: float) -> None:
         """End it where nothing comes, where a mail comes too slowly, or where it is still a stranger's after a while."""
-        if self.taking:
+        if self.taking or self._shaking:
             return
         if now - self.heard > self._rules.idle:
             log.info("a connection was closed: nothing came for %g s", self._rules.idle)
         elif self._is_slow(now):
             log.warning("a connection was closed: a mail came too slowly, from %s", self.host)
         elif self._rules.tls is not None and not self.trusted and now - self._began > self._rules.proof:
-            log.info("a connection was closed: nobody said who it was for %g s", self._rules.proof)
+            why = f"it did not say who it is for {self._rules.proof:g} s"  # counted, not logged: there may be thousands
+            self._rules.stray(MailStranger("a caller did not prove to be the peer", why=why), self.host)
         else:
             return
         self.abort()
@@ -144,6 +146,7 @@ class Conversation(SMTP):
             return
         await self.push("220 2.0.0 ready for TLS")
         assert isinstance(self.transport, asyncio.Transport)  # noqa: S101 - for the type checker
+        self._shaking = True
         try:
             if self._reader._buffer:  # type: ignore[attr-defined]  # noqa: SLF001 - nobody else tells
                 raise ConnectionAbortedError("commands came in clear text behind STARTTLS")
@@ -171,6 +174,7 @@ class Conversation(SMTP):
         self.session.extended_smtp = False
         self._set_rset_state()  # type: ignore[no-untyped-call]
         self.trusted = True
+        self._shaking = False
 
     # Answers
 
