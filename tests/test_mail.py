@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vmctl import mail as room
-from vmctl import mail_json, mail_parts
+from vmctl import mail_json, mail_parts, mail_sealed, sealing
 from vmctl.errors import BadAudio, BadValue, MailError, MailForged, MailGarbage, MailMisdirected, MailNewer
 from vmctl.mail import Audio, SyncMail, compose, describe, estimate, parse
 
@@ -345,6 +345,54 @@ def test_round_trip(mail):
     raw = write(mail)
     assert mail == take(raw)
     assert len(raw) <= estimate([*mail.records, mail.status, mail.request], [len(audio.data) for audio in mail.audio])
+
+
+def bound(mail):
+    """What the packer takes a mail for, in bytes."""
+    return estimate([*mail.records, mail.status, mail.request], [len(audio.data) for audio in mail.audio])
+
+
+def sealed(raw):
+    """A mail as it leaves through others; a seal adds as much as the real one, and turns every byte."""
+    return mail_sealed.wrap(
+        raw, sender_address="a@primary.example", recipient_address="b@secondary.example", message_id="<1@primary.example>",
+        sent=0, seal=lambda content: bytes(sealing.OVERHEAD) + bytes(255 - byte for byte in content),
+    )  # fmt: skip
+
+
+@settings(deadline=None, max_examples=100)
+@given(MAILS)
+def test_sealed_round_trip(mail):
+    """What is sealed has its recordings as they are, not in base64, and is parsed as the same value; the estimate holds for it."""
+    inside = write(mail, binary=True)
+    outside = sealed(inside)
+    assert len(outside) <= bound(mail)
+    content = mail_sealed.unwrap(outside)[sealing.OVERHEAD :]
+    assert inside == bytes(255 - byte for byte in content)
+    assert mail == take(inside)
+
+
+def test_the_estimate_holds_for_the_most_recordings_and_the_longest_names():
+    """A thousand recordings with names as long as they may be, and a summary of letters that are long in quoted-printable."""
+    audio = [
+        replace(
+            sound(bytes([number % 256]) * 7, filename="n" * 200, seconds=12345.678),
+            sha256=f"{number:064x}",
+            size=9,
+            offset=1,
+        )
+        for number in range(room.MAX_AUDIO)
+    ]
+    records = [{"key": f"mailbox/{number}", "fields": {"name": {"is": "ä" * 40, "at": STAMP}}} for number in range(60)]
+    mail = sample(audio=audio, records=records)
+    assert len(write(mail)) <= bound(mail)
+    assert len(sealed(write(mail, binary=True))) <= bound(mail)
+
+
+def test_sealing_makes_a_mail_no_longer():
+    """Base64 once, not twice: a sealed mail with a long recording is as long as the open one, to a hundredth."""
+    mail = sample(audio=[sound(bytes(1_000_000))])
+    assert len(sealed(write(mail, binary=True))) < len(write(mail)) * 1.01
 
 
 def test_the_estimate_is_close_for_big_mails():
