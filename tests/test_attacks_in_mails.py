@@ -510,6 +510,8 @@ def test_the_reader_of_reports_reads_what_servers_write():
     assert reports.read(report("<a@b>", "delayed", "4.4.1").replace(b"\r\n", b"\n")).action == "delayed"
     assert reports.is_report(report("<a@b>"))
     assert not reports.is_report(b"Subject: multipart/report\r\n\r\n")
+    assert not reports.is_report(b"Subject: x\r\n\r\nContent-Type: multipart/report\r\n\n")
+    assert not reports.read(report("<a@b>", "relayed", "2.0.0")).is_bad
 
 
 # What silence means behind relays

@@ -268,7 +268,7 @@ class Replica:
         except MailError as error:
             self.strays.note(error, "a mail server")
         else:
-            if not self.outbox.bounced(report):
+            if report.is_bad and not self.outbox.bounced(report):
                 self.strays.note(
                     MailReport("a report came on a mail that did not leave here", why=report.why), "a mail server"
                 )

@@ -33,11 +33,16 @@ class Report(NamedTuple):
     status: str
     why: str
 
+    @property
+    def is_bad(self) -> bool:
+        """Whether it says that the mail has not arrived, or not yet; others say how far it came."""
+        return self.action in {"failed", "delayed"}
+
 
 def is_report(raw: bytes) -> bool:
     """Whether a mail says of itself that it is such a report."""
-    head = raw[: raw.find(b"\n\n") if b"\n\n" in raw[:_LARGEST] else raw.find(b"\r\n\r\n")]
-    return re.search(rb"(?im)^content-type:\s*multipart/report\b", head[:_LARGEST]) is not None
+    head = re.split(rb"\r?\n\r?\n", raw[:_LARGEST], maxsplit=1)[0]
+    return re.search(rb"(?im)^content-type:\s*multipart/report\b", head) is not None
 
 
 def read(raw: bytes) -> Report:
