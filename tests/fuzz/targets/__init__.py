@@ -1,0 +1,14 @@
+"""Every target, by its name."""
+
+from fuzz.targets.changes import CHANGES
+from fuzz.targets.dialogue import RECEIVER, SENDER
+from fuzz.targets.lines import JOURNAL
+from fuzz.targets.mails import FORGED, MAIL
+from fuzz.targets.papers import CONFIG, IDENTITY, MESSAGE, RECORDING, STORE, YAML
+
+TARGETS = {
+    target.name: target
+    for target in (
+        MAIL, FORGED, CHANGES, RECEIVER, SENDER, CONFIG, YAML, MESSAGE, IDENTITY, RECORDING, STORE, JOURNAL,
+    )
+}  # fmt: skip

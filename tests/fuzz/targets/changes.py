@@ -1,0 +1,182 @@
+"""Changes: whatever the peer signs, in one mail or in several, a server takes it, goes on, and starts again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from fuzz import grounds, mutate
+from fuzz.target import Target
+from fuzz.targets.mails import WORDS
+from vmctl import mail_json, status
+from vmctl.errors import BadAudio, BadValue, MailGarbage
+from vmctl.mail_content import as_json, from_json
+from vmctl.post import DAEMON, Post
+from vmctl.purge import Housekeeper
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from random import Random
+
+    from wire import Wire
+
+    from vmctl.mail import SyncMail
+
+MORE = (
+    *WORDS, "acks", "held", "wants", "missing", "lost", "answers", "orders", "views", "agreed", "proof", "groups", "settled", "passed", "pending", "parked", "last", "asks",
+    "moves", "digest", "overwritten", "main", "verb", "by", "now", "reason", "id", "epoch", "serving", "state", "since", "cause", "number", "nonce", "before", "known", "known",
+    "round", "verify", "mailbox/2001", "mailbox/2009", "message/2001/m-9", "settings", "callflow/new", "prompt/new", "greeting/2001/name", "conflict/x", "later/x", "audio", "text",
+    "from", "name", "received", "status", "quota", "pin", "lists", "service", *grounds.LIVES.values(),
+)  # fmt: skip
+CHALLENGE = "@challenge"  # stands for one that the secondary has issued, so that the mail is fresh
+
+
+def seeds() -> list[bytes]:
+    """The mails of the primary of a network in use, each alone, and all in their order."""
+    network = grounds.network()
+    mails = [_plain(mail) for mail in network.mails if mail.sender == "primary"]
+    rich = sorted(mails, key=lambda mail: -len(json.dumps(mail)))
+    return [json.dumps(one, separators=(",", ":")).encode() for one in ([rich[0]], rich[1:3], [mails[-1]], mails[-2:])]
+
+
+def _plain(mail: SyncMail) -> dict[str, Any]:
+    whole = as_json(mail)
+    for audio, part in zip(mail.audio, whole["audio"], strict=True):
+        part["data"] = audio.data.hex()
+    return {**whole, "echo": CHALLENGE}
+
+
+def change(data: bytes, chance: Random, longest: int) -> bytes:
+    """Another list of mails."""
+    try:
+        mails = json.loads(data)
+        if isinstance(mails, list) and len(mails) < 4 and chance.random() < 0.1:
+            return json.dumps(mutate.of_pieces(mails, chance), separators=(",", ":")).encode()[:longest]
+    except (ValueError, RecursionError):
+        pass
+    return mutate.of_json_bytes(data, chance, longest, (), MORE)
+
+
+def run(data: bytes) -> None:
+    """A server at work takes the mails; its roles turn, it scans, answers, tells its status, keeps house, starts again."""
+    told = list(_mails(data))
+    if not told:
+        return
+    with grounds.disk_in_memory():
+        wire = grounds.network().again()
+        wire.b.close()
+        store = wire.config.servers["secondary"].store
+        assert store is not None
+        with _post(wire) as post:
+            post.start()
+            faults = _unreadable(post)
+            for mail in told:
+                _tell(wire, post, mail)
+                _turn(wire, post)
+            assert _unreadable(post) <= faults, f"the peer's values made files that cannot be read: {post}"
+            digest = post.replica.index.digest
+            _tell(wire, post, told[-1])
+            assert post.replica.index.digest == digest, "a mail that came twice changed something the second time"
+            Housekeeper(post.replica).run()
+        with _post(wire) as post:
+            post.start()
+            _tell(wire, post, _healthy(wire))
+            _turn(wire, post)
+            assert "2009" in post.replica.store.names("mailbox"), "a mailbox made after it did not come through"
+        _nothing_outside(store)
+
+
+def _post(wire: Wire) -> Post:
+    return Post(wire.config, "secondary", wire.clock, role=DAEMON, wake=lambda: None)
+
+
+def _mails(data: bytes) -> Iterator[SyncMail]:
+    """Those of the mails that a signed one can hold; the rest is for the target `mail`."""
+    try:
+        whole = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    for value in whole[:3] if isinstance(whole, list) else ():
+        mail = _mail(value)
+        if mail is not None:
+            yield mail
+
+
+def _mail(value: Any) -> SyncMail | None:
+    import hashlib
+
+    try:
+        contents = {}
+        parts = value.get("audio")
+        for part in parts if isinstance(parts, list) else ():
+            found = (
+                bytes.fromhex(part.pop("data")) if isinstance(part, dict) and isinstance(part.get("data"), str) else b""
+            )
+            contents[hashlib.sha256(found).hexdigest()] = found
+        network = grounds.network().config.network
+        said = {**value, "network": network, "sender": "primary", "recipient": "secondary"}
+        mail = from_json(mail_json.loads(mail_json.dumps(said)), contents)
+        grounds.compose(mail)
+    except (ValueError, AttributeError, RecursionError, MailGarbage, BadValue, BadAudio):
+        return None
+    return mail
+
+
+def _tell(wire: Wire, post: Post, mail: SyncMail) -> None:
+    if mail.echo == CHALLENGE:
+        with post.replica.locked(), post.replica.index.transaction():
+            mail = replace(mail, echo=post.replica.contact.challenge())
+        wire.clock.advance(0.01)
+    post.replica.receive(grounds.compose(mail))
+    post.take()
+    assert not post.replica.spool.waiting(), "a mail stayed in the spool"
+    refused = post.replica.spool.refused()
+    assert not refused, f"a mail was refused whole: {post.replica.spool.why(refused[0])}"
+
+
+def _turn(wire: Wire, post: Post) -> None:
+    wire.clock.advance(1.5)
+    post.tick(automatic=True)
+    assert post.journal_trouble is None, post.journal_trouble
+    post.replica.scan(full=True)
+    for parcel in post.parcels(always=True):
+        assert len(parcel.raw) <= wire.config.mail.max
+        post.replica.outbox.left(parcel)
+    _ = (post.in_step, post.stuck, post.peer_todo, post.note_step())
+    post.answers()
+    json.dumps(status.gather(wire.config, wire.clock), allow_nan=False).encode()
+    assert not post.replica.journal.verify()
+
+
+def _unreadable(post: Post) -> set[str]:
+    post.replica.scan(full=True)
+    return {fault["path"] for fault in post.replica.index.faults.all()}
+
+
+def _healthy(wire: Wire) -> SyncMail:
+    """What the primary says of a mailbox that it makes now, in a mail of its own present life."""
+    network = grounds.network()
+    wire.desk().create_mailbox("2009", {"name": "Cy"})
+    with network.heard():
+        before = len(network.mails)
+        wire.send("primary", always=True, anew=True)
+        mails = network.mails[before:]
+        del network.mails[before:], network.raw[before:]
+    (mail,) = [one for one in mails if any(record["key"] == "mailbox/2009" for record in one.records)]
+    return replace(mail, echo=CHALLENGE)
+
+
+def _nothing_outside(store: Path) -> None:
+    there = {path.name for path in store.parent.iterdir()}
+    assert there <= _NEIGHBOURS | {"probe"}, f"something was made outside of the store: {there - _NEIGHBOURS}"
+    for path in store.rglob("*"):
+        assert not path.is_symlink(), path
+    assert {path.name for path in store.iterdir()} <= _INSIDE, "something was made that no store has"
+
+
+_NEIGHBOURS = {"vmctl.yaml", "keys", "primary", "secondary", ".gitignore", "README.md"}
+_INSIDE = {".vmctl", "settings.yaml", "callflows", "prompts", "mailboxes"}
+
+CHANGES = Target("changes", "the JSON of signed mails, taken by a server at work", run, seeds, change)
