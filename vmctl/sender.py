@@ -17,7 +17,7 @@ import contextlib
 import re
 import smtplib
 import ssl
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 from vmctl.errors import LoginRefused, MailPutOff, MailRefused, MailTooLarge, PeerUnreachable, PeerUntrusted
 from vmctl.mail_parts import one_line
@@ -30,6 +30,8 @@ _TOO_LARGE = 552
 _CLOSING = 421
 _FULL_MAILBOX = re.compile(r"^5\.2\.2\b")  # also 552, and nothing that a smaller mail would mend
 _BARE_END = re.compile(rb"\r(?!\n)|(?<!\r)\n")
+_SIZE = re.compile(r"[0-9]{1,20}", re.ASCII)  # RFC 1870, 3
+_LONGEST_REPLY = 200  # lines; EHLO's is the longest that any server gives
 
 
 class Courier:
@@ -105,7 +107,7 @@ class Courier:
             self._drop()
         if self._smtp is None:
             host, port = self.address
-            smtp = smtplib.SMTP(local_hostname=self._helo, timeout=self._timeout)
+            smtp = _Client(local_hostname=self._helo, timeout=self._timeout)
             smtp._host = host  # type: ignore[attr-defined]  # noqa: SLF001 - starttls asks for it, connect forgets it
             self._smtp = smtp
             code, reply = smtp.connect(host, port)
@@ -141,7 +143,7 @@ class Courier:
 
     def _limit(self, smtp: smtplib.SMTP) -> int:
         theirs = smtp.esmtp_features.get("size", "")
-        size = int(theirs) if theirs.isascii() and theirs.isdigit() else 0  # RFC 1870: none or 0 is "no fixed limit"
+        size = int(theirs) if _SIZE.fullmatch(theirs) else 0  # none or 0 is "no fixed limit"
         return min(self._mail_max, size or self._mail_max)
 
     def _drop(self) -> None:
@@ -181,6 +183,37 @@ class Courier:
         except BaseException:
             self._drop()  # interrupted in the middle of a dialogue
             raise
+
+
+class _Client(smtplib.SMTP):
+    """Python's client, which would read a reply without end for ever, and hold all of it."""
+
+    def getreply(self) -> tuple[int, bytes]:
+        """The next reply. Raises SMTPServerDisconnected where it has no end."""
+        if self.file is None:
+            assert self.sock is not None  # noqa: S101 - for the type checker: there is one once it is connected
+            self.file = _Lines(self.sock.makefile("rb"))
+        self.file.left = _LONGEST_REPLY
+        return super().getreply()
+
+
+class _Lines:
+    """What a server says, line by line, for as long as there are some `left`."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.left = 0
+
+    def readline(self, most: int) -> bytes:
+        """The next line, or `most` bytes of it. Raises OSError where none is left."""
+        if self.left == 0:
+            raise OSError("its reply has no end")
+        self.left -= 1
+        return self._file.readline(most)
+
+    def close(self) -> None:
+        """Close it."""
+        self._file.close()
 
 
 def _tls_fault(error: BaseException) -> str | None:
