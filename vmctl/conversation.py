@@ -34,6 +34,7 @@ FAULTS = 10  # replies 5xx in a row on one connection
 RECIPIENTS = 100  # of one mail, RFC 5321, 4.5.3.1.8; all of them are the same
 GRACE = 60.0  # seconds in which a mail may be as slow as it likes
 SLOWEST = 1000.0  # bytes a second of a mail that takes longer
+MUCH = 4  # times `mail_max`: who goes on so far past it will not stop, and aiosmtpd holds a line until it ends
 _LINGER = 0.2  # seconds
 _REPLY_LINE = 480  # characters, RFC 5321 allows 512 octets
 _SHUTTING_DOWN = "421 4.3.2 shutting down, try again later"
@@ -104,6 +105,10 @@ class Conversation(SMTP):
         """Note that the line is alive."""
         self.heard = self.loop.time()
         self._mail_bytes += len(data)
+        if self._mail_began is not None and self._mail_bytes > MUCH * self._rules.mail_max:
+            log.warning("a connection was closed: a mail has no end, from %s", self.host)
+            self._hang_up("552 5.3.4 too much mail data")
+            return
         super().data_received(data)
 
     def look(self, now: float) -> None:
