@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Without compiled modules every command would compile its own again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test matrix soak plants crash lint docs clean
+.PHONY: demo test matrix soak plants crash fuzz lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vmctl demo
@@ -38,6 +38,10 @@ plants: $(VENV)/.installed-dev
 crash: $(VENV)/.installed-dev
 	PYTHONPATH=tests $(BIN)/python -m crash_points --everywhere $(STORIES)
 
+# make fuzz [SECONDS=60] [TARGET=mail]: every entrance, or one, for so long each. Prints a table; findings lie in .fuzz/found.
+fuzz: $(VENV)/.installed-fuzz
+	cd tests && PYTHONPATH=.. ../$(BIN)/python -m fuzz $(if $(SECONDS),--seconds $(SECONDS)) $(if $(TARGET),--target $(TARGET))
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -59,3 +63,7 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-fuzz: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,fuzz]'
+	touch $@ $(VENV)/.installed-dev $(VENV)/.installed

@@ -16,7 +16,7 @@ from unittest import mock
 
 from wire import Wire, tone
 
-from vmctl import durable, identity, keys, writing
+from vmctl import durable, identity, keys, mail_sealed, writing
 from vmctl import mail as mail_room
 from vmctl.errors import RoleError
 from vmctl.failover import Failover
@@ -52,7 +52,7 @@ def scratch() -> Path:
 @contextlib.contextmanager
 def disk_in_memory() -> Iterator[None]:
     """Nobody here cuts the power, so no disk is waited for."""
-    with mock.patch.object(durable, "_fsync", lambda _fd: None), mock.patch.object(durable, "_sync", lambda: None):
+    with mock.patch.object(durable, "_fsync"), mock.patch.object(durable, "_sync"):
         yield
 
 
@@ -162,10 +162,22 @@ def compose(mail: SyncMail) -> bytes:
         sender_address="vmctl@primary.example",
         recipient_address="vmctl@secondary.example",
         message_id="<1.a@primary.example>",
-        sign=key().sign,
-        public=key().public,
+        sign=lambda data: key().signatures(data, former=False),
         summary=summary,
         subject=subject,
+    )
+
+
+def sealed(content: bytes) -> bytes:
+    """A mail that carries another one sealed for the secondary."""
+    server = network().config.servers["secondary"]
+    return mail_sealed.wrap(
+        content,
+        sender_address="vmctl@primary.example",
+        recipient_address=server.mail,
+        message_id="<2.a@primary.example>",
+        sent=10**15,
+        seal=lambda data: keys.seal(data, server.seal_key),
     )
 
 

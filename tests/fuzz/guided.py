@@ -35,7 +35,7 @@ def main(name: str, seconds: str, state: Path, merge_to: str | None) -> None:
             if finding is not None and not (found / f"{finding.name}.txt").exists():
                 (found / finding.name).write_bytes(data)
                 (found / f"{finding.name}.txt").write_text(finding.story, "utf-8", "backslashreplace")
-                print(f"found: {finding.name}", file=sys.stderr)
+                sys.stderr.write(f"found: {finding.name}\n")
 
         def mutate(data: bytes, longest: int, seed: int) -> bytes:
             chance = Random(seed)

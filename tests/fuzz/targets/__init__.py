@@ -2,6 +2,7 @@
 
 from fuzz.targets.changes import CHANGES
 from fuzz.targets.dialogue import RECEIVER, SENDER
+from fuzz.targets.entrance import BOUNCE, DOOR
 from fuzz.targets.lines import JOURNAL
 from fuzz.targets.mails import FORGED, MAIL
 from fuzz.targets.papers import CONFIG, IDENTITY, MESSAGE, RECORDING, STORE, YAML
@@ -9,6 +10,6 @@ from fuzz.targets.papers import CONFIG, IDENTITY, MESSAGE, RECORDING, STORE, YAM
 TARGETS = {
     target.name: target
     for target in (
-        MAIL, FORGED, CHANGES, RECEIVER, SENDER, CONFIG, YAML, MESSAGE, IDENTITY, RECORDING, STORE, JOURNAL,
+        MAIL, FORGED, DOOR, BOUNCE, CHANGES, RECEIVER, SENDER, CONFIG, YAML, MESSAGE, IDENTITY, RECORDING, STORE, JOURNAL,
     )
 }  # fmt: skip

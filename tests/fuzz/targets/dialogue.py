@@ -15,7 +15,7 @@ from unittest import mock
 
 from fuzz import grounds, mutate
 from fuzz.target import Target
-from vmctl import receiver as receiver_room
+from vmctl import conversation as conversation_room
 from vmctl.errors import DiskFull, MailPutOff, MailRefused, MailTooLarge, PeerUnreachable, StoreUnusable
 from vmctl.sender import Courier
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 MINE, PEER = "vmctl@secondary.example", "vmctl@primary.example"
 SECRET = "/srv/secret/store"  # stands in what faults say, and never in a reply
 MOST = 4000  # bytes of a mail
+AGAIN = b"\r\n..."  # at the end of an input: what was said last is said again, for ever or nearly so
+_FLOOD, _CHUNK, _LAST = 300 << 20, 1 << 16, 60  # bytes
 _REPLY = re.compile(rb"[2-5][0-9][0-9][ -][^\r\n]{0,506}\r\n")
 
 # The receiver
@@ -58,7 +60,7 @@ class _Line(asyncio.Transport):
         super().__init__({"peername": ("127.0.0.1", 1)})
         self.said = bytearray()
         self.closed = False
-        self.protocol: receiver_room.Conversation | None = None
+        self.protocol: conversation_room.Conversation | None = None
 
     def write(self, data: bytes) -> None:
         if not self.closed:
@@ -91,12 +93,21 @@ def _loop() -> asyncio.AbstractEventLoop:
     return asyncio.new_event_loop()
 
 
-def _conversation(take: Callable[[bytes], None]) -> receiver_room.Conversation:
+def _conversation(take: Callable[[bytes], None]) -> conversation_room.Conversation:
     """The one place that knows how the receiver builds its side of a connection."""
-    desk = receiver_room._Desk(MINE, PEER, take, _AtOnce())
-    return receiver_room.Conversation(
-        desk, set(), loop=_loop(), hostname="secondary.example", mail_max=MOST, idle=3600.0
+    rules = conversation_room.Rules(
+        hostname="secondary.example",
+        mail_max=MOST,
+        mine=MINE,
+        peer=PEER,
+        take=lambda raw, _sender: take(raw),
+        stray=lambda _error, _host: None,
+        worker=_AtOnce(),
+        tls=None,
+        idle=3600.0,
+        proof=3600.0,
     )
+    return conversation_room.Conversation(rules, set(), _loop())
 
 
 def _until_still(most: int = 20_000) -> None:
@@ -110,7 +121,7 @@ def _until_still(most: int = 20_000) -> None:
 
 
 def talk(data: bytes, take: Callable[[bytes], None]) -> bytes:
-    """What the receiver answers to a client that says all of this, in pieces."""
+    """What the receiver answers to a client that says all of this, in pieces; after AGAIN its last words over and over."""
     line, faults = _Line(), []
     loop = _loop()
     loop.set_exception_handler(lambda _loop, context: faults.append(context))
@@ -119,11 +130,17 @@ def talk(data: bytes, take: Callable[[bytes], None]) -> bytes:
     line.protocol = conversation
     conversation.connection_made(line)
     _until_still()
+    data, more = (data.removesuffix(AGAIN), _FLOOD) if data.endswith(AGAIN) else (data, 0)
     step = 1 + len(data) // 30 + zlib.crc32(data) % 2048
     for at in range(0, len(data), step):
         if line.closed:
             break
         conversation.data_received(data[at : at + step])
+        _until_still()
+    flood = (data[-_LAST:] or b"x") * (1 + _CHUNK // max(1, len(data[-_LAST:])))
+    while more > 0 and not line.closed:
+        conversation.data_received(flood)
+        more -= len(flood)
         _until_still()
     if not line.closed:
         conversation.eof_received()
@@ -216,17 +233,22 @@ REPLIES = (
 
 
 class _Server:
-    """In the place of a socket to a server that says all it ever says, and hears what is said."""
+    """In the place of a socket to a server that says all it ever says, and hears what is said.
+
+    After AGAIN it says its last line for ever.
+    """
 
     def __init__(self, says: bytes) -> None:
-        self._says = io.BufferedReader(io.BytesIO(says))
+        says, self._for_ever = (says.removesuffix(AGAIN), True) if says.endswith(AGAIN) else (says, False)
+        self._last = says.removesuffix(b"\n").rpartition(b"\n")[2] + b"\n"
+        self._says = io.BytesIO(says)
         self.heard = bytearray()
 
     def makefile(self, _mode: str) -> Self:
         return self
 
     def readline(self, most: int = -1) -> bytes:
-        return self._says.readline(most)
+        return self._says.readline(most) or (self._last[:most] if self._for_ever else b"")
 
     def sendall(self, data: bytes) -> None:
         self.heard += data
@@ -238,7 +260,7 @@ class _Server:
 
 def _courier() -> Courier:
     """The one place that knows how a courier is built."""
-    return Courier(("peer.example", 25), helo="primary.example", timeout=5, mail_max=1_000_000)
+    return Courier(("peer.example", 25), helo="primary.example", timeout=5, mail_max=1_000_000, tls=None)
 
 
 def run_sender(data: bytes) -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from fuzz import grounds, mutate
 from fuzz.target import Target
+from vmctl.conversation import refusal
 from vmctl.errors import BadAudio, BadValue, MailError, MailForged, MailGarbage
-from vmctl.receiver import refusal
 
 if TYPE_CHECKING:
     from random import Random
