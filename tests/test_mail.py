@@ -403,9 +403,10 @@ def test_the_estimate_is_close_for_big_mails():
     assert size <= guess <= size + room.FRAME + 2 * room.AUDIO_FRAME
 
 
-def test_half_a_character_survives():
-    """A lone surrogate in a value travels as JSON's escape."""
-    assert sample(status={"x": "\ud800"}) == take(write(sample(status={"x": "\ud800"})))
+def test_half_a_character_in_a_record_survives():
+    """A lone surrogate in a record travels as JSON's escape: who takes it can name that record and take all others."""
+    mail = sample(records=[record("mailbox/2002", name="\ud800")])
+    assert mail == take(write(mail))
 
 
 def test_equal_recordings_travel_once_each_and_arrive():
@@ -584,7 +585,9 @@ BROKEN = [
     *(changed(v=v) for v in (0, -1, True, "1", None, 1.0)),
     *(changed(packet=packet) for packet in ("", "../x", "a" * 65, 1, None)),
     *(changed(records=records) for records in (None, {}, [1], [{}], [{"key": 1}])),
-    *(changed(sent=sent) for sent in (5, "now", "2026-01-01T00:00:00", "x" * 999)),
+    *(changed(sent=sent) for sent in (5, "now", "2026-01-01T00:00:00", "x" * 999, "9999-12-31T23:59:59-01:00")),
+    *(changed(**{name: "\ud800"}) for name in ("incarnation", "challenge", "echo", "config")),
+    *(changed(**{name: {"x": ["\ud800"]}}) for name in ("status", "request", "checkpoint", "echo_checkpoint")),
     *(changed(journal=journal) for journal in (5, [], [1], [1, 2], [-1, "x"], ["1", "x"])),
     *(changed(audio=audio) for audio in (None, {}, [1], [{}], [{}] * 1001)),
     *(changed(status=value) for value in (None, [], "x")),

@@ -74,16 +74,23 @@ def tick(last: int, wall: int) -> int:
 
 
 def rfc3339(micros: int) -> str:
-    """A wall reading as RFC 3339 in UTC with milliseconds."""
+    """A wall reading as RFC 3339 in UTC with milliseconds. Raises OverflowError for none of the years 1 to 9999."""
     moment = _EPOCH + micros * _MICROSECOND
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{micros // 1000 % 1000:03d}Z"
+    return moment.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 
 def parse_rfc3339(text: str) -> int:
-    """Microseconds of an RFC 3339 time. Raises ValueError for anything else, also for one without its zone."""
+    """Microseconds of an RFC 3339 time.
+
+    Raises ValueError for anything else, also for one without its zone, and for one that is in another year than 1 to
+    9999 in UTC: it could not be shown again.
+    """
     if not _RFC3339.fullmatch(text):
         raise ValueError(f"{text[:80]!r} is no time with its zone such as 2026-01-31T08:15:00Z")
-    return (datetime.fromisoformat(text.upper()) - _EPOCH) // _MICROSECOND
+    try:
+        return (datetime.fromisoformat(text.upper()).astimezone(UTC) - _EPOCH) // _MICROSECOND
+    except OverflowError as error:
+        raise ValueError(f"{text!r} is before or after all times that can be told") from error
 
 
 def parse_duration(text: str) -> float:

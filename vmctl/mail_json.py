@@ -56,13 +56,13 @@ def maybe(is_right: Callable[[Any], bool], value: dict[str, Any], name: str) -> 
 
 
 def is_text(value: Any) -> bool:
-    """Whether it is a text of at most MAX_TEXT characters."""
-    return isinstance(value, str) and len(value) <= MAX_TEXT
+    """Whether it is a text of at most MAX_TEXT characters, all of them whole."""
+    return isinstance(value, str) and len(value) <= MAX_TEXT and _is_whole(value)
 
 
 def is_mapping(value: Any) -> bool:
-    """Whether it is a JSON object."""
-    return isinstance(value, dict)
+    """Whether it is a JSON object, and every character in it whole: half a one fits neither the index nor a file."""
+    return isinstance(value, dict) and _is_whole(value)
 
 
 def is_count(value: Any) -> bool:
@@ -94,6 +94,14 @@ def shown(value: Any) -> str:
     """A value from outside as an error may show it: plain ASCII, short."""
     text = ascii(value)
     return text if len(text) <= 80 else text[:77] + "..."  # noqa: PLR2004
+
+
+def _is_whole(value: Any) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import re
 from dataclasses import replace
 from email.utils import quote
@@ -13,6 +14,7 @@ from fuzz import grounds, mutate
 from fuzz.target import Target
 from vmctl.conversation import refusal
 from vmctl.errors import BadAudio, BadValue, MailError, MailForged, MailGarbage
+from vmctl.mail_content import as_json
 
 if TYPE_CHECKING:
     from random import Random
@@ -92,6 +94,7 @@ def run_believed(data: bytes) -> None:
     for audio in mail.audio:
         assert audio.offset + len(audio.data) <= audio.size
         assert "/" not in audio.filename, audio.filename
+    json.dumps({**as_json(mail), "records": []}, ensure_ascii=False).encode()  # as the index and the journal hold it
     _check_round_trip(mail)
 
 
