@@ -6,8 +6,10 @@ import atexit
 import contextlib
 import functools
 import io
+import itertools
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from pathlib import Path
@@ -63,7 +65,13 @@ class Network:
         self.root = scratch() / "net"
         self.mails: list[SyncMail] = []
         self.raw: list[bytes] = []
-        with disk_in_memory(), mock.patch.object(identity, "new_incarnation", LIVES.__getitem__), self.heard():
+        count = itertools.count(1)
+        with (
+            disk_in_memory(),
+            mock.patch.object(identity, "new_incarnation", LIVES.__getitem__),
+            mock.patch.object(secrets, "token_hex", lambda size: f"{next(count):0{2 * size}x}"),
+            self.heard(),
+        ):
             self.wire = Wire(self.root)
             self._fill()
             self.wire.close()

@@ -46,7 +46,7 @@ def main(name: str, seconds: str, state: Path, merge_to: str | None) -> None:
         words = state / f"{name}.dict"
         words.write_text("".join(f'"{_escaped(token)}"\n' for token in target.tokens or (b"{",)))
         options = [
-            f"-timeout={_HANG}", f"-rss_limit_mb={_MOST_RESIDENT}", f"-max_len={target.longest}", "-print_final_stats=1",
+            f"-timeout={_HANG}", f"-report_slow_units={_HANG}", f"-rss_limit_mb={_MOST_RESIDENT}", f"-max_len={target.longest}", "-print_final_stats=1",
             f"-artifact_prefix={found}/", "-len_control=0", f"-dict={words}",
         ]  # fmt: skip
         how = ["-merge=1", merge_to, str(seen)] if merge_to else [f"-max_total_time={seconds}", str(seen)]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import hashlib
 import json
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +16,7 @@ from fuzz.targets.mails import WORDS
 from vmctl import mail_json, status
 from vmctl.errors import BadAudio, BadValue, MailGarbage
 from vmctl.mail_content import as_json, from_json
+from vmctl.model import KINDS, Record, parse_key
 from vmctl.post import DAEMON, Post
 from vmctl.purge import Housekeeper
 
@@ -30,6 +35,8 @@ MORE = (
     "round", "verify", "mailbox/2001", "mailbox/2009", "message/2001/m-9", "settings", "callflow/new", "prompt/new", "greeting/2001/name", "conflict/x", "later/x", "audio", "text",
     "from", "name", "received", "status", "quota", "pin", "lists", "service", *grounds.LIVES.values(),
 )  # fmt: skip
+VERSION, BASE = "@version", "@base"  # stand for that of the record as it is, and for the one that the secondary has
+_PLACE = re.compile(r"@(\d{1,4})([+-]\d{1,15})?", re.ASCII)
 CHALLENGE = "@challenge"  # stands for one that the secondary has issued, so that the mail is fresh
 
 
@@ -45,7 +52,42 @@ def _plain(mail: SyncMail) -> dict[str, Any]:
     whole = as_json(mail)
     for audio, part in zip(mail.audio, whole["audio"], strict=True):
         part["data"] = audio.data.hex()
-    return {**whole, "echo": CHALLENGE}
+    records = [_unversioned(record) for record in whole["records"]]
+    return _ranked({**whole, "records": records, "echo": CHALLENGE})
+
+
+def _unversioned(record: dict[str, Any]) -> dict[str, Any]:
+    base = record.get("base")
+    return {**record, "version": VERSION, **({"base": {**base, "version": BASE}} if base else {})}
+
+
+@functools.cache
+def _numbers() -> list[int]:
+    """Every reading of a clock in what the primary said, in order: inputs name them by their places here."""
+    found: set[int] = set()
+    for mail in grounds.network().mails:
+        found |= {int(one) for one in re.findall(r"\b1\d{15}\b", json.dumps(as_json(mail)))}
+    return sorted(found)
+
+
+def _ranked(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _ranked(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_ranked(one) for one in value]
+    return f"@{_numbers().index(value)}" if type(value) is int and value in _numbers() else value
+
+
+def _real(value: Any) -> Any:
+    """The same with the numbers of this process in it."""
+    if isinstance(value, dict):
+        return {name: _real(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_real(one) for one in value]
+    if isinstance(value, str) and (place := _PLACE.fullmatch(value)):
+        numbers = _numbers()
+        return numbers[min(int(place[1]), len(numbers) - 1)] + int(place[2] or 0)
+    return value
 
 
 def change(data: bytes, chance: Random, longest: int) -> bytes:
@@ -75,16 +117,19 @@ def run(data: bytes) -> None:
             for mail in told:
                 _tell(wire, post, mail)
                 _turn(wire, post)
-            assert _unreadable(post) <= faults, f"the peer's values made files that cannot be read: {post}"
+            new = {path: why for path, why in _unreadable(post).items() if path not in faults}
+            named = {
+                post.replica.store.path(record["key"]) for mail in told for record in mail.records if _has_file(record)
+            }
+            assert new.keys() <= named, f"what the peer said of others made files that cannot be read: {new}"
             digest = post.replica.index.digest
             _tell(wire, post, told[-1])
             assert post.replica.index.digest == digest, "a mail that came twice changed something the second time"
             Housekeeper(post.replica).run()
-        with _post(wire) as post:
-            post.start()
-            _tell(wire, post, _healthy(wire))
-            _turn(wire, post)
-            assert "2009" in post.replica.store.names("mailbox"), "a mailbox made after it did not come through"
+        wire.open("secondary")
+        wire.desk().create_mailbox("2009", {"name": "Cy"})
+        wire.exchange(8)
+        assert "2009" in wire.b.store.names("mailbox"), "a mailbox made after it did not come through"
         _nothing_outside(store)
 
 
@@ -105,8 +150,6 @@ def _mails(data: bytes) -> Iterator[SyncMail]:
 
 
 def _mail(value: Any) -> SyncMail | None:
-    import hashlib
-
     try:
         contents = {}
         parts = value.get("audio")
@@ -116,12 +159,35 @@ def _mail(value: Any) -> SyncMail | None:
             )
             contents[hashlib.sha256(found).hexdigest()] = found
         network = grounds.network().config.network
+        value = _real(value)
+        value["records"] = [_versioned(record) for record in value["records"]]
         said = {**value, "network": network, "sender": "primary", "recipient": "secondary"}
         mail = from_json(mail_json.loads(mail_json.dumps(said)), contents)
         grounds.compose(mail)
-    except (ValueError, AttributeError, RecursionError, MailGarbage, BadValue, BadAudio):
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, MailGarbage, BadValue, BadAudio):
         return None
     return mail
+
+
+def _versioned(record: Any) -> Any:
+    if not isinstance(record, dict):
+        return record
+    made = dict(record)
+    with contextlib.suppress(ValueError, TypeError, AttributeError):
+        if made.get("version") == VERSION:
+            made["version"] = Record.from_json(made["key"], made).version
+        base = made.get("base")
+        if isinstance(base, dict) and base.get("version") == BASE:
+            made["base"] = {**base, "version": _held().get(made["key"], "none")}
+    return made
+
+
+@functools.cache
+def _held() -> dict[str, str]:
+    """The versions that the secondary has before anything is told."""
+    wire = grounds.network().again()
+    keys = {record["key"] for mail in grounds.network().mails for record in mail.records}
+    return {key: entry.record.version for key in keys if (entry := wire.b.index.get(key)) is not None}
 
 
 def _tell(wire: Wire, post: Post, mail: SyncMail) -> None:
@@ -150,22 +216,15 @@ def _turn(wire: Wire, post: Post) -> None:
     assert not post.replica.journal.verify()
 
 
-def _unreadable(post: Post) -> set[str]:
+def _unreadable(post: Post) -> dict[str, str]:
     post.replica.scan(full=True)
-    return {fault["path"] for fault in post.replica.index.faults.all()}
+    return {fault["path"]: fault["why"] for fault in post.replica.index.faults.all()}
 
 
-def _healthy(wire: Wire) -> SyncMail:
-    """What the primary says of a mailbox that it makes now, in a mail of its own present life."""
-    network = grounds.network()
-    wire.desk().create_mailbox("2009", {"name": "Cy"})
-    with network.heard():
-        before = len(network.mails)
-        wire.send("primary", always=True, anew=True)
-        mails = network.mails[before:]
-        del network.mails[before:], network.raw[before:]
-    (mail,) = [one for one in mails if any(record["key"] == "mailbox/2009" for record in one.records)]
-    return replace(mail, echo=CHALLENGE)
+def _has_file(record: dict[str, Any]) -> bool:
+    with contextlib.suppress(ValueError):
+        return parse_key(record["key"]).kind in KINDS
+    return False
 
 
 def _nothing_outside(store: Path) -> None:

@@ -176,8 +176,8 @@ def run_receiver(data: bytes) -> None:
         assert secret not in said or secret in data, secret
     assert said.count(b"250 2.0.0 taken") == len(taken)
     assert all(len(raw) <= MOST for raw in taken)
-    assert set(taken) <= _ended(data), "a mail was taken that no client has ended"
     if taken:
+        assert set(taken) <= _ended(data), "a mail was taken that no client has ended"
         assert re.search(rb"(?i)mail\s", data)
         assert re.search(rb"(?i)rcpt\s", data)
 
