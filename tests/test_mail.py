@@ -571,6 +571,19 @@ def test_a_later_format_needs_a_signature_too():
         take(resigned(changed(v=2)), check=lambda _signature, _data: False)
 
 
+def test_header_blocks_that_go_on_and_on_are_garbage():
+    """Each is short enough, all of them together are not: a few megabytes of headers would cost seconds."""
+
+    def parts(count):
+        head = b"Content-Type: multipart/mixed; boundary=x\r\n\r\n"
+        return head + (b"--x\r\n" + b"A: b\r\n" * 30_000 + b"\r\n\r\n") * count + b"--x--\r\n"
+
+    assert len(mail_parts.leaves(parts(5))) == 5
+    with pytest.raises(MailGarbage) as caught:
+        mail_parts.leaves(parts(6))
+    assert "header blocks" in caught.value.why
+
+
 BROKEN = [
     b"",
     b"[]",

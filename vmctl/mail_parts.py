@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 BASE64_LINE = 76  # characters, RFC 2045
 BASE64_GROWTH = (BASE64_LINE + 2) / (BASE64_LINE // 4 * 3)  # bytes on the wire for each byte of data
 MAX_HEAD = 256 * 1024  # bytes of one header block; relays add a few Received lines
-MAX_VALUE = 1000  # characters of one Content-Type or Content-Disposition
+MAX_HEADS = 4 * MAX_HEAD  # bytes of all of them in one mail: a header takes a microsecond or two
+MAX_VALUE = 500  # characters of one Content-Type or Content-Disposition
 MAX_READABLE = 8 * 1024  # bytes of the text for people
 MAX_PARTS = 1200
 MAX_DEPTH = 4  # a mailing list may wrap the whole mail once or twice
@@ -150,24 +151,36 @@ def multipart(head: Iterable[bytes], boundary: str, parts: Iterable[bytes]) -> b
 
 def leaves(raw: bytes) -> list[Part]:
     """Every part that is no multipart itself, in order; line ends may be CRLF or LF. Raises MailGarbage."""
-    found: list[Part] = []
-    _walk(raw, 0, len(raw), 0, found)
-    return found
+    walk = _Walk(raw)
+    walk.into(0, len(raw), 0)
+    return walk.found
 
 
-def _walk(raw: bytes, start: int, end: int, depth: int, found: list[Part]) -> None:
-    headers, body = _head(raw, start, end)
-    if not _content_type(headers).startswith("multipart/"):
-        if depth == 0:
-            raise garbage("it has no parts")
-        found.append(Part(headers, raw, body, end))
-        return
-    if depth >= MAX_DEPTH:
-        raise garbage(f"its parts are nested more than {MAX_DEPTH} deep")
-    for part_start, part_end in _pieces(raw, body, end, _boundary(headers)):
-        if len(found) >= MAX_PARTS:
-            raise garbage(f"it has more than {MAX_PARTS} parts")
-        _walk(raw, part_start, part_end, depth + 1, found)
+class _Walk:
+    """The way through a mail, from part to part."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.found: list[Part] = []
+        self._raw = raw
+        self._heads = 0  # bytes of all header blocks up to here
+
+    def into(self, start: int, end: int, depth: int) -> None:
+        """Find the leaves of what lies between two places."""
+        headers, body = _head(self._raw, start, end)
+        self._heads += body - start
+        if self._heads > MAX_HEADS:
+            raise garbage(f"its header blocks are longer than {MAX_HEADS} bytes")
+        if not _content_type(headers).startswith("multipart/"):
+            if depth == 0:
+                raise garbage("it has no parts")
+            self.found.append(Part(headers, self._raw, body, end))
+            return
+        if depth >= MAX_DEPTH:
+            raise garbage(f"its parts are nested more than {MAX_DEPTH} deep")
+        for part_start, part_end in _pieces(self._raw, body, end, _boundary(headers)):
+            if len(self.found) >= MAX_PARTS:
+                raise garbage(f"it has more than {MAX_PARTS} parts")
+            self.into(part_start, part_end, depth + 1)
 
 
 def _head(raw: bytes, start: int, end: int) -> tuple[Message, int]:
