@@ -5,11 +5,11 @@ from fuzz.targets.dialogue import RECEIVER, SENDER
 from fuzz.targets.entrance import BOUNCE, DOOR
 from fuzz.targets.lines import JOURNAL
 from fuzz.targets.mails import FORGED, MAIL
-from fuzz.targets.papers import CONFIG, IDENTITY, MESSAGE, RECORDING, STORE, YAML
+from fuzz.targets.papers import CODE, CONFIG, IDENTITY, MESSAGE, RECORDING, STORE, YAML
 
 TARGETS = {
     target.name: target
     for target in (
-        MAIL, FORGED, DOOR, BOUNCE, CHANGES, RECEIVER, SENDER, CONFIG, YAML, MESSAGE, IDENTITY, RECORDING, STORE, JOURNAL,
+        MAIL, FORGED, DOOR, BOUNCE, CHANGES, RECEIVER, SENDER, CONFIG, YAML, MESSAGE, IDENTITY, RECORDING, CODE, STORE, JOURNAL,
     )
 }  # fmt: skip

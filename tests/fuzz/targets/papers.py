@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import struct
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fuzz import grounds, mutate
 from fuzz.target import Target
 from fuzz.targets.changes import MORE
-from vmctl import audio, config, identity, yamltext
+from vmctl import audio, config, enrol, identity, keys, yamltext
 from vmctl.config_keys import KEYS
 from vmctl.errors import (
     BadAudio,
@@ -248,6 +249,31 @@ def run_recording(data: bytes) -> None:
     assert found.size == len(data)
 
 
+# The code of a server's keys
+
+
+def codes() -> list[bytes]:
+    """That of a server, as it is printed and as a mail reader may break it."""
+    code = str(enrol.code_of(grounds.network().config, "primary")).encode()
+    return [code, b"\n".join(code[at : at + 70] for at in range(0, len(code), 70))]
+
+
+def run_code(data: bytes) -> None:
+    """The keys of a server that can be pinned and checked with; or BadValue."""
+    try:
+        code = enrol.Code.read(data.decode("utf-8", "surrogateescape"))
+    except BadValue as error:
+        json.dumps(error.as_json()).encode()
+        assert len(error.words) < 400, error.words
+        return
+    assert enrol.Code.read(str(code)) == code
+    keys.fingerprint(code.public)
+    with contextlib.suppress(ValueError):  # of the right length, and no point of the curve
+        keys.verify(code.public.identity, b"s" * 64, b"")
+    with contextlib.suppress(ValueError):
+        keys.seal(b"x", code.public.seal)
+
+
 # A store
 
 _PLACES = (
@@ -323,4 +349,12 @@ MESSAGE = Target(
 )
 IDENTITY = Target("identity", "identity.json", run_identity, identities, mutate.of_json_bytes, longest=4096)
 RECORDING = Target("recording", "a WAV file", run_recording, recordings, change_recording, _CHUNKS, longest=1 << 13)
+CODE = Target(
+    "code",
+    "the code of a server's keys",
+    run_code,
+    codes,
+    functools.partial(_blind, (b"vmctl-keys", b".", b"=", b"==")),
+    longest=8192,
+)
 STORE = Target("store", "one file of a store that is scanned and shipped", run_store, stores, change_store)
