@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from vmctl.clock import parse_rfc3339, rfc3339
 from vmctl.errors import ModeRefused
+from vmctl.journal import LONGEST_VALUE
+from vmctl.model import canonical
 from vmctl.names import is_name
 
 if TYPE_CHECKING:
@@ -160,11 +162,11 @@ def _stamp(value: Mapping[str, Any] | None) -> tuple[int, str]:
 
 
 def _read(theirs: Any) -> Values:
-    """The values of a mail that are as they should be: it may be from another version."""
+    """The values of a mail that are as they should be, and that the journal has room for: it may be from another version."""
     found = {}
     for name, check in ((MODE, _is_mode), (PAUSE, _is_pause)):
         value = theirs.get(name) if isinstance(theirs, dict) else None
-        if isinstance(value, dict) and _has_stamp(value) and check(value):
+        if isinstance(value, dict) and _has_stamp(value) and check(value) and len(canonical(value)) <= LONGEST_VALUE:
             found[name] = value
     return found
 
@@ -175,16 +177,19 @@ def _has_stamp(value: dict[str, Any]) -> bool:
 
 
 def _is_mode(value: dict[str, Any]) -> bool:
-    return value.get("mode") in {"active-standby", "dual-active"}
+    mode = value.get("mode")
+    return isinstance(mode, str) and mode in {"active-standby", "dual-active"}
 
 
 def _is_pause(value: dict[str, Any]) -> bool:
     seconds, until = value.get("seconds"), value.get("until")
     if not isinstance(value.get("on"), bool) or not isinstance(value.get("by"), str):
         return False
-    if (seconds is None) != (until is None) or isinstance(seconds, bool):
+    if seconds is None or until is None:
+        return seconds is until
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < _HIGHEST:
         return False
     try:
-        return seconds is None or (float(seconds) >= 0 and parse_rfc3339(str(until)) >= 0)
-    except (TypeError, ValueError):
+        return isinstance(until, str) and parse_rfc3339(until) >= 0
+    except ValueError:
         return False
