@@ -65,6 +65,7 @@ class Network:
         self.root = scratch() / "net"
         self.mails: list[SyncMail] = []
         self.raw: list[bytes] = []
+        self.facts: dict[str, Any] = {}  # what the primary's mails say of the roles besides
         count = itertools.count(1)
         with (
             disk_in_memory(),
@@ -107,6 +108,10 @@ class Network:
         desk.set_prompt("welcome", tone(scratch() / "other.wav", frames=60, seed=2))
         wire.send("primary", always=True)
         wire.send("secondary", always=True)
+        roles = Failover(wire.a)
+        roles.pause("fuzz", on=True, seconds=60.0)
+        roles.set_mode("active-standby", "fuzz")
+        self.facts = roles.facts()
 
     @contextlib.contextmanager
     def heard(self) -> Iterator[None]:

@@ -19,6 +19,7 @@ from vmctl.mail_content import as_json, from_json
 from vmctl.model import KINDS, Record, parse_key
 from vmctl.post import DAEMON, Post
 from vmctl.purge import Housekeeper
+from vmctl.view import Epoch, View
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,11 +42,44 @@ CHALLENGE = "@challenge"  # stands for one that the secondary has issued, so tha
 
 
 def seeds() -> list[bytes]:
-    """The mails of the primary of a network in use, each alone, and all in their order."""
+    """The mails of the primary of a network in use, some together, and one that says all that a status can say."""
     network = grounds.network()
     mails = [_plain(mail) for mail in network.mails if mail.sender == "primary"]
     rich = sorted(mails, key=lambda mail: -len(json.dumps(mail)))
-    return [json.dumps(one, separators=(",", ":")).encode() for one in ([rich[0]], rich[1:3], [mails[-1]], mails[-2:])]
+    full = {
+        **mails[-1],
+        "status": {**mails[-1]["status"], **network.facts, **_more()},
+        "request": {"round": "r1", "verify": "v1"},
+    }
+    chosen = ([rich[0]], rich[1:3], [mails[-1]], mails[-2:], [full], [full, mails[-1]])
+    return [json.dumps(one, separators=(",", ":")).encode() for one in chosen]
+
+
+def _more() -> dict[str, Any]:
+    """What a status holds now and then."""
+    service = next(iter(grounds.network().config.services))
+    order = {"id": "o1", "verb": "failover", "by": "ada", "reason": "work", "now": False}
+    view = View(service, "primary", "primary", "normal", Epoch(3, "primary"), 10**15, "silence")
+    pause = grounds.network().facts["agreed"]["pause"]
+    return {
+        "views": {service: view.as_json()},
+        "agreed": {"mode": {"mode": "active-standby", "number": 2, "server": "primary"}, "pause": pause},
+        "acks": [["mailbox/2001", "0" * 32]],
+        "held": [["mailbox/2001", "0" * 32, "it cannot be read"]],
+        "wants": {"records": ["mailbox/2001"], "audio": [{"sha256": "0" * 64, "missing": [[0, 10]]}]},
+        "lost": ["0" * 64],
+        "answers": ["r0"],
+        "orders": {service: order},
+        "asks": [service],
+        "moves": [],
+        "promises": {service: 5.0},
+        "proof": {"nonce": "v1", "digests": {"mailbox": "0" * 32}, "faults": {}},
+        "groups": {"after": "", "upto": None, "of": {"mailbox/2001": "0" * 32}, "asks": True},
+        "overwritten": 1,
+        "behind": True,
+        "relayed": True,
+        "fit": True,
+    }
 
 
 def _plain(mail: SyncMail) -> dict[str, Any]:
