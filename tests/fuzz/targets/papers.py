@@ -8,6 +8,8 @@ import json
 import struct
 from typing import TYPE_CHECKING, Any
 
+from wire import lose_index
+
 from fuzz import grounds, mutate
 from fuzz.target import Target
 from fuzz.targets.changes import MORE
@@ -279,6 +281,7 @@ def run_code(data: bytes) -> None:
 _PLACES = (
     b"settings.yaml", b"callflows/legacy.yaml", b"callflows/new.yaml", b"mailboxes/2001/mailbox.yaml", b"mailboxes/2001/messages/m-1.json", b"mailboxes/2001/messages/m-3.json",
     b"mailboxes/2001/messages/m-1.wav", b"mailboxes/2001/greetings/busy.wav", b"prompts/welcome.wav", b"prompts/new.wav",
+    b".vmctl/deleted/mailboxes/2002/mailbox.yaml.tomb.json", b".vmctl/deleted/mailboxes/2002/messages/m-2.json", b".vmctl/deleted/mailboxes/2002/mailbox.yaml",
 )  # fmt: skip
 
 
@@ -305,7 +308,10 @@ def change_store(data: bytes, chance: Random, longest: int) -> bytes:
 
 
 def run_store(data: bytes) -> None:
-    """A scan takes the file or names its fault and leaves it as it is; all else goes on, and the peer takes what is said."""
+    """A scan takes the file or names its fault and leaves it as it is; all else goes on, and the peer takes what is said.
+
+    Of a file below `.vmctl` this is asked of a server that has lost its index.
+    """
     place, _, body = data.partition(b"\n")
     if place not in _PLACES:
         return
@@ -314,11 +320,13 @@ def run_store(data: bytes) -> None:
         path = wire.root() / place.decode()
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(body)
+        if place.startswith(b".vmctl"):  # what is left of the dead is read where the index was lost
+            lose_index(wire, "primary")
         wire.clock.advance(5.0)
         wire.a.scan_settled(wire.clock.advance, full=True)
         faulty = [fault for fault in wire.a.index.faults.all() if fault["path"] == place.decode()]
         json.dumps(wire.a.index.faults.all()).encode()
-        if faulty and b"messages/m-1.wav" not in place:  # such a recording is put back from the pool
+        if faulty and place != b"mailboxes/2001/messages/m-1.wav":  # such a recording is put back from the pool
             assert path.read_bytes() == body, f"a file that cannot be read was changed: {faulty} {path.read_bytes()!r}"
         wire.desk().create_mailbox("2009", {"name": "Cy"})
         wire.exchange(8)
