@@ -1,7 +1,7 @@
 """Every target, by its name."""
 
 from fuzz.targets.changes import CHANGES
-from fuzz.targets.dialogue import RECEIVER, SENDER
+from fuzz.targets.dialogue import RECEIVER, SENDER, STRANGER
 from fuzz.targets.entrance import BOUNCE, DOOR
 from fuzz.targets.lines import JOURNAL
 from fuzz.targets.mails import FORGED, MAIL
@@ -10,6 +10,6 @@ from fuzz.targets.papers import CODE, CONFIG, IDENTITY, MESSAGE, RECORDING, STOR
 TARGETS = {
     target.name: target
     for target in (
-        MAIL, FORGED, DOOR, BOUNCE, CHANGES, RECEIVER, SENDER, CONFIG, YAML, MESSAGE, IDENTITY, RECORDING, CODE, STORE, JOURNAL,
+        MAIL, FORGED, DOOR, BOUNCE, CHANGES, RECEIVER, STRANGER, SENDER, CONFIG, YAML, MESSAGE, IDENTITY, RECORDING, CODE, STORE, JOURNAL,
     )
 }  # fmt: skip

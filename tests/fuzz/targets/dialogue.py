@@ -9,6 +9,7 @@ import io
 import logging
 import re
 import socket
+import ssl
 import zlib
 from typing import TYPE_CHECKING, Any, Self
 from unittest import mock
@@ -93,7 +94,7 @@ def _loop() -> asyncio.AbstractEventLoop:
     return asyncio.new_event_loop()
 
 
-def _conversation(take: Callable[[bytes], None]) -> conversation_room.Conversation:
+def _conversation(take: Callable[[bytes], None], tls: ssl.SSLContext | None) -> conversation_room.Conversation:
     """The one place that knows how the receiver builds its side of a connection."""
     rules = conversation_room.Rules(
         hostname="secondary.example",
@@ -103,7 +104,7 @@ def _conversation(take: Callable[[bytes], None]) -> conversation_room.Conversati
         take=lambda raw, _sender: take(raw),
         stray=lambda _error, _host: None,
         worker=_AtOnce(),
-        tls=None,
+        tls=tls,
         idle=3600.0,
         proof=3600.0,
     )
@@ -120,13 +121,13 @@ def _until_still(most: int = 20_000) -> None:
     raise AssertionError("the receiver turns round and round")
 
 
-def talk(data: bytes, take: Callable[[bytes], None]) -> bytes:
+def talk(data: bytes, take: Callable[[bytes], None], tls: ssl.SSLContext | None = None) -> bytes:
     """What the receiver answers to a client that says all of this, in pieces; after AGAIN its last words over and over."""
     line, faults = _Line(), []
     loop = _loop()
     loop.set_exception_handler(lambda _loop, context: faults.append(context))
     asyncio.set_event_loop(loop)
-    conversation = _conversation(take)
+    conversation = _conversation(take, tls)
     line.protocol = conversation
     conversation.connection_made(line)
     _until_still()
@@ -167,19 +168,36 @@ def run_receiver(data: bytes) -> None:
         taken.append(raw)
 
     said = talk(data, take)
-    lines = said.splitlines(keepends=True)
-    assert b"".join(lines) == said
-    for one in said.split(b"\r\n")[:-1]:
-        assert _REPLY.fullmatch(one + b"\r\n"), one
-    assert said.endswith(b"\r\n")
-    for secret in (SECRET.encode(), b"Traceback", b"Error(", str(grounds.scratch()).encode(), b".py"):
-        assert secret not in said or secret in data, secret
+    _check_replies(said, data)
     assert said.count(b"250 2.0.0 taken") == len(taken)
     assert all(len(raw) <= MOST for raw in taken)
     if taken:
         assert set(taken) <= _ended(data), "a mail was taken that no client has ended"
         assert re.search(rb"(?i)mail\s", data)
         assert re.search(rb"(?i)rcpt\s", data)
+
+
+def _check_replies(said: bytes, data: bytes) -> None:
+    for one in said.split(b"\r\n")[:-1]:
+        assert _REPLY.fullmatch(one + b"\r\n"), one
+    assert said.endswith(b"\r\n")
+    for secret in (SECRET.encode(), b"Traceback", b"Error(", str(grounds.scratch()).encode(), b".py"):
+        assert secret not in said or secret in data, secret
+
+
+def run_stranger(data: bytes) -> None:
+    """Who has not shown with TLS who he is brings no mail, and hears nothing but that he should."""
+    taken: list[bytes] = []
+    said = talk(data, taken.append, _tls())
+    _check_replies(said, data)
+    assert not taken, "a mail was taken in clear text"
+    for reply in (b"354 ", b"250 2.1", b"235 ", b"334 "):
+        assert reply not in said, reply
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 
 
 def _ended(data: bytes) -> set[bytes]:
@@ -312,5 +330,8 @@ def change_replies(data: bytes, chance: Random, longest: int) -> bytes:
 
 RECEIVER = Target(
     "receiver", "what a client says to the receiver", run_receiver, said_by_clients, change_lines, COMMANDS
+)
+STRANGER = Target(
+    "stranger", "what a client says that does not speak TLS", run_stranger, said_by_clients, change_lines, COMMANDS
 )
 SENDER = Target("sender", "what a server answers to the sender", run_sender, said_by_servers, change_replies, REPLIES)
