@@ -28,7 +28,7 @@ FLOORS = (
     # what is computed from values, and where they are kept
     "merge delta fields callflow evidence routing chain entry config_values mail_json mail_words store.pool sender conversation link tombstones clocks permits moves gate",
     "receiver history housekeeping shelf looks tampering journal_words waiting orders notice hooks webhooks",
-    "journal roles index config_keys mail_content store.documents store.format",
+    "journal roles index config_keys config_parts mail_content store.documents store.format",
     "mail_sealed reports strays agreement recap telling config_checks config_text mail store.native edits doubt graves",
     "failover",
     # the way of the data: scan, ship, take in, apply
