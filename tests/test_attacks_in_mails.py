@@ -15,8 +15,17 @@ from pair import Roles
 from running import Commands
 
 from vmctl import keys, reports, strays
-from vmctl.clock import rfc3339
-from vmctl.errors import BadValue, DiskFull, MailError, MailForged, MailGarbage, MailMisdirected, MailReport
+from vmctl.clock import Clock, rfc3339
+from vmctl.errors import (
+    BadValue,
+    MailError,
+    MailForged,
+    MailGarbage,
+    MailMisdirected,
+    MailReport,
+    SpoolFull,
+    StoreUnusable,
+)
 from vmctl.mail import Audio, SyncMail, compose, describe
 from vmctl.mail_parts import header, leaves
 from vmctl.mail_sealed import unwrap, wrap
@@ -486,11 +495,41 @@ def test_a_flood_of_reports(relayed):
     """More than a hundred that nobody has read yet are put off: they cannot fill the disk."""
     for number in range(100):
         relayed.a.receive(report(f"<{number}@primary.example>"), "")
-    with pytest.raises(DiskFull, match="too many reports"):
+    with pytest.raises(SpoolFull, match="100 reports"):
         relayed.a.receive(report("<100@primary.example>"), "")
     assert len(relayed.a.spool.waiting()) == 100
     relayed.a.take()
     assert [] == relayed.a.spool.waiting()
+
+
+def test_a_replay_makes_no_work(pair):
+    """A mail that asked for a round and for a reading of the whole store asks for it once, however often it comes."""
+    (raw,) = [parcel.raw for parcel in pair.a.outbox.parcels(always=True, request={"round": "n-1", "verify": "n-2"})]
+    for count in range(3):
+        pair.b.receive(raw)
+        (taken,) = pair.b.take().taken
+        assert taken.again == bool(count)
+
+
+def test_counting_loses_and_doubles_nothing(tmp_path, monkeypatch):
+    """What could not be written is written later, once; another process' counts are added to, and who counts never waits."""
+    here = strays.Strays(tmp_path, Clock())
+    with monkeypatch.context() as patch:
+
+        def full(*_args, **_words):
+            here.count(MailForged("meanwhile"), "d")  # nobody holds what a counter needs
+            raise StoreUnusable("full")
+
+        patch.setattr(strays.durable, "write", full)
+        for _ in range(3):
+            here.count(MailForged("f"), "a")
+            here.flush()
+    other = strays.Strays(tmp_path, Clock())
+    other.count(MailGarbage("g", why="w"), "b")
+    other.count(MailForged("f"), "c")
+    other.flush()
+    here.flush()
+    assert {"forged": 7, "garbage": 1} == {kind: each["count"] for kind, each in strays.read(tmp_path).items()}
 
 
 def test_no_mail_answers_a_report_or_an_automatic_answer(relayed):

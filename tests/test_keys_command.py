@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import pytest
 from running import FIXTURES, Net, free_ports, until
 from typer.testing import CliRunner
 
-from vmctl import config, enrol, errors, keys
+from vmctl import config, enrol, errors, keys, link
 from vmctl.cli.app import app
 from vmctl.clock import Clock
 from vmctl.journal import Journal
@@ -217,6 +218,60 @@ def test_a_rotation_that_was_cut_off_is_finished(hosts: tuple[Host, Host], monke
     assert held.public == keys.load_private(path).public
     assert one.config.servers["primary"].public_key == held.public.identity
     one.run("keys", "rotate", code=errors.KeyPresent.exit_code)
+
+
+def test_no_former_key_counts_after_an_exchange_without_a_window(hosts: tuple[Host, Host], tmp_path: Path) -> None:
+    """Whoever has the keys of before, or of before them, is nobody to the other host: neither by TLS, either way, nor by mail."""
+    one, other = enrolled(hosts)
+    stolen = {}
+    for name, window in (("first", "7d"), ("second", "0s")):
+        stolen[name] = tmp_path / f"{name}.pem"
+        shutil.copy(one.root / "keys/primary.pem", stolen[name])
+        one.run("keys", "rotate", "--window", window)
+        other.run("keys", "trust", one.run("keys", "show", "--code").stdout, "--yes", "--window", window)
+    for host in (one, other):
+        server = host.config.servers["primary"]
+        assert (None, 0) == (server.former_key, server.former_until)
+        assert (server.public_key,) == server.identities(0)
+    assert keys.load_private(one.root / "keys/primary.pem").former is None
+    mine = other.root / "keys/secondary.pem"
+    pinned = other.config.servers["primary"].identities(0)
+    secondary = [one.config.servers["secondary"].public_key]
+    assert shaken(link.calling(one.root / "keys/primary.pem", secondary), link.receiving(mine, pinned))
+    for path in stolen.values():
+        assert not shaken(link.calling(path, secondary), link.receiving(mine, pinned))
+        assert not shaken(link.calling(mine, pinned), link.receiving(path, secondary))
+        signature = keys.load_private(path).sign(b"x")
+        assert not any(keys.verify(key, signature, b"x") for key in pinned)
+
+
+def shaken(calling: ssl.SSLContext, called: ssl.SSLContext) -> bool:
+    """Whether two ends come to talk to each other."""
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    one, other = calling.wrap_bio(back, there), called.wrap_bio(there, back, server_side=True)
+    for _ in range(4):
+        for end in (one, other):
+            try:
+                end.do_handshake()
+                end.read(1)
+            except ssl.SSLWantReadError:
+                pass
+            except ssl.SSLError:
+                return False
+    return one.version() == other.version() == "TLSv1.3"
+
+
+def test_a_busy_store_keeps_no_exchange_from_its_end(hosts: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The journal comes last: that it cannot be written takes nothing back, and leaves no former key in the file."""
+    one, _ = enrolled(hosts)
+
+    def busy(*_: Any) -> None:
+        raise errors.StoreBusy("busy")
+
+    monkeypatch.setattr(enrol, "store_lock", busy)
+    one.run("keys", "rotate", "--window", "0s")
+    held = keys.load_private(one.root / "keys/primary.pem")
+    assert (None, one.config.servers["primary"].public_key) == (held.former, held.public.identity)
 
 
 def test_a_key_file_of_another_server(hosts: tuple[Host, Host]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -13,8 +14,7 @@ from pair import Roles
 from running import Net, environment, until
 from test_attacks_in_mails import report, sealed_for
 
-from vmctl import keys, strays
-from vmctl.errors import StoreUnusable
+from vmctl import door, keys, strays
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -193,18 +193,79 @@ def test_links_and_pipes_in_a_maildir(boxed: tuple[Roles, Path], tmp_path: Path)
     secret.write_bytes(pair.send("primary", always=True)[0])
     (folder / "new" / "link").symlink_to(secret)
     os.mkfifo(folder / "new" / "pipe")
+    (folder / "new" / "directory").mkdir()
     pair.b.take()
-    assert [] == names(folder / "new")
+    assert ([], ["directory:2,S", "link:2,S", "pipe:2,S"]) == (names(folder / "new"), names(folder / "cur"))
     assert not pair.lives("mailbox/2001", "secondary")
     assert secret.exists()
+    pair.b.strays.flush()
+    assert strays.read(pair.root("secondary") / ".vmctl")["garbage"]["count"] == 3
+
+
+def test_a_flood_in_a_maildir(boxed: tuple[Roles, Path]) -> None:
+    """Of a thousand made-up reports a hundred are read at a time; the peer's mail behind them is taken, and all go in the end."""
+    pair, folder = boxed
+    (raw,) = pair.send("primary", always=True)
+    pair.lose()
+    for number in range(250):
+        (folder / "new" / f"{number:04d}").write_bytes(report(f"<{number}@primary.example>"))
+    (folder / "new" / "9999").write_bytes(sealed_for(pair, raw))
+    pair.b.take()
+    assert pair.lives("mailbox/2001", "secondary")
+    assert len(names(folder / "new")) == 150
+    for _ in range(2):
+        pair.clock.advance(61)
+        pair.b.take()
+    assert [] == names(folder / "new")
+
+
+def test_a_maildir_with_more_than_there_is_time_for(boxed: tuple[Roles, Path]) -> None:
+    """An intake that is to be short takes some of it, says that there is more, and goes on with the next."""
+    pair, folder = boxed
+    for number in range(5):
+        (folder / "new" / str(number)).write_bytes(b"Subject: spam\n\nbuy\n")
+    pair.b.patience = 0.0
+    assert pair.b.take().more
+    assert len(names(folder / "new")) == 4
+    pair.b.patience = None
+    assert not pair.b.take().more
+    assert [] == names(folder / "new")
+
+
+def test_what_this_host_cannot_do_now_is_no_fault_of_a_mail(
+    boxed: tuple[Roles, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mail that cannot be read or kept at this moment stays where it is, and is taken later."""
+    pair, folder = boxed
+    (raw,) = pair.send("primary", always=True)
+    pair.lose()
+    (folder / "new" / "1").write_bytes(raw)
+    with monkeypatch.context() as patch:
+
+        def no_descriptor(*_: object) -> int:
+            raise OSError(errno.EMFILE, "too many open files")
+
+        patch.setattr(door.os, "open", no_descriptor)
+        assert not pair.b.door.pick_up(lambda error: pytest.fail(str(error)), None)
+    assert ["1"] == names(folder / "new")
+    pair.clock.advance(61)
+    pair.b.take()
+    assert pair.lives("mailbox/2001", "secondary")
 
 
 def test_a_maildir_that_cannot_be_read(boxed: tuple[Roles, Path]) -> None:
-    """It is named, with what to do, and no mail of it is lost."""
+    """It is named, with what to do, stops nothing else, and is well again by itself. One that is not there yet is empty."""
     pair, folder = boxed
     (folder / "new").rename(folder / "away")
-    with pytest.raises(StoreUnusable, match="cannot read the Maildir") as caught:
-        pair.b.take()
-    assert "maildir" in caught.value.hint
-    (folder / "away").rename(folder / "new")
     pair.b.take()
+    assert set() == pair.faults("secondary")
+    (folder / "new").write_text("a file")
+    pair.b.take()
+    assert {"vmctl:maildir"} == pair.faults("secondary")
+    assert "maildir" in pair.b.index.faults.all()[0]["mend"]
+    pair.send("primary", always=True)
+    pair.deliver()
+    assert pair.lives("mailbox/2001", "secondary")
+    (folder / "new").unlink()
+    pair.b.take()
+    assert set() == pair.faults("secondary")

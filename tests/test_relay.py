@@ -122,7 +122,7 @@ def test_it_logs_in(
         with pytest.raises(errors.LoginRefused, match="is not set"):
             carry(net, relay, ca=certified["ca"], user="vm", password_env="VMCTL_NO_SUCH")
         secret.chmod(0o644)
-        with pytest.raises(errors.KeyExposed, match="the password file"):
+        with pytest.raises(errors.PeerUnreachable, match="the password file"):
             carry(net, relay, ca=certified["ca"], user="vm", password_file=secret)
     assert len(relay.mails) == 2
     with Relay().open() as open_relay, pytest.raises(errors.LoginRefused):

@@ -10,12 +10,14 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from vmctl import keys, link
-from vmctl.errors import KeyMissing, KeyUnknown, LoginRefused, PeerUntrusted
+from vmctl.errors import KeyFault, KeyMissing, KeyUnknown, LoginRefused, PeerUnreachable, PeerUntrusted
+from vmctl.keys import Public
 from vmctl.mail_sealed import wrap
 from vmctl.receiver import Receiver
 from vmctl.sender import Courier
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
 
     from vmctl.clock import Clock
@@ -35,25 +37,36 @@ class Carriage:
         self._clock = clock
         self._me = config.servers[name]
         self._peer = config.peer_of(name)
-        relay = config.relay if address is None else None
-        where = address or config.relay.address or (self._peer.address.host, self._peer.address.port)
-        self._direct = relay is None or relay.address is None
-        self._courier = Courier(
-            (where[0], where[1]),
-            helo=_domain(self._me.mail),
-            # a peer that hangs must not keep the heartbeats from the roles for long
-            timeout=max(_SHORTEST_TIMEOUT, min(_ANSWER_TIMEOUT, config.failover.after / 3)),
-            mail_max=config.mail.max,
-            **(self._pinned() if relay is None or relay.address is None else _to_relay(relay)),
-        )
+        self._relay = config.relay if address is None and config.relay.address is not None else None
+        place = address or config.relay.address or self._peer.address
+        self._where = (place[0], place[1])
+        self._known = self._peer.identities(clock.wall())
+        self._courier = self._made()
 
     def carry(self, parcel: Parcel) -> None:
         """Hand one mail over. Raises PeerUnreachable, MailRefused, MailTooLarge."""
-        self._courier.send(self._as_it_leaves(parcel), self._me.mail, self._peer.mail)
+        try:
+            known = self._peer.identities(self._clock.wall())
+            if known != self._known:  # the time of a former key is over: who has it is nobody from now on
+                self._courier.close()
+                self._courier, self._known = self._made(), known
+            self._courier.send(self._as_it_leaves(parcel), self._me.mail, self._peer.mail)
+        except KeyFault as error:
+            raise PeerUnreachable(error.what, why=error.why, hint=error.hint) from error
 
     def close(self) -> None:
         """Close the connection."""
         self._courier.close()
+
+    def _made(self) -> Courier:
+        return Courier(
+            self._where,
+            helo=_domain(self._me.mail),
+            # a peer that hangs must not keep the heartbeats from the roles for long
+            timeout=max(_SHORTEST_TIMEOUT, min(_ANSWER_TIMEOUT, self._config.failover.after / 3)),
+            mail_max=self._config.mail.max,
+            **(self._pinned() if self._relay is None else _to_relay(self._relay)),
+        )
 
     def _pinned(self) -> dict[str, Any]:
         if self._config.link.plain:
@@ -87,7 +100,6 @@ def receiver(
     where = address or me.listen
     if where is None:
         return None
-    assert me.key is not None, "the config has a key for every server that is here"  # noqa: S101
     return Receiver(
         (where[0], where[1]),
         hostname=_domain(me.mail),
@@ -96,8 +108,15 @@ def receiver(
         peer=peer.mail,
         take=take,
         stray=stray,
-        tls=None if config.link.plain else link.receiving(me.key, peer.identities(clock.wall())),
+        tls=pinned(config, name, clock),
     )
+
+
+def pinned(config: Config, name: str, clock: Clock) -> ssl.SSLContext | None:
+    """What a server that is here is called with by its peer, as it is known now; None where the link is plain."""
+    me = config.servers[name]
+    assert me.key is not None, "the config has a key for every server that is here"  # noqa: S101
+    return None if config.link.plain else link.receiving(me.key, config.peer_of(name).identities(clock.wall()))
 
 
 def check_own_key(config: Config, name: str) -> None:
@@ -105,8 +124,8 @@ def check_own_key(config: Config, name: str) -> None:
     me = config.servers[name]
     assert me.key is not None, "the config has a key for every server that is here"  # noqa: S101
     key = keys.load_private(me.key)
-    held = {public.identity for public in (key.public, key.former) if public is not None}
-    if me.public_key is not None and me.public_key not in held:
+    held = [public for public in (key.public, key.former) if public is not None]
+    if me.public_key is not None and Public(me.public_key, me.seal_key or "") not in held:
         raise KeyMissing(
             f"{me.key} does not hold the keys of {name} that vmctl.yaml names",
             why="the other server would refuse all that it signs",

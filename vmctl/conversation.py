@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiosmtpd.smtp import SMTP, TLSSetupException
 
-from vmctl.errors import DiskFull, MailError, MailStranger, StoreError
+from vmctl.errors import DiskFull, MailError, MailStranger, SpoolFull, StoreError
 from vmctl.mail_parts import one_line
 
 if TYPE_CHECKING:
@@ -25,12 +25,15 @@ if TYPE_CHECKING:
 
     from aiosmtpd.smtp import Envelope, Session
 
+    from vmctl.pace import Pace
+
 log = logging.getLogger("vmctl.receiver")
 logging.getLogger("mail.log").setLevel(
     logging.WARNING
 )  # aiosmtpd's: at DEBUG it prints what callers said, line by line
 
-FAULTS = 10  # replies 5xx in a row on one connection
+FAULTS = 10  # replies 5xx on one connection, since its last mail
+STRANGERS_WORDS = 30  # replies, before TLS
 RECIPIENTS = 100  # of one mail, RFC 5321, 4.5.3.1.8; all of them are the same
 GRACE = 60.0  # seconds in which a mail may be as slow as it likes
 SLOWEST = 1000.0  # bytes a second of a mail that takes longer
@@ -40,7 +43,7 @@ _REPLY_LINE = 480  # characters, RFC 5321 allows 512 octets
 _SHUTTING_DOWN = "421 4.3.2 shutting down, try again later"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Rules:
     """What holds for every connection; times in seconds, sizes in bytes.
 
@@ -56,6 +59,7 @@ class Rules:
     take: Callable[[bytes, str], None]
     stray: Callable[[MailError, str], None]
     worker: ThreadPoolExecutor
+    pace: Pace
     tls: ssl.SSLContext | None
     idle: float
     proof: float
@@ -81,10 +85,10 @@ class Conversation(SMTP):
         self.taking = False
         self._rules = rules
         self._opened = opened
-        self._began = self.heard = loop.time()
+        self.began = self._heard = loop.time()
         self._mail_began: float | None = None
         self._mail_bytes = 0
-        self._faults = 0
+        self._faults = self._said = 0
         self._leaving = False
         self._unwanted = False
         self._shaking = False  # hands: that has an end of its own
@@ -103,7 +107,7 @@ class Conversation(SMTP):
 
     def data_received(self, data: bytes) -> None:
         """Note that the line is alive."""
-        self.heard = self.loop.time()
+        self._heard = self.loop.time()
         self._mail_bytes += len(data)
         if self._mail_began is not None and self._mail_bytes > MUCH * self._rules.mail_max:
             log.warning("a connection was closed: a mail has no end, from %s", self.host)
@@ -115,11 +119,11 @@ class Conversation(SMTP):
         """End it where nothing comes, where a mail comes too slowly, or where it is still a stranger's after a while."""
         if self.taking or self._shaking:
             return
-        if now - self.heard > self._rules.idle:
+        if now - self._heard > self._rules.idle:
             log.info("a connection was closed: nothing came for %g s", self._rules.idle)
         elif self._is_slow(now):
             log.warning("a connection was closed: a mail came too slowly, from %s", self.host)
-        elif self._rules.tls is not None and not self.trusted and now - self._began > self._rules.proof:
+        elif self._rules.tls is not None and not self.trusted and now - self.began > self._rules.proof:
             why = f"it did not say who it is for {self._rules.proof:g} s"  # counted, not logged: there may be thousands
             self._rules.stray(MailStranger("a caller did not prove to be the peer", why=why), self.host)
         else:
@@ -135,9 +139,9 @@ class Conversation(SMTP):
 
     @property
     def host(self) -> str:
-        """Who calls, for people."""
+        """The address of who calls."""
         peer = self.session.peer if self.session else None
-        return ascii(peer[0]) if isinstance(peer, tuple) else "unknown"
+        return str(peer[0]) if isinstance(peer, tuple) else "unknown"
 
     # TLS
 
@@ -148,6 +152,9 @@ class Conversation(SMTP):
             return
         if self.tls_context is None or self._tls_protocol:
             await self.push("503 5.5.1 TLS is not to be had now")
+            return
+        if not self._rules.pace.allows(self.host, self.loop.time()):
+            self._hang_up("421 4.7.0 too fast, try again later")
             return
         await self.push("220 2.0.0 ready for TLS")
         assert isinstance(self.transport, asyncio.Transport)  # noqa: S101 - for the type checker
@@ -194,10 +201,13 @@ class Conversation(SMTP):
     async def push(self, status: str | bytes) -> None:
         """Answer, and hang up on one who only makes mistakes."""
         text = status.decode("ascii", "replace") if isinstance(status, bytes) else status
+        self._said += 1
         await super().push(_reply_line(text))
         self._faults = self._faults + 1 if text.startswith("5") else self._faults
         if self._leaving:
             self._hang_up(_SHUTTING_DOWN)
+        elif self._rules.tls is not None and not self.trusted and self._said > STRANGERS_WORDS:
+            self._hang_up("421 4.7.0 say STARTTLS, or nothing")
         elif self._faults >= FAULTS:
             log.warning("a connection was closed after %d faults", self._faults)
             self._hang_up("421 4.7.0 too many faults")
@@ -299,6 +309,8 @@ def refusal(error: Exception) -> str:
         log.error("not taken: %s", one_line(f"{error.what}: {error.why}", 400))
         if isinstance(error, DiskFull):
             return "452 4.3.1 no room on the disk, try again later"
+        if isinstance(error, SpoolFull):
+            return "452 4.3.1 too much waits to be read, try again later"
         return "451 4.3.0 the store cannot be used now, try again later"
     log.error("not taken: a bug in vmctl", exc_info=error)
     return "451 4.3.0 an error of this server, try again later"

@@ -199,7 +199,7 @@ class Daemon:
             self._ask_scan = post.replica.index.note(ASK_SCAN) or {}
             post.replica.index.set_note(ASK_SCAN, None)
             self._answer_after_scan = True
-        if post.asked or any(taken.request.get("round") for taken in intake.taken):
+        if post.asked or any(taken.request.get("round") and not taken.again for taken in intake.taken):
             self._answer_after_scan = True
         if any(_starting(taken.status) for taken in intake.taken):
             self._next_beat = min(self._next_beat, now + _ANSWER_TO_A_START)

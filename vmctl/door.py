@@ -6,13 +6,15 @@ the peer for this server, or is a report on one of its mails; nothing else gets 
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import secrets
 import stat
 from typing import TYPE_CHECKING
 
 from vmctl import durable, identity, keys, reports
-from vmctl.errors import DiskFull, MailError, MailForged, MailGarbage, StoreUnusable
+from vmctl.errors import MailError, MailForged, MailGarbage, SpoolFull, StoreError, StoreUnusable
 from vmctl.mail import parse
 from vmctl.mail_sealed import unwrap
 from vmctl.spool import Spool
@@ -21,11 +23,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from vmctl.clock import Clock
+    from vmctl.clock import Clock, Deadline
     from vmctl.config import Config
     from vmctl.mail import SyncMail
 
 _REPORT = ".report"  # no packet id has a dot
+log = logging.getLogger("vmctl.door")
+
+_LATER = 60.0  # seconds until a mail in the Maildir that cannot be taken now is looked at again
 _MOST_REPORTS = 100  # that wait; there are more of them where somebody makes them up
 _ADDED = 1 << 20  # bytes that servers on the way may add, besides doubling all of it
 
@@ -43,6 +48,7 @@ class Door:
         self._root: Path = server.store
         self._spool = Spool(self._root / identity.DIRECTORY)
         self._key: keys.PrivateKey | None = None
+        self._later: dict[str, float] = {}
 
     @property
     def largest(self) -> int:
@@ -73,33 +79,48 @@ class Door:
 
         return parse(content, network=self._config.network, me=self._server.name, peer=self._peer.name, verify=verify)
 
-    def pick_up(self, refused: Callable[[MailError], None]) -> None:
-        """Take what a mail server has put into the Maildir. What cannot be taken stays there, in `cur`."""
+    def pick_up(self, refused: Callable[[MailError], None], deadline: Deadline | None) -> bool:
+        """Take what a mail server has put into the Maildir, until the deadline; tells whether there is more.
+
+        What can never be taken is `refused` and stays there, in `cur`. What cannot be taken now is looked at again later,
+        and keeps nothing behind it. Raises StoreUnusable where nothing can be read there.
+        """
         if self._server.maildir is None:
-            return
-        new = self._server.maildir / "new"
+            return False
+        now = self._clock.steady()
+        waiting = [path for path in _new_mails(self._server.maildir) if self._later.get(path.name, 0.0) <= now]
+        for count, path in enumerate(waiting):
+            if count and deadline is not None and deadline.over:
+                return True
+            if not self._pick_up_one(path, refused):
+                self._later[path.name] = now + _LATER
+        self._later = {name: when for name, when in self._later.items() if when > now}
+        return False
+
+    def _pick_up_one(self, path: Path, refused: Callable[[MailError], None]) -> bool:
+        """Take one mail out of the Maildir; tells whether it is done with."""
         try:
-            names = sorted(path.name for path in new.iterdir())
-        except OSError as error:
-            raise StoreUnusable(
-                f"cannot read the Maildir {new}", why=error.strerror or str(error),
-                hint="let the user that runs vmctl read and write it, or correct 'maildir' in vmctl.yaml",
-            ) from error  # fmt: skip
-        for name in names:
-            try:
-                self.take(_content(new / name, self.largest))
-            except MailError as error:
-                if not error.retry:
-                    refused(error)
-                    durable.move(new / name, self._server.maildir / "cur" / f"{name.partition(':')[0]}:2,S")
-            else:
-                durable.remove(new / name)
+            raw = _content(path, self.largest)
+            if raw is None:
+                return True
+            self.take(raw)
+        except MailError as error:
+            refused(error)
+            if error.retry:
+                return False
+            durable.move(path, path.parent.parent / "cur" / f"{path.name.partition(':')[0]}:2,S")
+            return True
+        except StoreError as error:  # of this host, not of the mail
+            log.warning("the mail %s is left for later: %s", path, error.words)
+            return False
+        durable.remove(path)
+        return True
 
     def _take_report(self, raw: bytes) -> None:
         reports.read(raw)
         self._check_store()
         if sum(is_of_report(path) for path in self._spool.waiting()) >= _MOST_REPORTS:
-            raise DiskFull("there are too many reports of mail servers that nobody has read yet")
+            raise SpoolFull(f"{_MOST_REPORTS} reports of mail servers wait to be read")
         self._spool.put(raw, secrets.token_hex(8) + _REPORT, self._clock.wall())
 
     def _check_store(self) -> None:
@@ -109,10 +130,13 @@ class Door:
         sealed = unwrap(raw)
         if sealed is None:
             return raw
+        assert self._server.key is not None, "the config has a key for every server that is here"  # noqa: S101
         if self._key is None:
-            assert self._server.key is not None, "the config has a key for every server that is here"  # noqa: S101
             self._key = keys.load_private(self._server.key)
         content = self._key.open(sealed)
+        if content is None:  # a running process may not have heard of new keys
+            self._key = keys.load_private(self._server.key)
+            content = self._key.open(sealed)
         if content is None:
             raise MailForged("a mail came that is sealed for another key, or was altered", why="it cannot be opened")
         return content
@@ -123,13 +147,42 @@ def is_of_report(path: Path) -> bool:
     return path.stem.endswith(_REPORT)
 
 
-def _content(path: Path, largest: int) -> bytes:
-    """The bytes of a mail in a Maildir, which anybody may have put there."""
+def _new_mails(maildir: Path) -> list[Path]:
+    """The files in `new`, in the order of their names; none where no mail has come yet. Raises StoreUnusable."""
+    try:
+        return sorted((maildir / "new").iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StoreUnusable(
+            f"cannot read the Maildir {maildir}", why=error.strerror or str(error),
+            hint="let the user that runs vmctl read and write it, or correct 'maildir' in vmctl.yaml",
+        ) from error  # fmt: skip
+
+
+def _content(path: Path, largest: int) -> bytes | None:
+    """The bytes of a mail in a Maildir, where anybody may have put anything; None where it is gone.
+
+    Raises MailGarbage for what is no file, StoreUnusable where it cannot be read now.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
     except OSError as error:
-        raise MailGarbage("a file in the Maildir cannot be read", why=error.strerror or str(error)) from error
-    with open(fd, "rb") as file:  # noqa: PTH123 - a descriptor
+        if error.errno in {errno.ELOOP, errno.ENXIO}:
+            raise _no_file(path) from error
+        raise StoreUnusable(f"cannot read {path}", why=error.strerror or str(error)) from error
+    try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise MailGarbage("something in the Maildir is no file", why=path.name)
-        return file.read(largest + 1)
+            raise _no_file(path)
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            return file.read(largest + 1)
+    except OSError as error:
+        raise StoreUnusable(f"cannot read {path}", why=error.strerror or str(error)) from error
+    finally:
+        os.close(fd)
+
+
+def _no_file(path: Path) -> MailGarbage:
+    return MailGarbage("something in the Maildir is no file", why=path.name)

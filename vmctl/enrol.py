@@ -7,11 +7,12 @@ as a code that a person brings over, and whose fingerprint two persons can compa
 from __future__ import annotations
 
 import base64
+import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmctl import config_edit, keys
 from vmctl.clock import rfc3339
-from vmctl.errors import BadValue, KeyMissing, KeyPresent, KeyUnknown
+from vmctl.errors import BadValue, KeyMissing, KeyPresent, KeyUnknown, StoreError
 from vmctl.identity import DIRECTORY
 from vmctl.journal import Journal
 from vmctl.keys import Public
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     from vmctl.clock import Clock
     from vmctl.config import Config, Server
+
+log = logging.getLogger("vmctl.enrol")
 
 _MARK = "vmctl-keys"
 _IDENTITY = 32  # bytes
@@ -87,27 +90,31 @@ def trust(config: Config, code: Code, clock: Clock, window: float) -> Config | N
         raise BadValue(
             f"{code.server} is here, and has other keys", hint="give this code on the other host: there it is needed"
         )
-    return _pin(config, code, clock, window)
+    made = _pin(config, code, clock, window)
+    _tell_exchange(made, code, clock, first=before[0] is None)
+    return made
 
 
 def rotate(config: Config, name: str, clock: Clock, window: float) -> Config:
     """Give a server that is here new keys; those before count as well for `window` seconds.
 
-    Cut off at any moment, it is done again. Raises KeyPresent while the last rotation lasts, and as `load_private` and
-    `config_edit`.
+    Cut off at any moment, it is done again. Raises KeyPresent while the last rotation lasts, unless this one is to end
+    it, and as `load_private` and `config_edit`.
     """
     path, me = _key_of(config, name), config.servers[name]
     key = keys.load_private(path)
     if key.public.identity == me.public_key:  # else the file has its new keys already
-        if key.former is not None and clock.wall() < me.former_until:
+        if window > 0 and key.former is not None and clock.wall() < me.former_until:
             raise KeyPresent(
                 f"the last exchange of {name}'s keys lasts until {rfc3339(me.former_until)}",
                 hint=f"'vmctl keys retire --server {name}' ends it, once the other host trusts the present ones",
             )
         key = keys.rotate(path, name)
-    made = _pin(config, Code(config.network, name, key.public), clock, window)
+    code = Code(config.network, name, key.public)
+    made = _pin(config, code, clock, window)
     if window <= 0:
         keys.retire(path, name)
+    _tell_exchange(made, code, clock, first=False)
     return made
 
 
@@ -160,30 +167,35 @@ def _key_of(config: Config, name: str) -> Path:
 
 
 def _pin(config: Config, code: Code, clock: Clock, window: float) -> Config:
+    """Without a window nothing but these keys counts from now on: neither those before nor any before them."""
     before = config.servers[code.server].public_key
     changes: config_edit.Changes = {"public_key": code.public.identity, "seal_key": code.public.seal}
-    if before is not None and before != code.public.identity and window > 0:
-        until = clock.wall() + int(window * 1_000_000)
-        changes |= {"former_key": before, "former_until": rfc3339(until)}
-    made = config_edit.change(config.path, {code.server: changes})
-    _tell(
-        made,
-        clock,
-        "keys trusted" if before is None else "keys exchanged",
-        of=code.server,
-        fingerprint=keys.fingerprint(code.public),
-    )
-    return made
+    if before != code.public.identity:
+        kept = before is not None and window > 0
+        until = rfc3339(clock.wall() + int(window * 1_000_000))
+        changes |= {"former_key": before if kept else None, "former_until": until if kept else None}
+    return config_edit.change(config.path, {code.server: changes})
+
+
+def _tell_exchange(config: Config, code: Code, clock: Clock, *, first: bool) -> None:
+    until = config.servers[code.server].former_until
+    facts = {"former_until": rfc3339(until)} if until else {}
+    event = "keys trusted" if first else "keys exchanged"
+    _tell(config, clock, event, of=code.server, fingerprint=keys.fingerprint(code.public), **facts)
 
 
 def _tell(config: Config, clock: Clock, event: str, **facts: Any) -> None:
-    """Into the journal of each server that is here and has a store."""
+    """Into the journal of each server that is here and has a store. It is done already: a fault here takes nothing back."""
     for server in config.here():
         root = server.store
-        if root is not None and (root / DIRECTORY).is_dir():
+        if root is None or not (root / DIRECTORY).is_dir():
+            continue
+        try:
             with store_lock(root):
                 journal = Journal(root / DIRECTORY / "journal.jsonl", config.journal.max)
                 journal.tell(event, at=clock.wall(), server=server.name, **facts)
+        except StoreError as error:
+            log.warning("%s could not be journalled at %s: %s", event, server.name, error.words)
 
 
 def _no_code(word: str) -> BadValue:

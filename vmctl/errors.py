@@ -18,6 +18,7 @@
     |   +-- StoreUnusable           26  (try again)
     |   +-- StoreDamaged            27
     |   +-- StoreExchanged          28  (try again)
+    |   +-- SpoolFull               29  (try again)
     +-- RecordError                 30..39  one mailbox, message, greeting, callflow, prompt, setting
     |   +-- NotFound                30
     |   +-- AlreadyExists           31
@@ -235,6 +236,14 @@ class StoreExchanged(StoreError):
     exit_code = 28
     retry = True
     hint = "run the command again: it opens the store as it is now"
+
+
+class SpoolFull(StoreError):
+    """More has come of one kind than may wait to be read."""
+
+    exit_code = 29
+    retry = True
+    hint = "nothing to do: what waits is read with the next turn of 'vmctl serve', or by 'vmctl sync'"
 
 
 class RecordError(VmctlError):

@@ -165,8 +165,8 @@ class Failover:
         """Whether silence is the peer's, and not that of mail servers in between, which may hold mail for hours."""
         if not (self._config.relayed(self._me) or self._contact.facts().get("relayed") is True):
             return True
-        least = _WAYS * self._contact.slowest_way()
-        return self._config.failover.through_relays and self._policy.after >= least
+        slowest = self._contact.slowest_way()  # 0: nothing is known yet, and so silence tells nothing
+        return self._config.failover.through_relays and 0 < _WAYS * slowest <= self._policy.after
 
     def _surroundings(self) -> dict[str, Any]:
         """What the status shows of what is around this server."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from vmctl import durable, identity
 from vmctl.agreement import Agreed
 from vmctl.at_work import DAEMON, LOCK, ROUND
-from vmctl.carriage import Carriage, check_own_key, receiver
+from vmctl.carriage import Carriage, check_own_key, pinned, receiver
 from vmctl.errors import (
     AlreadyServing,
     JournalError,
@@ -74,6 +74,7 @@ class Post:
         self._remembered = _REFUSALS_REMEMBERED * config.sync.heartbeat
         self._lock = -1
         self.receiver: Receiver | None = None
+        self._known = self.peer.identities(clock.wall())
         self._carriage: Carriage | None = None
         self._answers: list[str] = []
         self._noted: float | None = None
@@ -159,8 +160,12 @@ class Post:
         durable.tell(self._lock, _whose(self._role) + (f"\n{trouble.as_text()}" if trouble else ""))
 
     def turned(self) -> None:
-        """Let `vmctl status` see that this process is at work."""
+        """Let `vmctl status` see that this process is at work; who counts as the peer no more is sent away."""
         durable.touch(self._lock)
+        known = self.peer.identities(self._clock.wall())
+        if known != self._known and self.receiver is not None:
+            self.receiver.trust(pinned(self.config, self.server.name, self._clock))
+        self._known = known
 
     def take(self) -> Intake:
         """Take in what the spool holds, and note what the peer asks for or orders."""
@@ -170,9 +175,9 @@ class Post:
                 self.failover.was_rolled_back()
             if taken.fresh:
                 self.failover.hear_orders(taken.status.get("orders"))
-            if isinstance(taken.request.get("round"), str):
+            if not taken.again and isinstance(taken.request.get("round"), str):
                 self._answers.append(taken.request["round"])
-            if isinstance(taken.request.get("verify"), str):
+            if not taken.again and isinstance(taken.request.get("verify"), str):
                 self.to_verify = taken.request["verify"]
             if taken.fresh and isinstance(taken.status.get("proof"), dict):
                 self._keep_proof(taken.status["proof"])

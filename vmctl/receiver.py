@@ -1,7 +1,8 @@
 """Listens for the peer's mails, in a thread of its own, and decides who may talk: `conversation` is one connection.
 
-Strangers cannot keep the peer out: they have a few seconds to prove who they are, and when there are too many of them the
-one that said nothing for the longest time goes. What the peer has open does not count among them.
+Strangers cannot keep the peer out: they have a few seconds to prove who they are, and when there are too many of them one
+of the address that has the most goes, the oldest first. What the peer has open does not count among them. TLS costs more
+than a line of text, so nobody off this host may begin it faster than a person could.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import asyncio
 import logging
 import socket
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Self
 
 from vmctl.conversation import Conversation, Rules, on_loop_fault
 from vmctl.errors import AddressInUse
+from vmctl.pace import Pace
 
 if TYPE_CHECKING:
     import ssl
@@ -68,6 +71,7 @@ class Receiver:
         self._open: set[Conversation] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._rules: Rules | None = None
         self._stopping = asyncio.Event()
         self.port = listen[1]
 
@@ -111,7 +115,8 @@ class Receiver:
         worker = ThreadPoolExecutor(1, thread_name_prefix="vmctl take")
         try:
             loop.set_exception_handler(on_loop_fault)
-            loop.run_until_complete(self._serve(loop, sock, Rules(worker=worker, **self._words)))
+            self._rules = Rules(worker=worker, pace=Pace(), **self._words)
+            loop.run_until_complete(self._serve(loop, sock, self._rules))
         finally:
             worker.shutdown(wait=True, cancel_futures=True)
             loop.run_until_complete(_cancelled())
@@ -139,13 +144,27 @@ class Receiver:
         for conversation in list(self._open):
             conversation.abort()
 
+    def trust(self, tls: ssl.SSLContext | None) -> None:
+        """Check callers with this from now on; who was let in before has to come again."""
+        if self._loop is None or self._rules is None:
+            return
+        rules = self._rules
+
+        def change() -> None:
+            rules.tls = tls
+            for conversation in list(self._open):
+                conversation.leave()
+
+        self._loop.call_soon_threadsafe(change)
+
     def _admit(self) -> bool:
-        """Whether one more may talk; where there are too many strangers, the one that has been silent longest goes."""
+        """Whether one more may talk; where there are too many strangers, one of the busiest address goes, the oldest first."""
         strangers = [one for one in self._open if not one.trusted and not one.taking]
         if len(self._open) - len(strangers) >= self._connections:
             return False
         if len(strangers) >= self._strangers:
-            min(strangers, key=lambda one: one.heard).abort()
+            crowd = Counter(one.host for one in strangers)
+            max(strangers, key=lambda one: (crowd[one.host], -one.began)).abort()
         return True
 
 

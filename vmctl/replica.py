@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("vmctl.replica")
 
 LOCK_TIMEOUT = 60.0
+_MAILDIR = "vmctl:maildir"
 _MOST_LOOKS = 3
 _LONGEST_WRITING = 3_600_000_000  # microseconds
 _SHARE_OF_DIGESTS = 8  # one part in so many of a mail may be digests
@@ -215,8 +216,9 @@ class Replica:
         is no silence of the peer.
         """
         with self.locked():
-            self.door.pick_up(lambda error: self.strays.note(error, "the Maildir"))
-            deadline, waiting = self._deadline(), self.spool.waiting()
+            deadline = self._deadline()
+            more = self._pick_up(deadline)
+            waiting = self.spool.waiting()
             taken: list[Taken] = []
             while waiting and not (taken and deadline is not None and deadline.over):
                 if (mail := self._take_one(waiting.pop(0))) is not None:
@@ -231,8 +233,23 @@ class Replica:
             if (back := self.inbox.bring_mailboxes_back()).changed:
                 taken.append(back)
             applied = self.applier.apply_all(deadline)
-            self.behind = bool(waiting) or applied.more
+            self.behind = bool(waiting) or applied.more or more
             return Intake(taken, applied, more=self.behind)
+
+    def _pick_up(self, deadline: Deadline | None) -> bool:
+        """Take what lies in the Maildir; tells whether there is more. One that cannot be read is a fault, and stops nothing."""
+        more, trouble = False, None
+        try:
+            more = self.door.pick_up(lambda error: self.strays.note(error, "the Maildir"), deadline)
+        except StoreUnusable as error:
+            trouble = error
+        if trouble is not None or self.index.faults.has(_MAILDIR):
+            with self.index.transaction():
+                if trouble is None:
+                    self.index.faults.drop(_MAILDIR)
+                else:
+                    self.index.faults.set(_MAILDIR, trouble.words, trouble.hint, self.clock.wall())
+        return more
 
     def _deadline(self) -> Deadline | None:
         return None if self.patience is None else Deadline(self.clock, self.patience)

@@ -34,7 +34,7 @@ class Strays:
         self._path = state / _FILE
         self._lock = state / _LOCK
         self._clock = clock
-        self._turn = threading.Lock()
+        self._counting, self._writing = threading.Lock(), threading.Lock()  # who counts never waits for a disk
         self._new: dict[str, dict[str, Any]] = {}
         self._written: float | None = None
 
@@ -45,29 +45,35 @@ class Strays:
             self.flush()
 
     def count(self, error: MailError, source: str) -> None:
-        """Count one, in memory; `source` says where it came from, as far as that is known."""
-        with self._turn:
-            now = self._new.setdefault(error.kind, {"count": 0})
-            now["count"] += 1
-            now["last"] = rfc3339(self._clock.wall())
-            now["from"] = one_line(source, 100)
-            now["why"] = one_line(f"{error.what}: {error.why}" if error.why else error.what, 200)
+        """Count one, in memory; `source` says where it came from, as far as that is known. It waits for nobody."""
+        why = one_line(f"{error.what}: {error.why}" if error.why else error.what, 200)
+        told = {"last": rfc3339(self._clock.wall()), "from": one_line(source, 100), "why": why}
+        with self._counting:
+            self._new[error.kind] = {"count": self._new.get(error.kind, {}).get("count", 0) + 1, **told}
 
     def flush(self) -> None:
         """Write what was counted since the last time. A disk that refuses is no reason to fail for it."""
-        with self._turn:
-            new, self._new = self._new, {}
+        with self._writing:
+            with self._counting:
+                new, self._new = self._new, {}
             if not new:
                 return
             self._written = self._clock.steady()
             try:
                 with durable.lock(self._lock, timeout=_PATIENCE, what="the counts of strays"):
-                    known = read(self._path.parent)
-                    for kind, each in new.items():
-                        each["count"] += known.get(kind, {}).get("count", 0)
-                    durable.write(self._path, (json.dumps(known | new, indent=2) + "\n").encode(), mode=0o600)
+                    text = json.dumps(_together(read(self._path.parent), new), indent=2) + "\n"
+                    durable.write(self._path, text.encode(), mode=0o600)
             except (StoreBusy, StoreError):
-                self._new = new
+                with self._counting:
+                    self._new = _together(new, self._new)
+
+
+def _together(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The sum of two counts; of each kind the last one is that of `after`."""
+    sums = {
+        kind: {**each, "count": each["count"] + before.get(kind, {}).get("count", 0)} for kind, each in after.items()
+    }
+    return before | sums
 
 
 def read(state: Path) -> dict[str, dict[str, Any]]:
