@@ -49,7 +49,7 @@ class Rules:
 
     `mine` is the only recipient and `peer` the only sender taken, besides the null sender of reports. `take(raw,
     sender)` is called in `worker`, for one mail at a time, and returns when the mail is durable. `stray(error, host)`
-    hears of everything that is turned away. Without `tls` the link is plain.
+    hears of everything that is turned away, `connected()` of each new connection. Without `tls` the link is plain.
     """
 
     hostname: str
@@ -60,6 +60,7 @@ class Rules:
     stray: Callable[[MailError, str], None]
     worker: ThreadPoolExecutor
     pace: Pace
+    connected: Callable[[], None]
     tls: ssl.SSLContext | None
     idle: float
     proof: float
@@ -90,15 +91,13 @@ class Conversation(SMTP):
         self._mail_bytes = 0
         self._faults = self._said = 0
         self._leaving = False
-        self._unwanted = False
         self._shaking = False  # hands: that has an end of its own
         opened.add(self)  # now: a crowd is accepted at once, before any of it is connected
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin, unless it has been pushed out already."""
+        """Begin; somebody may have to go for it."""
         super().connection_made(transport)
-        if self._unwanted:
-            self.abort()
+        self._rules.connected()
 
     def connection_lost(self, error: Exception | None) -> None:
         """Count it no longer."""
@@ -139,9 +138,9 @@ class Conversation(SMTP):
 
     @property
     def host(self) -> str:
-        """The address of who calls."""
+        """The address of who calls; empty before it is connected."""
         peer = self.session.peer if self.session else None
-        return str(peer[0]) if isinstance(peer, tuple) else "unknown"
+        return str(peer[0]) if isinstance(peer, tuple) else ""
 
     # TLS
 
@@ -225,7 +224,6 @@ class Conversation(SMTP):
 
     def abort(self) -> None:
         """Hang up without a word; it counts no longer."""
-        self._unwanted = True
         self._opened.discard(self)
         if isinstance(self.transport, asyncio.Transport):
             self.transport.abort()

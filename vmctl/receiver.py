@@ -115,7 +115,7 @@ class Receiver:
         worker = ThreadPoolExecutor(1, thread_name_prefix="vmctl take")
         try:
             loop.set_exception_handler(on_loop_fault)
-            self._rules = Rules(worker=worker, pace=Pace(), **self._words)
+            self._rules = Rules(worker=worker, pace=Pace(), connected=self._make_room, **self._words)
             loop.run_until_complete(self._serve(loop, sock, self._rules))
         finally:
             worker.shutdown(wait=True, cancel_futures=True)
@@ -124,7 +124,7 @@ class Receiver:
 
     async def _serve(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, rules: Rules) -> None:
         def accept() -> asyncio.Protocol:
-            if not self._admit():
+            if self._is_full():
                 log.warning("a connection was turned away: %d are open", len(self._open))
                 return _Busy()
             return Conversation(rules, self._open, loop)
@@ -157,15 +157,16 @@ class Receiver:
 
         self._loop.call_soon_threadsafe(change)
 
-    def _admit(self) -> bool:
-        """Whether one more may talk; where there are too many strangers, one of the busiest address goes, the oldest first."""
-        strangers = [one for one in self._open if not one.trusted and not one.taking]
-        if len(self._open) - len(strangers) >= self._connections:
-            return False
-        if len(strangers) >= self._strangers:
+    def _is_full(self) -> bool:
+        """Whether the peer has as many connections as it may have."""
+        return sum(one.trusted or one.taking for one in self._open) >= self._connections
+
+    def _make_room(self) -> None:
+        """Send one away where too many strangers are connected: of the address that has the most, the oldest."""
+        strangers = [one for one in self._open if one.host and not one.trusted and not one.taking]
+        if len(strangers) > self._strangers:
             crowd = Counter(one.host for one in strangers)
             max(strangers, key=lambda one: (crowd[one.host], -one.began)).abort()
-        return True
 
 
 class _Busy(asyncio.Protocol):
