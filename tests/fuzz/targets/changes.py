@@ -155,6 +155,7 @@ def run(data: bytes) -> None:
             named = {
                 post.replica.store.path(record["key"]) for mail in told for record in mail.records if _has_file(record)
             }
+            named.add("vmctl:clock")  # mails that were kept are older each day
             assert new.keys() <= named, f"what the peer said of others made files that cannot be read: {new}"
             digest = post.replica.index.digest
             _tell(wire, post, told[-1])

@@ -18,6 +18,7 @@ from fuzz import grounds, mutate
 from fuzz.target import Target
 from vmctl import conversation as conversation_room
 from vmctl.errors import DiskFull, MailPutOff, MailRefused, MailTooLarge, PeerUnreachable, StoreUnusable
+from vmctl.pace import Pace
 from vmctl.sender import Courier
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ def _conversation(take: Callable[[bytes], None], tls: ssl.SSLContext | None) -> 
         take=lambda raw, _sender: take(raw),
         stray=lambda _error, _host: None,
         worker=_AtOnce(),
+        pace=Pace(),
+        connected=lambda: None,
         tls=tls,
         idle=3600.0,
         proof=3600.0,

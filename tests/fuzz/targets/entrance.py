@@ -108,7 +108,7 @@ def run_door(data: bytes) -> None:
             finally:
                 assert {path.name for path in state.iterdir()} <= before | {"spool"}
         (path,) = (state / "spool").iterdir()
-        assert re.fullmatch(r"\d{16}-[A-Za-z0-9][A-Za-z0-9_-]{0,80}\.eml", path.name), path.name
+        assert re.fullmatch(r"\d{16}-[A-Za-z0-9][A-Za-z0-9_-]{0,80}(\.report)?\.eml", path.name), path.name
         if not path.stem.partition("-")[2].startswith("report-"):
             door.read(path.read_bytes())
 
