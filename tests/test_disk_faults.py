@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from running import SERVERS, Net, until, wav
 
-from vmctl import durable, errors
+from vmctl import beneath, durable, errors
 from vmctl.audio import digest_of
 from vmctl.conversation import refusal
 from vmctl.errors import DiskFull, StoreError, StoreUnusable
@@ -102,7 +102,7 @@ def test_a_file_that_cannot_be_opened_is_named_and_stops_nothing_else(wire, reco
         f"mailboxes/2001/messages/{ident}.wav",
         "mailboxes/2001/greetings/busy.wav",
     }
-    opened = os.open
+    opened = beneath.open
 
     def refused(path, *words, **more):
         if str(path).removeprefix(f"{wire.root()}/") in closed:
@@ -110,7 +110,7 @@ def test_a_file_that_cannot_be_opened_is_named_and_stops_nothing_else(wire, reco
         return opened(path, *words, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "open", refused)
+        patch.setattr(beneath, "open", refused)
         for path in closed:
             os.utime(wire.root() / path)
         wire.scan(full=True)
@@ -134,7 +134,7 @@ def test_a_recording_that_cannot_be_read_is_not_shipped_and_not_lost(wire, recor
     wire.desk().create_mailbox("2001", {})
     ident = wire.desk().leave("2001", recording())
     audio = wire.root() / f"mailboxes/2001/messages/{ident}.wav"
-    opened = type(audio).open
+    opened = beneath.file
 
     def refused(path, *words, **more):
         if path == audio:
@@ -142,7 +142,7 @@ def test_a_recording_that_cannot_be_read_is_not_shipped_and_not_lost(wire, recor
         return opened(path, *words, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(audio), "open", refused)
+        patch.setattr(beneath, "file", refused)
         wire.exchange(4)
         assert [] == wire.messages("2001", "secondary")
         assert wire.a.index.get(f"message/2001/{ident}").pending

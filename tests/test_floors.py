@@ -22,6 +22,8 @@ FLOORS = (
     "vmctl cli store",  # the packages themselves, empty but for a version
     # the ground: what went wrong, what time it is
     "errors clock",
+    "beneath",
+    "rights",
     "names pace durable volumes database certificates sealing backoff bell program reach supervisor ranges refusals replies checkpoints fault_list lamp_list seen letters",
     # values and what opens them, each knowing the ground only
     "model view arbiter leases pin audio identity spool contact faults trouble schedule ways mail_parts yamltext keys watch deferrals probes",

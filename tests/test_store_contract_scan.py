@@ -9,6 +9,7 @@ from contract import shown, there
 from hands import WAYS_TO_SAVE
 from wire import SETTLE
 
+from vmctl import beneath
 from vmctl.model import (
     CALLFLOW,
 )  # fmt: skip
@@ -28,15 +29,23 @@ def _watching():
 
 
 @pytest.fixture
-def touched():
+def touched(monkeypatch):
     """Tells what a piece of work opens and lists under a folder, vmctl's own files left out."""
 
     def watch(act, root):
         global _touched  # noqa: PLW0603 - an audit hook has no other place
         _watching()
         _touched = []
+        opened = beneath.open
+
+        def seen(path, *words, **more):
+            _touched.append(str(path))  # the audit hook sees no more of it than its last name
+            return opened(path, *words, **more)
+
         try:
-            act()
+            with monkeypatch.context() as patch:
+                patch.setattr(beneath, "open", seen)
+                act()
         finally:
             paths, _touched = _touched, None
         below = [path.removeprefix(f"{root}/") for path in paths if path.startswith(f"{root}/")]
@@ -262,7 +271,7 @@ def test_a_folder_that_cannot_be_read_deletes_nothing(pair, sound, monkeypatch, 
     closed = str(pair.hand.message_folder("2001") if which == "messages" else pair.root())
 
     def refusing(act):
-        def listing(path="."):
+        def listing(path):
             if str(path) == closed:
                 raise PermissionError(13, "Permission denied")
             return act(path)
@@ -270,8 +279,8 @@ def test_a_folder_that_cannot_be_read_deletes_nothing(pair, sound, monkeypatch, 
         return listing
 
     with monkeypatch.context() as patch:
-        for name in ("scandir", "listdir"):
-            patch.setattr(os, name, refusing(getattr(os, name)))
+        for name in ("entries", "names"):
+            patch.setattr(beneath, name, refusing(getattr(beneath, name)))
         pair.hand.mailbox_file("2002").write_bytes(pair.hand.mailbox_text(name="Bob"))
         report = pair.scan(full=True)
         assert ([], []) == (report.held, sorted(report.absent))

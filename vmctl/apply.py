@@ -20,6 +20,7 @@ from vmctl.model import MESSAGE, canonical, parse_key
 from vmctl.placing import Placing
 from vmctl.recovery import Recovery
 from vmctl.replacing import Replacing
+from vmctl.rights import AS_BESIDE
 
 if TYPE_CHECKING:
     from vmctl.clock import Clock, Deadline
@@ -179,14 +180,14 @@ class Applier:
             return False
         if self._store.is_edited(kind):
             data = self._store.text(record)
-            durable.make_directory((self._store.root / path).parent)
+            durable.make_directory((self._store.root / path).parent, mode=AS_BESIDE)
             self._replacing.write(entry, path, data)
             return True
         audio = audio_of(record.document)
         if audio is None or audio["format"] not in self._store.formats:
             return False
         target = self._store.audio_path(record.key, audio["format"])
-        durable.make_directory((self._store.root / target).parent)
+        durable.make_directory((self._store.root / target).parent, mode=AS_BESIDE)
         if not self._recordings.place(entry, audio, target):
             return False
         if kind == MESSAGE:
@@ -207,7 +208,7 @@ class Applier:
         if marked and self._store.look(path) is None:
             self._placing.write(record, path, data)
         else:
-            durable.write(self._store.root / path, data)
+            durable.write(self._store.root / path, data, mode=AS_BESIDE)
         self._shown(entry, path, hashlib.sha256(data).hexdigest())
 
     def _remove(self, entry: Entry) -> bool:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import stat
 import wave
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vmctl import beneath
 from vmctl.clock import duration
 from vmctl.errors import BadAudio, StoreUnusable
 
@@ -41,7 +40,7 @@ def inspect(path: Path, *, formats: tuple[str, ...], longest: float) -> Recordin
     form = path.suffix.removeprefix(".").lower()
     if form not in formats:
         raise BadAudio(f"{path} is not of an allowed format", why=f"allowed are: {', '.join(formats)}")
-    if not path.is_file():
+    if not beneath.is_there(path):
         raise BadAudio(f"there is no file {path}", hint="name a WAV file (PCM) that is there")
     digest, size = digest_of(path)
     if size == 0:
@@ -53,10 +52,7 @@ def digest_of(path: Path) -> tuple[str, int]:
     """SHA-256 (hex) and size in bytes of a file. Raises StoreUnusable."""
     sha, size = hashlib.sha256(), 0
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not make us wait for its writer
-        with open(fd, "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise StoreUnusable(f"{path} is no plain file", hint="move it away")
+        with beneath.file(path) as file:
             while block := file.read(_BLOCK):
                 sha.update(block)
                 size += len(block)
@@ -68,7 +64,7 @@ def digest_of(path: Path) -> tuple[str, int]:
 def wav_seconds(path: Path, longest: float) -> float:
     """How long a PCM WAV plays, counted from the frames that are really there. Raises BadAudio."""
     try:
-        with wave.open(str(path), "rb") as file:
+        with beneath.file(path) as plain, wave.open(plain, "rb") as file:
             rate, said, width = file.getframerate(), file.getnframes(), file.getnchannels() * file.getsampwidth()
             there = 0
             while block := file.readframes(max(1, _BLOCK // max(width, 1))):

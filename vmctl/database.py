@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
+import stat
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from vmctl import beneath
 from vmctl.errors import DiskFull, IndexDamaged, StoreBusy, StoreNewer, StoreUnusable, VmctlError
 
 if TYPE_CHECKING:
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
 
 _OPENING, _OPEN_AGAIN = 10.0, 0.02  # seconds
 _WAIT_FOR_WRITER = 30.0  # seconds
+_FILES = ("", "-wal", "-shm", "-journal")
 
 Fault: Final = sqlite3.DatabaseError  # what SQLite raises
 Rows = sqlite3.Cursor  # what a statement gives
@@ -54,6 +58,12 @@ def connect(path: Path, tables: str, format: int, *, create: bool) -> Connection
 
     Raises StoreUnusable, StoreBusy, DiskFull, IndexDamaged or StoreNewer.
     """
+    _check_plain(path)
+    if create:
+        with contextlib.suppress(OSError):  # it is there, or SQLite will say why it cannot be
+            # the umask may let others read what SQLite makes; what it makes beside it gets the mode of this. One that is
+            # there is not opened: to close it would let go of the locks that SQLite has on it here (fcntl(2))
+            os.close(beneath.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     try:
         where = f"{path.absolute().as_uri()}?mode={'rwc' if create else 'rw'}"
         db = sqlite3.connect(
@@ -65,7 +75,6 @@ def connect(path: Path, tables: str, format: int, *, create: bool) -> Connection
             if version > format and db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
                 raise StoreNewer(f"{path} has format {version}, this vmctl knows {format}")  # noqa: TRY301
             if version != format:
-                path.chmod(0o600)
                 _make(db, tables, format)
         except BaseException:
             db.close()
@@ -77,7 +86,8 @@ def connect(path: Path, tables: str, format: int, *, create: bool) -> Connection
 
 def as_it_is(path: Path, format: int) -> Connection | None:  # noqa: A002
     """The file alone, without lock or log; None where that cannot be read either, or is of another format."""
-    with contextlib.suppress(Fault, IndexDamaged):
+    with contextlib.suppress(Fault, IndexDamaged, StoreUnusable):
+        _check_plain(path)
         where = f"{path.absolute().as_uri()}?immutable=1"
         db = sqlite3.connect(where, uri=True, isolation_level=None, factory=Connection)
         with contextlib.suppress(Fault, VmctlError):
@@ -85,6 +95,22 @@ def as_it_is(path: Path, format: int) -> Connection | None:  # noqa: A002
                 return db
         db.close()
     return None
+
+
+def _check_plain(path: Path) -> None:
+    """Raise StoreUnusable where a link, or anything else than a file, is in the way: SQLite follows links by itself."""
+    for suffix in _FILES:
+        beside = path.with_name(path.name + suffix)
+        try:
+            there = beneath.status(beside)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise StoreUnusable(f"cannot open {path}", why=error.strerror or str(error)) from error
+        if not stat.S_ISREG(there.st_mode):
+            raise StoreUnusable(
+                f"{beside} is no plain file", why="symbolic links are not followed", hint="move it away"
+            )
 
 
 def ours(error: sqlite3.DatabaseError) -> VmctlError:

@@ -6,6 +6,9 @@ name (`_open`, `_write`, `_truncate`, `_fsync`, `_rename`, `_swap`, `_link`, `_u
 test can make each of them fail, end the process at it, or lose what was not synced. Not promised: what a disk does that lies
 about fsync.
 
+A `mode` is what a new file gets, whatever the process's umask is: see `vmctl.rights`. Nothing is reached through a
+symbolic link below a store's directory: see `vmctl.beneath`.
+
 Faults of the disk come out as DiskFull (no room: try again) or StoreUnusable (everything else the system refuses).
 """
 
@@ -21,11 +24,14 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vmctl import beneath, rights
 from vmctl.errors import DiskFull, RecordError, StoreBusy, StoreUnusable, SyncError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
+
+    from vmctl.rights import Rights
 
 TEMP_PREFIX = ".vmctl-tmp-"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -38,14 +44,14 @@ _TOLD = 1024  # bytes that a lock holds
 _ENDED_WELL = "nobody: the last one ended well"
 _ENDED_ILL = "nobody: the last one ended with an error"
 
-_open = os.open
+_open = beneath.open
 _truncate = os.ftruncate
 _fsync = os.fsync
-_rename = os.rename
-_link = os.link
-_unlink = os.unlink
-_mkdir = os.mkdir
-_rmdir = os.rmdir
+_rename = beneath.rename
+_link = beneath.link
+_unlink = beneath.unlink
+_mkdir = beneath.mkdir
+_rmdir = beneath.rmdir
 _sync = os.sync
 
 
@@ -62,9 +68,11 @@ def _swap(one: Path, other: Path) -> None:
     found = _renameat2()
     if found is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    if found(_AT_CWD, os.fsencode(one), _AT_CWD, os.fsencode(other), _EXCHANGE):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    with beneath.holding(one) as (here, first), beneath.holding(other) as (there, second):
+        folders = [_AT_CWD if fd is None else fd for fd in (here, there)]
+        if found(folders[0], os.fsencode(first), folders[1], os.fsencode(second), _EXCHANGE):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
 
 
 @functools.cache
@@ -92,14 +100,14 @@ def temp_beside(path: Path) -> Path:
 
 def temporary(root: Path) -> Iterator[Path]:
     """The files under `root` that have such a name: being written at this moment, or left by a killed process."""
-    for folder, _, names in os.walk(root):
+    for folder, _, names in os.walk(root):  # follows no links, and who removes a file looks again
         yield from (root / folder / name for name in names if name.startswith(TEMP_PREFIX))
 
 
 def write(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Put `data` at `path`, in place of what was there. The directory must exist."""
     with disk_faults(path):
-        temp = _new_file(path, data, mode)
+        temp = _new_file(path, data, rights.for_file(path, mode))
         try:
             _rename(temp, path)
         except BaseException:
@@ -116,10 +124,10 @@ def place(mark: Path, path: Path, data: bytes, told: bytes, *, mode: int = 0o600
     """
     waiting = _waiting(mark)
     with disk_faults(path):
-        temp = _new_file(mark, data, mode)
+        temp = _new_file(mark, data, rights.for_file(path, mode))
         try:
             _rename(temp, waiting)
-            fd = _open(mark, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+            fd = _open(mark, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
             try:
                 _write(fd, told)
             finally:
@@ -134,7 +142,7 @@ def place(mark: Path, path: Path, data: bytes, told: bytes, *, mode: int = 0o600
 
 def was_placed(mark: Path) -> bool:
     """Whether what belongs to a mark that a killed process left was at its place, be it there still or not."""
-    return mark.exists() and not _waiting(mark).exists()
+    return beneath.is_file(mark) and not beneath.is_there(_waiting(mark))
 
 
 def unmark(mark: Path) -> None:
@@ -151,7 +159,7 @@ def _waiting(mark: Path) -> Path:
 def create(path: Path, data: bytes, *, mode: int = 0o600) -> bool:
     """Put `data` at `path` unless something is there already; tells whether it did."""
     with disk_faults(path):
-        temp = _new_file(path, data, mode)
+        temp = _new_file(path, data, rights.for_file(path, mode))
         try:
             _link(temp, path)
         except FileExistsError:
@@ -170,7 +178,7 @@ def exchange(path: Path, data: bytes, aside: Path, *, mode: int = 0o600) -> bool
     whoever looks at `aside` afterwards sees that too.
     """
     with disk_faults(path):
-        temp = _new_file(path, data, mode)
+        temp = _new_file(path, data, rights.for_file(path, mode))
         try:
             _rename(temp, aside)
         except BaseException:
@@ -181,9 +189,11 @@ def exchange(path: Path, data: bytes, aside: Path, *, mode: int = 0o600) -> bool
         return kept
 
 
-def move(source: Path, target: Path) -> None:
-    """Rename on one file system; both directories are durable afterwards."""
+def move(source: Path, target: Path, *, mode: int | None = None) -> None:
+    """Rename on one file system; both directories are durable afterwards. Without `mode` the file keeps what it has."""
     with disk_faults(target):
+        if mode is not None:
+            rights.set_on(source, rights.for_file(target, mode))
         _rename(source, target)
         fsync_directory(target.parent)
         if source.parent != target.parent:
@@ -203,8 +213,8 @@ def copy(source: Path, target: Path, *, check: Callable[[Path], None] | None = N
     with disk_faults(target):
         temp = temp_beside(target)
         try:
-            with source.open("rb") as file:
-                fd = _open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+            with beneath.file(source) as file:
+                fd = _new(temp, rights.for_file(target, mode))
                 try:
                     while data := file.read(_CHUNK):
                         _write(fd, data)
@@ -223,7 +233,7 @@ def copy(source: Path, target: Path, *, check: Callable[[Path], None] | None = N
 def write_at(path: Path, offset: int, data: bytes, *, mode: int = 0o600) -> None:
     """Put `data` into `path` from `offset` on; the file is made if it is missing, and read by nobody before it is whole."""
     with disk_faults(path):
-        fd = _open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+        fd = _open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, mode)
         try:
             os.lseek(fd, offset, os.SEEK_SET)
             _write(fd, data)
@@ -236,8 +246,8 @@ def write_at(path: Path, offset: int, data: bytes, *, mode: int = 0o600) -> None
 def append(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Add `data` at the end of `path`, which is made if it is missing."""
     with disk_faults(path):
-        made = not path.exists()
-        fd = _open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+        made = not beneath.is_there(path)
+        fd = _open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, mode)
         try:
             before = os.fstat(fd).st_size
             try:
@@ -253,17 +263,22 @@ def append(path: Path, data: bytes, *, mode: int = 0o600) -> None:
 
 
 def make_directory(path: Path, *, mode: int = 0o700) -> None:
-    """Make `path` and what is missing above it; each new name is durable in its parent."""
+    """Make `path` and what is missing above it; each new name is durable in its parent.
+
+    AS_BESIDE lets the group do in a new folder what it may do in the one that holds it.
+    """
     with disk_faults(path):
         missing = []
-        while not path.is_dir():
+        while not beneath.is_folder(path):
             missing.append(path)
             path = path.parent
         for folder in reversed(missing):
             try:
-                _mkdir(folder, mode)
+                _mkdir(folder, 0o700)
+                if mode != 0o700:  # noqa: PLR2004 - as it was made
+                    rights.set_on(folder, rights.for_folder(folder, mode))
             except FileExistsError:
-                if not folder.is_dir():  # not another process that made it meanwhile: a file is in the way
+                if not beneath.is_folder(folder):  # not another process that made it meanwhile: a file is in the way
                     raise
             fsync_directory(folder.parent)
 
@@ -277,7 +292,7 @@ def remove(path: Path) -> bool:
         except FileNotFoundError:
             there = False
         folder = path.parent
-        while not folder.is_dir():  # it went with its folder
+        while not beneath.is_folder(folder):  # it went with its folder
             folder = folder.parent
         fsync_directory(folder)
         return there
@@ -318,7 +333,7 @@ def keep(paths: Iterable[Path], root: Path) -> None:
     folders = {folder for path in files for folder in path.parents if folder.is_relative_to(root)}
     for path in [*files, *sorted(folders, reverse=True)]:
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+            fd = beneath.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:
             continue  # the next look at it will tell
         with disk_faults(path):
@@ -339,7 +354,7 @@ def remove_empty(folder: Path) -> bool:
 
 def fsync_directory(path: Path) -> None:
     """Make the names in a directory durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = beneath.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         _fsync(fd)
     finally:
@@ -386,7 +401,7 @@ def lock(path: Path, *, timeout: float, what: str, shared_text: str = "") -> Ite
 def take_lock(path: Path, *, timeout: float, what: str, shared_text: str = "") -> int:
     """Lock `path` until the returned file descriptor is closed or the process ends. Raises StoreBusy."""
     with disk_faults(path):
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = beneath.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     deadline = time.monotonic() + timeout
     pause = 0.001
     try:
@@ -444,7 +459,7 @@ def lock_told(path: Path) -> str | None:
 def _opened(path: Path) -> int | None:
     for mode in (os.O_RDWR, os.O_RDONLY):  # not every file system locks what is open for reading; a read-only one must
         with contextlib.suppress(OSError):
-            return os.open(path, mode | os.O_CLOEXEC | os.O_NOFOLLOW)
+            return beneath.open(path, mode | os.O_NOFOLLOW)
     return None
 
 
@@ -466,9 +481,21 @@ def _try_lock(fd: int, path: Path) -> bool:
         return True
 
 
-def _new_file(path: Path, data: bytes, mode: int) -> Path:
+def _new(path: Path, whose: Rights) -> int:
+    """Make a file, which nobody else may open before it has its rights; open for writing."""
+    fd = _open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    try:
+        rights.give(fd, whose)
+    except BaseException:
+        os.close(fd)
+        _discard(path)
+        raise
+    return fd
+
+
+def _new_file(path: Path, data: bytes, whose: Rights) -> Path:
     temp = temp_beside(path)
-    fd = _open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    fd = _new(temp, whose)
     try:
         try:
             _write(fd, data)
@@ -514,4 +541,4 @@ def _replace_slowly(aside: Path, path: Path) -> bool:
     except BaseException:
         _discard(temp)
         raise
-    return os.path.lexists(aside)
+    return beneath.is_there(aside)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from vmctl import durable
+from vmctl import beneath, durable
 from vmctl.errors import BrokenFile, StoreUnusable
 from vmctl.model import MESSAGE, Record, parse_key
 
@@ -49,7 +49,7 @@ class Graves:
     def fill(self, key: str) -> None:
         """The record lives again, or nothing of it is to be kept: remove its tomb."""
         tomb = self.tomb(key)
-        if tomb.exists():
+        if beneath.is_there(tomb):
             durable.remove(tomb)
 
     def tombs(self) -> Iterator[tuple[str, str]]:
@@ -63,7 +63,7 @@ class Graves:
         if key:
             return self._store.parse(key, self._store.read(path), path)[1]
         try:
-            value = json.loads((self._store.root / path).read_bytes())
+            value = json.loads(beneath.read(self._store.root / path))
             record = Record.from_json(str(value["key"]), value)
             fits = self.tomb(record.key) == self._store.root / path and not record.lives
         except OSError as error:

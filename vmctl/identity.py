@@ -11,7 +11,7 @@ import json
 import secrets
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vmctl import durable
+from vmctl import beneath, durable
 from vmctl.errors import AlreadyExists, StoreDamaged, StoreForeign, StoreMissing, StoreNewer, StoreUnusable
 from vmctl.names import is_name
 
@@ -42,6 +42,7 @@ def new_incarnation(server: str) -> str:
 def create(store: Path, network: str, server: str, format: str = "native") -> Identity:  # noqa: A002 - the file's word
     """Make the directory `store` a store, with what is missing of it. Raises AlreadyExists when it is one."""
     identity = Identity(FORMAT, network, server, new_incarnation(server), format)
+    beneath.fence(store)
     durable.make_directory(store / DIRECTORY, mode=0o700)
     if not durable.create(_path(store), _encoded(identity)):
         raise AlreadyExists(f"{store} is a store already", hint="use it as it is, or name another directory")
@@ -84,8 +85,9 @@ def _encoded(identity: Identity) -> bytes:
 
 def _content(store: Path) -> bytes:
     path = _path(store)
+    beneath.fence(store)
     try:
-        with path.open("rb") as file:
+        with beneath.file(path) as file:
             return file.read(_LARGEST_FILE)
     except (FileNotFoundError, NotADirectoryError) as error:
         if store.is_dir():

@@ -14,6 +14,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from vmctl import (
+    beneath,
     checkpoints,
     database,
     fault_list,
@@ -83,7 +84,7 @@ class Index:
         self._db = connection
         self._path = path
         self.as_it_is = False
-        self._inode = path.stat().st_ino
+        self._inode = beneath.status(path).st_ino
         self._last = self._began = 0
         self._digest = 0
         self._depth = 0
@@ -102,8 +103,8 @@ class Index:
     def is_there(self) -> bool:
         """Whether the file that is open still has its name: one that was removed goes on without anybody seeing it."""
         try:
-            return self._path.stat().st_ino == self._inode
-        except FileNotFoundError:
+            return beneath.status(self._path).st_ino == self._inode
+        except OSError:
             return False
 
     @property
@@ -114,7 +115,7 @@ class Index:
     @classmethod
     def open(cls, path: Path, *, create: bool = False) -> Self:
         """Open the index, or make an empty one. Raises StoreUnusable, IndexDamaged or StoreNewer."""
-        if not create and not path.exists():
+        if not create and not beneath.is_there(path):
             raise StoreUnusable(f"there is no index at {path}", hint="run 'vmctl sync': it builds the index anew")
         return cls(database.connect(path, _TABLES, FORMAT, create=create), path)
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from vmctl import durable, identity
+from vmctl import beneath, durable, identity
 from vmctl.at_work import who_serves
 from vmctl.errors import AlreadyExists, AlreadyServing, StoreForeign, StoreMissing, StoreUnusable
 from vmctl.index import Index
 from vmctl.model import CALLFLOW, MAILBOX, MESSAGE, PROMPT, SETTINGS_KEY, server_of
 from vmctl.reindex import INDEX, stamp
+from vmctl.rights import AS_BESIDE
 from vmctl.store.native import FOLDERS, NativeStore
 
 if TYPE_CHECKING:
@@ -56,8 +57,10 @@ def plan(config: Config, name: str, wall: int) -> Plan:
 
 def carry_out(plan: Plan) -> identity.Identity:
     """Make the store. Cut off at any moment, it is done again by another `vmctl join`."""
+    durable.make_directory(plan.root)
+    beneath.fence(plan.root)
     for folder in FOLDERS:
-        durable.make_directory(plan.root / folder)
+        durable.make_directory(plan.root / folder, mode=AS_BESIDE)
     if plan.aside is not None:
         durable.move(plan.root / identity.DIRECTORY, plan.aside)
     return identity.create(plan.root, plan.network, plan.server)
@@ -90,7 +93,7 @@ def _former(config: Config, name: str, root: Path) -> str | None:
 def _of_index(root: Path, name: str) -> str | None:
     """The other server, where an index of it lies without an identity."""
     path = root / identity.DIRECTORY / INDEX
-    if not path.exists():
+    if not beneath.is_there(path):
         return None
     index = Index.open(path)
     try:

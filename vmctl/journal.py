@@ -22,7 +22,7 @@ import os
 from collections import deque
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 
-from vmctl import durable
+from vmctl import beneath, durable
 from vmctl.chain import OURS, ROTATION, Entry, begins, line, made, parsed, shown, was_edited
 from vmctl.clock import parse_rfc3339
 from vmctl.errors import JournalBroken, JournalError
@@ -259,7 +259,7 @@ class Journal:
             last = self._set_aside(left, last, at, server)
         if last is None:
             return None
-        begun = older_path(self.path, last["seq"]).exists()  # and cut off before the new file was there
+        begun = beneath.is_there(older_path(self.path, last["seq"]))  # and cut off before the new file was there
         return self._rotate(last, at, server) if full or begun else last
 
     def _is_full(self, file: BinaryIO) -> bool:
@@ -271,7 +271,7 @@ class Journal:
         """Begin a new file; its first line. Cut off at any step the journal is what it was, and the next append does it again."""
         entry = made(ROTATION, last, at=at, server=server, **self._state().as_json())
         older = older_path(self.path, last["seq"])
-        if older.exists() and not same(older, self.path):  # it is, where this was cut off
+        if beneath.is_there(older) and not same(older, self.path):  # it is, where this was cut off
             raise JournalBroken(
                 f"the journal {self.path} cannot go on in a new file", why=f"{older.name} is there already"
             )

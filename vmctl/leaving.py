@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from vmctl import durable
+from vmctl import beneath, durable
 from vmctl.audio import digest_of
 from vmctl.errors import VmctlError
 from vmctl.model import parse_key
@@ -51,7 +51,7 @@ def take_back(store: Format, index: Index, pool: Pool) -> None:
     key, sha256 = left["key"], left["audio"]["sha256"]
     place = store.root / store.audio_path(key, left["audio"]["format"])
     if store.look(store.path(key)) is None:
-        if place.is_file() and digest_of(place)[0] == sha256:
+        if beneath.is_file(place) and digest_of(place)[0] == sha256:
             durable.remove(place)
         durable.remove_empty(store.root / store.folder(str(parse_key(key).mailbox)))
         if not index.needs_audio(sha256):

@@ -53,7 +53,7 @@ def make(
             for folder in FOLDERS:
                 durable.make_directory(directory / name / folder)
             identity.create(directory / name, network, name)
-        if not durable.create(directory / FILE, text.encode(), mode=0o644):
+        if not durable.create(directory / FILE, text.encode()):
             raise NotEmpty(f"somebody else put a {FILE} into {directory}")
     return made
 

@@ -12,6 +12,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from vmctl import beneath
 from vmctl.audio import WAV
 from vmctl.entry import Entry, audio_of
 from vmctl.mail import AUDIO_FRAME, BASE64_GROWTH, FRAME, MAX_AUDIO, Audio, estimate
@@ -159,7 +160,7 @@ class Packer:
         document = entry.record.document if entry else {}
         audio = audio_of(document) or {"size": stop, "format": WAV}
         try:
-            with (self._store.root / path).open("rb") as file:
+            with beneath.file(self._store.root / path) as file:
                 file.seek(start)
                 data = file.read(stop - start)
         except OSError as error:  # gone or unreadable since it was found: the scan will say so

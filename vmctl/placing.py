@@ -12,8 +12,9 @@ import contextlib
 import hashlib
 from typing import TYPE_CHECKING
 
-from vmctl import durable
+from vmctl import beneath, durable
 from vmctl.errors import StoreUnusable
+from vmctl.rights import AS_BESIDE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,11 +39,11 @@ class Placing:
     def write(self, record: Record, path: str, data: bytes) -> None:
         """Write the document of a message that is not there; `noted` is to be called when the index has it."""
         if self._boot == _UNKNOWN:
-            durable.write(self._store.root / path, data)
+            durable.write(self._store.root / path, data, mode=AS_BESIDE)
             return
         durable.make_directory(self._folder)
         mark = self._folder / (record.key.replace("/", "%") + self._suffix)
-        durable.place(mark, self._store.root / path, data, record.version.encode())
+        durable.place(mark, self._store.root / path, data, record.version.encode(), mode=AS_BESIDE)
         self._marks.append(mark)
 
     def noted(self) -> None:
@@ -53,9 +54,9 @@ class Placing:
 
     def left(self) -> list[tuple[str, str]]:
         """Key and version of what a killed process has written without a note, whether it is there still or not."""
-        marks = sorted(self._folder.glob(f"*{self._suffix}")) if self._folder.is_dir() else []
+        marks = [self._folder / name for name in beneath.names(self._folder) if name.endswith(self._suffix)]
         return [
-            (mark.name.removesuffix(self._suffix).replace("%", "/"), mark.read_text("ascii", "replace"))
+            (mark.name.removesuffix(self._suffix).replace("%", "/"), beneath.read(mark).decode("ascii", "replace"))
             for mark in marks
             if durable.was_placed(mark)
         ]
@@ -63,7 +64,6 @@ class Placing:
     def clear(self) -> None:
         """What a killed process left was looked at."""
         self._marks.clear()
-        found = sorted(self._folder.iterdir()) if self._folder.is_dir() else []
-        for path in found:  # a mark sorts before the file that waits beside it
+        for name in beneath.names(self._folder):  # a mark sorts before the file that waits beside it
             with contextlib.suppress(StoreUnusable):
-                durable.discard(path)
+                durable.discard(self._folder / name)

@@ -5,12 +5,15 @@ Whoever sends a recording or waits for one asks here; what is to lie in the plac
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
-from vmctl import durable
+from vmctl import beneath, durable
 from vmctl.audio import digest_of
 from vmctl.entry import Entry, audio_of
+from vmctl.errors import StoreUnusable
 from vmctl.model import CONFLICT, KINDS, MESSAGE, parse_key
+from vmctl.rights import AS_BESIDE
 
 if TYPE_CHECKING:
     from vmctl.index import Index
@@ -40,8 +43,9 @@ class Recordings:
             audio, key = audio_of(entry.record.document), _place_of(entry.record)
             if audio and audio["format"] in self._store.formats and key is not None:
                 path = self._store.audio_path(key, audio["format"])
-                if self.lies_at(path, sha256, audio["size"]):
-                    return path
+                with contextlib.suppress(StoreUnusable):  # the scan names it, and it may lie elsewhere
+                    if self.lies_at(path, sha256, audio["size"]):
+                        return path
         return None
 
     def lies_at(self, path: str, sha256: str, size: int) -> bool:
@@ -52,7 +56,7 @@ class Recordings:
         if known is not None and known[0] == look:
             return known[1] == sha256
         place = self._store.root / path
-        if place.is_symlink() or not place.is_file() or digest_of(place)[0] != sha256:
+        if not beneath.is_file(place) or digest_of(place)[0] != sha256:
             return False
         if self._store.look(path) != look:
             return False
@@ -80,7 +84,7 @@ class Recordings:
             others = [other for other in self._index.with_audio(sha256) if other.record.key != entry.record.key]
             self._pool.place(sha256, place, last=not others)
         else:
-            durable.copy(self._store.root / source, place)
+            durable.copy(self._store.root / source, place, mode=AS_BESIDE)
         self.drop_former_format(entry, target)
         self._index.looks.set_file(target, self._store.look_now(place), sha256)
         return True

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vmctl import durable, identity
+from vmctl import beneath, durable, identity
 from vmctl.errors import DiskFull, StoreUnusable, VmctlError
 from vmctl.model import MESSAGE
 from vmctl.rejoin import ORDERED
@@ -92,13 +92,13 @@ def set_aside(state: Path, wall: int) -> Path | None:
     The index itself goes first: without it SQLite removes what lies beside it.
     """
     index = state / INDEX
-    if not index.is_symlink() and not index.exists():
+    if not beneath.is_there(index):
         return None
     aside = state / f"{INDEX}.aside-{stamp(wall)}"
     durable.move(index, aside)
     for suffix in _BESIDE:
         beside = index.with_name(INDEX + suffix)
-        if beside.exists():
+        if beneath.is_there(beside):
             durable.move(beside, aside.with_name(aside.name + suffix))
     return aside
 
@@ -113,7 +113,7 @@ def put_back(state: Path, aside: Path) -> None:
         durable.remove(path)
     for suffix in _BESIDE:
         beside = aside.with_name(aside.name + suffix)
-        if beside.exists():
+        if beneath.is_there(beside):
             durable.move(beside, index.with_name(INDEX + suffix))
     durable.move(aside, index)
 

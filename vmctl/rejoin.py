@@ -10,7 +10,7 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vmctl import identity
+from vmctl import beneath, identity
 from vmctl.entry import as_in_file
 from vmctl.errors import IndexDamaged
 from vmctl.model import Field, Record, Stamp, Vector, join, server_of
@@ -54,7 +54,7 @@ def to_read(path: Path, journal: Journal, server: str) -> Index | None:
     """
     from vmctl.index import Index
 
-    if path.exists():
+    if beneath.is_there(path):
         index = Index.to_read(path)
         try:
             if index.meta("incarnation"):

@@ -9,14 +9,16 @@ one that a power cut brought back would tell of an exchange long done with.
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vmctl import durable
+from vmctl import beneath, durable
 from vmctl.audio import digest_of
 from vmctl.errors import RecordError
 from vmctl.model import MESSAGE, message_key
+from vmctl.rights import AS_BESIDE
 from vmctl.store.format import Walk
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ class Replacing:
         known = self._index.looks.file(path)
         expected, intended = known[1] if known else "unknown", hashlib.sha256(data).hexdigest()
         aside = self._aside(path, expected, intended)
-        replaced = durable.exchange(self._store.root / path, data, aside)
+        replaced = durable.exchange(self._store.root / path, data, aside, mode=AS_BESIDE)
         with self._index.transaction():
             late, settled = self._merge_late(entry, path, aside, expected) if replaced else (False, False)
             self._index.looks.set_file(path, self._store.look_now(self._store.root / path), intended)
@@ -70,7 +72,7 @@ class Replacing:
         `kept` says that all files are durable as they are.
         """
         self._asides.clear()
-        found = sorted(self._folder.iterdir()) if self._folder.is_dir() else []
+        found = [self._folder / name for name in beneath.names(self._folder)]
         walk = self._store.walk() if found else Walk()
         if found and not kept:
             durable.keep((self._store.root / _put_aside(aside)[0] for aside in found), self._store.root)
@@ -126,7 +128,7 @@ class Replacing:
         if digest_of(aside)[0] == expected:
             return False, True
         try:
-            document = self._store.parse(before.record.key, aside.read_bytes(), path)[0]
+            document = self._store.parse(before.record.key, beneath.read(aside), path)[0]
         except RecordError as error:
             self._name_fault(aside, path, f"saved while it was replaced, and broken: {error.what}")
             return False, False
@@ -170,6 +172,6 @@ def _name(aside: Path) -> str:
 def _is_at(aside: Path, place: Path) -> bool:
     """Whether a file aside is still in its place, too. A message that was replaced may have been deleted since."""
     try:
-        return aside.samefile(place)
+        return os.path.samestat(beneath.status(aside), beneath.status(place))
     except FileNotFoundError:
         return False

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vmctl import durable
+from vmctl import beneath, durable
 from vmctl.errors import NotFound, StoreUnusable
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Spool:
     def read(self, path: Path) -> bytes:
         """The bytes of a mail. Raises StoreUnusable."""
         try:
-            return path.read_bytes()
+            return beneath.read(path)
         except OSError as error:
             raise StoreUnusable(f"cannot read the mail {path}", why=error.strerror or str(error)) from error
 
@@ -49,8 +49,9 @@ class Spool:
 
     def tidy(self) -> None:
         """Remove what a killed receiver left half-written: it was never answered with 250."""
-        for path in self._folder.glob(f"{durable.TEMP_PREFIX}*"):
-            durable.discard(path)
+        for name in beneath.names(self._folder):
+            if name.startswith(durable.TEMP_PREFIX):
+                durable.discard(self._folder / name)
 
     # What came in and cannot be taken
 
@@ -69,7 +70,7 @@ class Spool:
     def why(self, path: Path) -> str | None:
         """Why a mail was set aside; None where that is not known any more."""
         try:
-            return path.with_suffix(_WHY).read_text("utf-8", "replace")
+            return beneath.read(path.with_suffix(_WHY)).decode("utf-8", "replace")
         except OSError:
             return None
 
@@ -114,4 +115,4 @@ class Spool:
 
 
 def _mails(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix == _SUFFIX) if folder.is_dir() else []
+    return [folder / name for name in beneath.names(folder) if name.endswith(_SUFFIX)]

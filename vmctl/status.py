@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vmctl import identity, strays
+from vmctl import beneath, identity, strays
 from vmctl.agreement import Agreed
 from vmctl.clock import Clock, rfc3339
 from vmctl.contact import Contact
@@ -121,7 +121,7 @@ def _still_since(lock: Path, runs: str, clock: Clock) -> int | None:
     if not runs.startswith("vmctl serve"):
         return None
     try:
-        turned = lock.stat().st_mtime_ns // 1000
+        turned = beneath.status(lock).st_mtime_ns // 1000
     except OSError:
         return None
     return turned if clock.wall() - turned > _STILL else None

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vmctl import hooks, notice, program
+from vmctl import beneath, hooks, notice, program
 from vmctl.backoff import backoff
 from vmctl.clock import Deadline
 from vmctl.errors import JournalError, StoreError
@@ -304,7 +304,7 @@ class Teller:
     def _state(self) -> object:
         """What changes whenever the journal grows, or is another one."""
         try:
-            status = self._journal.path.stat()
+            status = beneath.status(self._journal.path)
         except OSError:
             return None
         return status.st_ino, status.st_size, status.st_mtime_ns

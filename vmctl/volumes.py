@@ -13,6 +13,7 @@ import os
 import re
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
+from vmctl import beneath
 from vmctl.errors import StoreUnusable
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Volumes:
         """Those that were there when `growing` was opened: it may have become one of them meanwhile."""
         name = re.compile(rf"{re.escape(self._path.stem)}-(\d{{9,15}}){re.escape(self._path.suffix)}")
         try:
-            names = os.listdir(self._path.parent)  # noqa: PTH208 - names, not paths
+            names = [name for name, _ in beneath.entries(self._path.parent)]
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -92,7 +93,7 @@ class Volumes:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
-        file: BinaryIO = path.open("rb")
+        file: BinaryIO = beneath.file(path)
     except FileNotFoundError:
         file = io.BytesIO()
     except OSError as error:
@@ -107,7 +108,7 @@ def _unreadable(path: Path, error: OSError) -> StoreUnusable:
 
 def _is(path: Path, file: BinaryIO) -> bool:
     try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+        return os.path.samestat(beneath.status(path), os.fstat(file.fileno()))
     except OSError:  # it is gone, or nothing is open
         return False
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Self
 
+from vmctl import durable
+from vmctl.errors import DiskFull, StoreUnusable, VmctlError
+from vmctl.rights import AS_BESIDE
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -80,13 +84,13 @@ class Watcher:
             # vmctl's own folder is left out: the index changes with every mail
             observer.schedule(Handler(), str(self._root), recursive=False, event_filter=kinds)
             for folder in _FOLDERS:
-                (self._root / folder).mkdir(mode=0o700, exist_ok=True)
+                durable.make_directory(self._root / folder, mode=AS_BESIDE)
                 observer.schedule(Handler(), str(self._root / folder), recursive=True, event_filter=kinds)
             observer.start()
-        except OSError as error:
+        except (OSError, StoreUnusable, DiskFull) as error:
             log.error(
                 "cannot watch %s (%s): only the timed scans find changes; raise fs.inotify.max_user_watches",
-                self._root, error.strerror or error,
+                self._root, error.words if isinstance(error, VmctlError) else error.strerror or error,
             )  # fmt: skip
             observer.unschedule_all()
             return self

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from vmctl import beneath
 from vmctl.cli.app import group
 from vmctl.cli.output import emit, note, report, table
 from vmctl.cli.session import Reader, Session, User
@@ -187,7 +188,7 @@ def _deleted(store: NativeStore, extension: str) -> list[dict[str, Any]]:
     from vmctl.names import is_name
 
     folder = store.root / _GRAVE / store.folder(extension)
-    names = [path.stem for path in sorted(folder.glob("*.json"))]
+    names = [name.removesuffix(".json") for name in beneath.names(folder) if name.endswith(".json")]
     return _readable(store, extension, [name for name in names if is_name(name)], _GRAVE)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from vmctl import beneath
 from vmctl.cli.output import emit, note
 from vmctl.errors import StoreMissing, SyncError
 
@@ -95,7 +96,7 @@ def _without_waiting(config: Config, name: str, changes: dict[str, str], *, wins
 
     store = _store(config, name)
     path = store.state / "index.db"
-    if not path.exists():
+    if not beneath.is_there(path):
         return changes
     index = Index.to_read(path)
     try:
@@ -178,7 +179,7 @@ def _tell_unfinished(session: Session, winner: str) -> dict[str, str]:
 
     root = session.config.servers[winner].store
     path = root / ".vmctl" / "index.db" if root is not None else None
-    if path is None or not path.exists():
+    if path is None or not beneath.is_there(path):
         return {}
     index, wall = Index.to_read(path), Clock().wall()
     try:

@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vmctl import durable
+from vmctl import beneath, durable
 from vmctl.audio import inspect
 from vmctl.cli.output import emit, note, report, say, table
 from vmctl.errors import AlreadyExists, BadAudio, NotFound, StoreUnusable
@@ -56,14 +56,14 @@ def export(session: Session, path: str | None, target: str, *, force: bool, what
 
 def _description(session: Session, path: str) -> dict[str, Any]:
     file = session.store.root / path
-    _check_plain(file, file.lstat().st_mode)
+    _check_plain(file, beneath.status(file).st_mode)
     recording = inspect(file, formats=session.store.formats, longest=math.inf)
     return {"seconds": recording.seconds, "audio": recording.as_field()}
 
 
 def _read(path: Path) -> bytes:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = beneath.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(fd, "rb") as file:
             _check_plain(path, os.fstat(fd).st_mode)
             return file.read()

@@ -16,6 +16,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from vmctl import beneath
 from vmctl.durable import TEMP_PREFIX
 from vmctl.errors import BadValue, BrokenFile, NotFound, StoreUnusable
 from vmctl.model import (
@@ -47,12 +48,11 @@ FOLDERS = ("callflows", "prompts", "mailboxes")
 _YAML, _JSON = ".yaml", "json"
 
 
-_lstat = os.lstat
+_lstat = beneath.status
 
 
 def _listed(folder: Path) -> list[tuple[str, os.stat_result]]:
-    with os.scandir(folder) as entries:
-        return [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries if _ours(entry.name)]
+    return [each for each in beneath.entries(folder) if _ours(each[0])]
 
 
 class NativeStore:
@@ -61,6 +61,7 @@ class NativeStore:
     name: ClassVar[str] = "native"
 
     def __init__(self, root: Path, formats: tuple[str, ...], document_limit: int) -> None:
+        beneath.fence(root)
         self.root = root
         self.formats = formats
         self._limit = document_limit
@@ -136,11 +137,15 @@ class NativeStore:
         found = {}
         for folder in (".", *FOLDERS):
             try:
-                found[folder] = _lstat(f"{self.root}/{folder}/.").st_dev  # of what a link leads to
-            except (FileNotFoundError, NotADirectoryError):
+                status = _lstat(
+                    f"{self.root}/." if folder == "." else self.root / folder
+                )  # links to the store are followed
+            except FileNotFoundError:
                 continue
             except OSError as error:
                 raise StoreUnusable(f"cannot look at {folder}", why=error.strerror or str(error)) from error
+            if stat.S_ISDIR(status.st_mode):
+                found[folder] = status.st_dev
         return found
 
     def look_now(self, path: Path) -> Look:
@@ -153,7 +158,7 @@ class NativeStore:
     def read(self, path: str) -> bytes:
         """The bytes of a document. Raises BrokenFile where it is too large or no plain file."""
         try:
-            fd = os.open(self.root / path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+            fd = beneath.open(self.root / path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as error:
             raise BrokenFile(f"{path} cannot be read", why=error.strerror or str(error)) from error
         if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -230,7 +235,7 @@ class NativeStore:
 
     def _names(self, folder: str) -> list[str]:
         try:
-            return sorted(path.name for path in (self.root / folder).iterdir())
+            return sorted(name for name, _ in beneath.entries(self.root / folder))
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
@@ -300,10 +305,12 @@ class NativeStore:
 
     def tombs(self) -> Iterator[tuple[str, str]]:
         """Path and key of what is left of each deleted message: its JSON, with stamps and presence."""
-        for path in sorted((self.state / "deleted" / "mailboxes").glob("*/messages/*.json")):
-            extension, ident = path.parent.parent.name, path.stem
-            if is_extension(extension) and is_name(ident):
-                yield path.relative_to(self.root).as_posix(), message_key(extension, ident)
+        graves = self.state / "deleted" / "mailboxes"
+        for extension in filter(is_extension, beneath.names(graves)):
+            for name in beneath.names(graves / extension / "messages"):
+                ident, dot, suffix = name.rpartition(".")
+                if dot and suffix == _JSON and is_name(ident):
+                    yield f"{STATE}/deleted/{self.folder(extension)}/{name}", message_key(extension, ident)
 
     def messages(self, folder: str) -> dict[str, os.stat_result]:
         """Names and stats of a message folder's files. Raises StoreUnusable."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator  # noqa: TC003 - used in annotations that tests resolve
 from pathlib import Path  # noqa: TC003
 
-from vmctl import durable
+from vmctl import beneath, durable
 from vmctl.audio import digest_of
-from vmctl.errors import BadAudio
+from vmctl.errors import BadAudio, StoreUnusable
+from vmctl.rights import AS_BESIDE
 
 _DIGEST = 64  # characters of a SHA-256 in hex
+_PART = ".part"
 
 
 class Pool:
@@ -24,7 +26,7 @@ class Pool:
 
     def holds(self, sha256: str) -> bool:
         """Whether it is here."""
-        return self.path(sha256).is_file()
+        return beneath.is_file(self.path(sha256))
 
     def copy_in(self, source: Path, sha256: str) -> None:
         """Copy a file in, durably. Raises BadAudio if it changed since its digest was taken."""
@@ -52,7 +54,7 @@ class Pool:
     def finish(self, sha256: str) -> bool:
         """Every part has come: make it whole. Tells whether the bytes have the digest; if not they are dropped."""
         part = self._part(sha256)
-        if not part.exists():
+        if not beneath.is_there(part):
             return self.holds(sha256)
         good = digest_of(part)[0] == sha256
         if good:
@@ -69,11 +71,14 @@ class Pool:
     def keep(self, source: Path, sha256: str) -> None:
         """Keep a file of the store that is about to be replaced: until then it stays in its place, too."""
         durable.make_directory(self._folder)
-        durable.link(source, self.path(sha256))
+        try:
+            durable.link(source, self.path(sha256))
+        except StoreUnusable:  # of somebody else's file, where the system lets only its owner link it
+            self.copy_in(source, sha256)
 
     def place(self, sha256: str, target: Path, *, last: bool) -> None:
         """Put a recording of the pool at `target` by rename; `last` moves it, else it is copied."""
-        (durable.move if last else durable.copy)(self.path(sha256), target)
+        (durable.move if last else durable.copy)(self.path(sha256), target, mode=AS_BESIDE)
 
     def drop(self, sha256: str) -> None:
         """Remove a recording that lies in its place in the store now."""
@@ -81,18 +86,25 @@ class Pool:
 
     def lying(self) -> Iterator[tuple[str, int]]:
         """The recordings that are here whole, and since when each has lain here (microseconds)."""
-        for place in sorted(self._folder.iterdir()) if self._folder.is_dir() else ():
-            if len(place.name) == _DIGEST:
-                yield place.name, place.lstat().st_ctime_ns // 1000
+        for name, since in self._names():
+            if len(name) == _DIGEST:
+                yield name, since
 
     def unfinished(self) -> Iterator[tuple[str, int]]:
         """The recordings of which a part is here, and when the newest of it came (microseconds)."""
-        for place in sorted(self._folder.glob("*.part")):
-            yield place.stem, place.lstat().st_ctime_ns // 1000
+        for name, since in self._names():
+            if name.endswith(_PART):
+                yield name.removesuffix(_PART), since
 
     def drop_part(self, sha256: str) -> None:
         """Remove what has come of a recording, if anything has."""
         durable.discard(self._part(sha256))
 
     def _part(self, sha256: str) -> Path:
-        return self._folder / f"{sha256}.part"
+        return self._folder / f"{sha256}{_PART}"
+
+    def _names(self) -> list[tuple[str, int]]:
+        """What lies here, and since when (microseconds)."""
+        if not beneath.is_folder(self._folder):
+            return []
+        return sorted((name, there.st_ctime_ns // 1000) for name, there in beneath.entries(self._folder))
