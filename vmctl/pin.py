@@ -13,8 +13,11 @@ from vmctl.errors import BadValue
 
 _PIN = re.compile(r"[0-9]{4,15}", re.ASCII)
 _HASH = re.compile(r"scrypt:([0-9]{1,6}):([0-9]{1,2}):([0-9]{1,2}):([A-Za-z0-9+/=]{16,64}):([A-Za-z0-9+/=]{40,64})")
-_COST, _BLOCK, _PARALLEL = 16384, 8, 1
+# As OWASP's Password Storage Cheat Sheet has it where 128 MiB for each hash are too much (N=2^17, r=8, p=1): as much work
+# in 32 MiB. A PIN of four digits is found all the same by whoever has its hash: so that is nobody's to see, either.
+_COST, _BLOCK, _PARALLEL = 2**15, 8, 3
 _MEMORY = 64 * 1024 * 1024
+_MOST_WORK = 4 * _COST * _BLOCK * _PARALLEL  # of a hash that somebody else made: it must not hold a server up
 
 
 def is_hash(value: Any) -> bool:
@@ -46,6 +49,8 @@ def matches(value: str, pin: str) -> bool:
     if not parts or not _PIN.fullmatch(pin):
         return False
     cost, block, parallel = (int(parts[number]) for number in (1, 2, 3))
+    if cost * block * parallel > _MOST_WORK:
+        return False
     try:
         salt, kept = base64.b64decode(parts[4]), base64.b64decode(parts[5])
         return hmac.compare_digest(_scrypt(pin, salt, cost, block, parallel), kept)

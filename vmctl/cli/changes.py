@@ -9,7 +9,9 @@ from typing import Any
 _LONGEST = 100  # characters of a value
 HIDDEN = "(hidden)"
 _NOT_SET = "(not set)"
-_SECRET = re.compile(r"(?:^|[._-])pins?(?:$|[._-])", re.IGNORECASE)
+_SECRET = re.compile(
+    r"(?:^|[._-])(?:pins?|password|passwd|passcode|passphrase|secret|token|credentials?)(?:$|[._-])", re.IGNORECASE
+)
 
 
 def lines(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -38,8 +40,19 @@ def values(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def is_secret(path: tuple[str | int, ...]) -> bool:
-    """Whether a value must not be shown."""
+    """Whether a value must not be shown. The hash of a PIN is as good as the PIN: there are ten thousand of four digits."""
     return any(_SECRET.search(str(step)) for step in path)
+
+
+def masked(path: tuple[str | int, ...], value: Any) -> Any:
+    """A value as it may be shown, with what is secret in it hidden, however deep it stands."""
+    if is_secret(path):
+        return HIDDEN
+    if isinstance(value, dict):
+        return {name: masked((str(name),), inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [masked((), inner) for inner in value]
+    return value
 
 
 def short(value: Any) -> str:
@@ -51,10 +64,10 @@ def short(value: Any) -> str:
 def _shown(path: tuple[str | int, ...], value: Any) -> str:
     from vmctl.model import ABSENT
 
-    return _NOT_SET if value is ABSENT else HIDDEN if is_secret(path) else short(value)
+    return _NOT_SET if value is ABSENT else HIDDEN if is_secret(path) else short(masked(path, value))
 
 
 def _plain(path: tuple[str | int, ...], value: Any) -> Any:
     from vmctl.model import ABSENT
 
-    return None if value is ABSENT else HIDDEN if is_secret(path) else value
+    return None if value is ABSENT else masked(path, value)

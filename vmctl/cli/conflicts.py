@@ -120,15 +120,15 @@ def _value(record: Record) -> dict[str, Any]:
 
     document = record.document
     won, lost = document["won"], document["lost"]
-    secret = document["field"] is not None and changes.is_secret((document["field"],))  # a hash is nobody's to see
+    path: tuple[str, ...] = () if document["field"] is None else (document["field"],)
     return {
         "id": record.key.partition("/")[2],
         "record": document["record"],
         "field": document["field"],
-        "won": changes.HIDDEN if secret and "is" in won else won.get("is"),
+        "won": changes.masked(path, won["is"]) if "is" in won else None,
         "won_by": won["at"][1].partition("-")[0],
         "won_at": rfc3339(won["at"][0]),
-        "lost": changes.HIDDEN if secret and "is" in lost else lost.get("is"),
+        "lost": changes.masked(path, lost["is"]) if "is" in lost else None,
         "lost_by": lost["at"][1].partition("-")[0],
         "lost_at": rfc3339(lost["at"][0]),
     }

@@ -211,4 +211,4 @@ def _open(document: dict[str, Any] | None) -> dict[str, Any] | None:
     """A document as it may be shown."""
     if document is None:
         return None
-    return {name: changes.HIDDEN if changes.is_secret((name,)) else value for name, value in document.items()}
+    return {name: changes.masked((name,), value) for name, value in document.items()}
