@@ -9,6 +9,7 @@ recording: they get nothing that they did not have. docs/store.md is what users 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 AS_BESIDE: Final = -1  # in the place of a mode: as what is replaced, or as the folder says
 _ALL, _GROUP = 0o777, 0o070
+# By whom a group is refused: the system, a user namespace that does not know it, a file system without groups.
+_REFUSED = (errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP)
 
 
 class Rights(NamedTuple):
@@ -58,7 +61,9 @@ def give(fd: int, rights: Rights) -> None:
     if mode & _GROUP and rights.group not in {None, has.st_gid}:
         try:
             os.fchown(fd, -1, rights.group)
-        except PermissionError:
+        except OSError as error:
+            if error.errno not in _REFUSED:
+                raise
             mode &= ~_GROUP
     if has.st_mode & _ALL != mode:
         keeps = stat.S_ISGID if stat.S_ISDIR(has.st_mode) else 0  # what is made in it goes on having its group
