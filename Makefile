@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Without compiled modules every command would compile its own again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test matrix soak plants crash fuzz lint docs clean
+.PHONY: demo test matrix soak plants crash fuzz lint audit docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vmctl demo
@@ -47,11 +47,21 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# What is known against the least versions that pyproject.toml allows, and against those that are installed here; it asks
+# the database of advisories of PyPI. Where that cannot be reached, docs/dependencies.md is what was looked up.
+audit: $(VENV)/.installed-dev
+	$(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(BIN)/python docs/least.py > $(VENV)-audit/least.txt
+	$(VENV)-audit/bin/pip-audit --strict --requirement $(VENV)-audit/least.txt --no-deps --disable-pip
+	$(BIN)/python -m pip freeze --exclude-editable > $(VENV)-audit/here.txt
+	$(VENV)-audit/bin/pip-audit --strict --requirement $(VENV)-audit/here.txt --no-deps --disable-pip
+
 docs: $(VENV)/.installed-dev
 	$(BIN)/python docs/generate.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-audit build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

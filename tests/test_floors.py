@@ -78,7 +78,46 @@ DOORS = {
     "urllib": {"webhooks", "arbiter"},
 }
 # Never: these run what they read, or were taken out of the standard library.
-BARRED = {"pickle", "marshal", "shelve", "asyncore", "asynchat", "smtpd", "telnetlib", "cgi", "imp", "click"}
+BARRED = {
+    "pickle",
+    "pickletools",
+    "marshal",
+    "shelve",
+    "dbm",
+    "code",
+    "codeop",
+    "pty",
+    "runpy",
+    "tarfile",
+    "zipfile",
+    "xml",
+    "crypt",
+    "random",
+    "commands",
+    "dill",
+    "joblib",
+    "asyncore",
+    "asynchat",
+    "smtpd",
+    "telnetlib",
+    "cgi",
+    "imp",
+    "click",
+}
+
+
+CALLS = {
+    "eval", "exec", "compile", "__import__", "os.system", "os.popen", "os.fork", "os.forkpty", "tempfile.mktemp",
+    "yaml.unsafe_load", "yaml.full_load", "yaml.unsafe_load_all", "yaml.full_load_all",
+    "subprocess.getoutput", "subprocess.getstatusoutput", "hashlib.md5", "hashlib.sha1", "hashlib.new",
+}  # fmt: skip
+# One of these, in no more than the rooms that have it: what calls into C, or takes a directory tree away.
+RARE = {
+    "ctypes": {"durable"},
+    "shutil": {"network", "session", "demo", "cli"},
+    "tempfile": {"demo"},
+    "importlib": {"cli.app"},
+}
 
 
 class Import(NamedTuple):
@@ -186,9 +225,27 @@ def test_nothing_that_runs_what_it_reads_is_used(module):
     for node in ast.walk(TREES[module]):
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
-            assert called not in {"eval", "exec", "os.system", "os.popen", "__import__"}, node.lineno
+            assert called not in CALLS, f"line {node.lineno}: {called}"
+            assert not called.startswith(("os.exec", "os.spawn", "os.posix_spawn")), node.lineno
+            if called in {"yaml.load", "yaml.load_all"}:
+                loaders = [ast.unparse(each) for each in (*node.args[1:], *(key.value for key in node.keywords))]
+                assert loaders, node.lineno
+                assert not any("Unsafe" in each or "Full" in each for each in loaders), node.lineno
             shells = [key for key in node.keywords if key.arg == "shell" and ast.unparse(key.value) != "False"]
             assert shells == [], node.lineno
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_what_is_rarely_needed_is_used_where_it_is_known(module):
+    """ctypes, temporary files and the removal of trees have their rooms; deltas are never deepdiff's own."""
+    for name, line, _ in IMPORTS[module]:
+        package = name.partition(".")[0]
+        if package in RARE:
+            assert {module, module.partition(".")[0]} & RARE[package], f"{module}, line {line}: {name}"
+        assert name != "deepdiff.Delta"
+    assert "Delta(" not in (
+        FILES[module].read_text("utf-8") if "deepdiff" in {one.name for one in IMPORTS[module]} else ""
+    )
 
 
 def test_the_reader_of_imports_finds_them_all():

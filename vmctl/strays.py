@@ -10,7 +10,7 @@ import json
 import threading
 from typing import TYPE_CHECKING, Any
 
-from vmctl import durable
+from vmctl import beneath, durable
 from vmctl.clock import rfc3339
 from vmctl.errors import StoreBusy, StoreError
 from vmctl.mail_parts import one_line
@@ -79,7 +79,7 @@ def _together(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]
 def read(state: Path) -> dict[str, dict[str, Any]]:
     """What is counted, by kind: `count`, and of the last one `last` (RFC 3339), `from` and `why`."""
     try:
-        with (state / _FILE).open("rb") as file:
+        with beneath.file(state / _FILE) as file:
             value = json.loads(file.read(_LARGEST_FILE))
     except (OSError, ValueError, RecursionError):
         return {}
