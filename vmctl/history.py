@@ -68,12 +68,12 @@ class History:
 
     def of(self, key: str) -> list[Version]:
         """The versions of a record, the newest first."""
-        rows = self._run(f"SELECT {_COLUMNS} FROM history WHERE key = ? ORDER BY number DESC", (key,))  # noqa: S608
+        rows = self._run(f"SELECT {_COLUMNS} FROM history WHERE key = ? ORDER BY number DESC", (key,))  # noqa: S608 - our own words; values are parameters
         return list(map(_version, rows))
 
     def all(self) -> list[Version]:
         """The versions of all records, in the order in which they were taken, the newest first."""
-        rows = self._run(f"SELECT {_COLUMNS} FROM history ORDER BY taken DESC, key, number DESC")  # noqa: S608
+        rows = self._run(f"SELECT {_COLUMNS} FROM history ORDER BY taken DESC, key, number DESC")  # noqa: S608 - our own words; values are parameters
         return list(map(_version, rows))
 
     def names_audio(self, sha256: str) -> bool:
@@ -81,7 +81,7 @@ class History:
         return self._run("SELECT 1 FROM history WHERE audio = ?", (sha256,)).fetchone() is not None
 
     def _newest(self, key: str) -> Version | None:
-        query = f"SELECT {_COLUMNS} FROM history WHERE key = ? ORDER BY number DESC LIMIT 1"  # noqa: S608
+        query = f"SELECT {_COLUMNS} FROM history WHERE key = ? ORDER BY number DESC LIMIT 1"  # noqa: S608 - our own words; values are parameters
         row = self._run(query, (key,)).fetchone()
         return None if row is None else _version(row)
 

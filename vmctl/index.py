@@ -276,17 +276,17 @@ class Index:
 
     def entries(self, where: str = "1", values: tuple[Any, ...] = ()) -> Iterator[Entry]:
         """The entries that a condition selects, by key."""
-        rows = self._run(f"SELECT key, state, shown, base FROM records WHERE {where} ORDER BY key", values)  # noqa: S608
+        rows = self._run(f"SELECT key, state, shown, base FROM records WHERE {where} ORDER BY key", values)  # noqa: S608 - our own words; values are parameters
         return map(_entry, rows.fetchall())
 
     def keys(self, where: str = "1", values: tuple[Any, ...] = ()) -> list[str]:
         """The keys that a condition selects, in order."""
-        query = f"SELECT key FROM records WHERE {where} ORDER BY key"  # noqa: S608
+        query = f"SELECT key FROM records WHERE {where} ORDER BY key"  # noqa: S608 - our own words; values are parameters
         return [row[0] for row in self._run(query, values)]
 
     def count(self, where: str = "1", values: tuple[Any, ...] = ()) -> int:
         """How many records a condition selects."""
-        return int(self._run(f"SELECT count(*) FROM records WHERE {where}", values).fetchone()[0])  # noqa: S608
+        return int(self._run(f"SELECT count(*) FROM records WHERE {where}", values).fetchone()[0])  # noqa: S608 - our own words; values are parameters
 
     def in_mailbox(self, extension: str) -> list[Entry]:
         """The entries of a mailbox's greetings and messages."""
@@ -318,7 +318,7 @@ class Index:
     def aging(self, status: str, before: int) -> list[tuple[str, str, int]]:
         """Key and mailbox of each living message that has had a status since before a time, and since when."""
         query = f"""SELECT key, mailbox, {_SINCE} FROM records
-            WHERE kind = 'message' AND lives AND {_STATUS} = ? AND {_SINCE} < ? ORDER BY 3"""  # noqa: S608
+            WHERE kind = 'message' AND lives AND {_STATUS} = ? AND {_SINCE} < ? ORDER BY 3"""  # noqa: S608 - our own words; values are parameters
         return [(row[0], row[1], row[2]) for row in self._run(query, (status, before))]
 
     def mailboxes(self) -> list[tuple[str, str | None, dict[str, Any]]]:
@@ -326,12 +326,12 @@ class Index:
         timers = "'$.fields.timers.is'"
         query = f"""SELECT name, {_SERVICE},
             CASE json_type(state, {timers}) WHEN 'object' THEN json_extract(state, {timers}) ELSE '{{}}' END
-            FROM records WHERE key > 'mailbox/' AND key < 'mailbox0'"""  # noqa: S608
+            FROM records WHERE key > 'mailbox/' AND key < 'mailbox0'"""  # noqa: S608 - our own words; values are parameters
         return [(name, service, json.loads(timers)) for name, service, timers in self._run(query)]
 
     def mailbox_services(self, above: int = 0) -> list[tuple[str, bool, str | None]]:
         """Of each mailbox that was changed above a number: its extension, whether it lives, the service that it names."""
-        query = f"SELECT name, lives, {_SERVICE} FROM records WHERE kind = '{MAILBOX}' AND number > ?"  # noqa: S608
+        query = f"SELECT name, lives, {_SERVICE} FROM records WHERE kind = '{MAILBOX}' AND number > ?"  # noqa: S608 - our own words; values are parameters
         return [(name, bool(lives), service) for name, lives, service in self._run(query, (above,))]
 
     def newest_by(self, incarnation: str) -> int:
@@ -350,7 +350,7 @@ class Index:
 
     def writable(self) -> list[str]:
         """Of these keys those whose recording is not awaited."""
-        query = f"SELECT key FROM records WHERE todo AND NOT {replies.WAITS} ORDER BY rank, key"  # noqa: S608
+        query = f"SELECT key FROM records WHERE todo AND NOT {replies.WAITS} ORDER BY rank, key"  # noqa: S608 - our own words; values are parameters
         return [row[0] for row in self._run(query)]
 
     def pending(self) -> list[tuple[str, str, str]]:
@@ -385,8 +385,8 @@ class Index:
         """The peer's acknowledgements of one group are void: `mailbox/EXT`, or a kind of records outside of mailboxes."""
         kind, _, mailbox = group.partition("/")
         where, value = ("mailbox = ?", mailbox) if mailbox else ("mailbox IS NULL AND kind = ?", kind)
-        self._run(f"UPDATE records SET base = NULL WHERE {where}", (value,))  # noqa: S608
-        self._run(f"INSERT OR REPLACE INTO unacked SELECT key, 0, number FROM records WHERE {where}", (value,))  # noqa: S608
+        self._run(f"UPDATE records SET base = NULL WHERE {where}", (value,))  # noqa: S608 - our own words; values are parameters
+        self._run(f"INSERT OR REPLACE INTO unacked SELECT key, 0, number FROM records WHERE {where}", (value,))  # noqa: S608 - our own words; values are parameters
 
     def versions(self) -> Iterator[tuple[str, str | None, str]]:
         """Kind, mailbox and version of every record that the digest counts."""

@@ -88,7 +88,7 @@ class Lamps:
         rows = self._run(
             f"""SELECT lamps.mailbox, ifnull(box.lives, 0), CASE WHEN box.key IS NOT NULL THEN {self._service} END, told, due
             FROM lamps LEFT JOIN records AS box ON box.key = 'mailbox/' || lamps.mailbox
-            WHERE due AND lamps.mailbox > ? ORDER BY lamps.mailbox LIMIT ?""",  # noqa: S608
+            WHERE due AND lamps.mailbox > ? ORDER BY lamps.mailbox LIMIT ?""",  # noqa: S608 - our own words; values are parameters
             (after, most),
         )
         return [Lamp(mailbox, bool(lives), *rest) for mailbox, lives, *rest in rows]
@@ -98,7 +98,7 @@ class Lamps:
         rows = self._run(
             f"""SELECT mailbox, {_STATUS} AS status, {_URGENT} = 1 AS urgent, count(*) FROM records
             WHERE kind = 'message' AND lives AND mailbox IN (SELECT value FROM json_each(?))
-            GROUP BY mailbox, status, urgent""",  # noqa: S608
+            GROUP BY mailbox, status, urgent""",  # noqa: S608 - our own words; values are parameters
             (_list(mailboxes),),
         )
         found: dict[str, list[int]] = {}
@@ -126,7 +126,7 @@ class Lamps:
         """The peer tells of these: what this server told need not be so any more."""
         self._run(
             f"""UPDATE lamps SET due = 0, told = CASE WHEN told IS NOT NULL THEN '{_UNSURE}' END
-            WHERE mailbox IN (SELECT value FROM json_each(?))""",  # noqa: S608
+            WHERE mailbox IN (SELECT value FROM json_each(?))""",  # noqa: S608 - our own words; values are parameters
             (_list(mailboxes),),
         )
 

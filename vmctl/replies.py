@@ -36,7 +36,7 @@ class Replies:
     def acks(self, most: int = -1) -> list[tuple[str, str]]:
         """The versions to acknowledge whose recordings are not awaited, `most` of them at most."""
         query = f"""SELECT acks.key, acks.version FROM acks LEFT JOIN records USING (key)
-            WHERE ifnull(NOT {WAITS}, 1) ORDER BY acks.key LIMIT ?"""  # noqa: S608
+            WHERE ifnull(NOT {WAITS}, 1) ORDER BY acks.key LIMIT ?"""  # noqa: S608 - our own words; values are parameters
         return [(row[0], row[1]) for row in self._run(query, (most,))]
 
     def ack_of(self, key: str) -> str | None:
@@ -80,9 +80,9 @@ class Replies:
     def awaited(self) -> dict[str, int]:
         """The recordings that something waits for, by SHA-256, and their sizes: of what is needed most first."""
         query = f"""SELECT sha256, min(json_extract(state, '$.fields.audio.is.size')) FROM awaited JOIN records ON {_NEEDED}
-            GROUP BY sha256 ORDER BY min(rank), min(key)"""  # noqa: S608
+            GROUP BY sha256 ORDER BY min(rank), min(key)"""  # noqa: S608 - our own words; values are parameters
         return {row[0]: int(row[1]) for row in self._run(query)}
 
     def tidy(self) -> None:
         """Forget the recordings that nothing waits for any more."""
-        self._run(f"DELETE FROM awaited WHERE NOT EXISTS (SELECT 1 FROM records WHERE {_NEEDED})")  # noqa: S608
+        self._run(f"DELETE FROM awaited WHERE NOT EXISTS (SELECT 1 FROM records WHERE {_NEEDED})")  # noqa: S608 - our own words; values are parameters

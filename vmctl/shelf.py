@@ -79,7 +79,7 @@ class Shelf:
 
     def stale(self) -> list[Parked]:
         """The rows that are of no use any more: the record changed, or the peer has it."""
-        rows = self._run(f"SELECT packet, key, version, facts FROM parked WHERE {_STALE}")  # noqa: S608
+        rows = self._run(f"SELECT packet, key, version, facts FROM parked WHERE {_STALE}")  # noqa: S608 - our own words; values are parameters
         return [Parked(row[0], row[1], row[2], **json.loads(row[3])) for row in rows]
 
     def owed(self) -> tuple[int, int | None]:
@@ -87,7 +87,7 @@ class Shelf:
 
         A record that was changed again before it was acknowledged is as old as the first of these changes.
         """
-        query = f"SELECT count(*), min(first) FROM unacked JOIN records USING (key) WHERE NOT {_IS_PARKED}"  # noqa: S608
+        query = f"SELECT count(*), min(first) FROM unacked JOIN records USING (key) WHERE NOT {_IS_PARKED}"  # noqa: S608 - our own words; values are parameters
         row = self._run(query).fetchone()
         return int(row[0]), row[1]
 

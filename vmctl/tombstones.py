@@ -110,7 +110,7 @@ class Tombstones:
         assert record.is_purged, "only what was purged is forgotten"  # noqa: S101
         self._set_note(_DROPPED, max(self.dropped_birth, record.born.number))
         for table in ("dead", "unburied", "records"):
-            self._run(f"DELETE FROM {table} WHERE key = ?", (record.key,))  # noqa: S608
+            self._run(f"DELETE FROM {table} WHERE key = ?", (record.key,))  # noqa: S608 - our own words; values are parameters
 
     @property
     def dropped_birth(self) -> int:
