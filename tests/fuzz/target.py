@@ -74,20 +74,25 @@ class Target:
 def bounded(seconds: float = SECONDS, memory: int = MEMORY) -> Iterator[None]:
     """Raise Hang or Glutton where what runs here goes on for too long, or takes too much. For the main thread."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    former = signal.signal(signal.SIGVTALRM, _stop)
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    over = False
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        nonlocal over
+        over = True
+        raise Hang
+
+    former = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds, seconds)  # again, where somebody took the first one
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, former)
+    if over:  # a task of asyncio keeps what it raised to itself
+        raise Hang
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     if grown > memory:
         raise Glutton(f"it took {grown // 1024} MiB")
-
-
-def _stop(_number: int, _frame: FrameType | None) -> None:
-    raise Hang
 
 
 def _name(error: BaseException) -> str:
