@@ -26,7 +26,7 @@ def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize(("name", "wound"), WOUNDS, ids="-".join)
+@pytest.mark.parametrize(("name", "wound"), WOUNDS, ids=map("-".join, WOUNDS))
 def test_a_wound_stays_healed(name: str, wound: str) -> None:
     """An input that once did harm does none any more."""
     finding = TARGETS[name].judge(corpus.wounds(name)[wound])
