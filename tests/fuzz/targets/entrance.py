@@ -13,7 +13,7 @@ from fuzz.targets import mails
 from vmctl import identity, reports
 from vmctl.clock import Clock
 from vmctl.conversation import refusal
-from vmctl.door import Door
+from vmctl.door import Door, is_of_report
 from vmctl.errors import MailError, MailReport
 from vmctl.mail_parts import one_line
 
@@ -109,7 +109,7 @@ def run_door(data: bytes) -> None:
                 assert {path.name for path in state.iterdir()} <= before | {"spool"}
         (path,) = (state / "spool").iterdir()
         assert re.fullmatch(r"\d{16}-[A-Za-z0-9][A-Za-z0-9_-]{0,80}(\.report)?\.eml", path.name), path.name
-        if not path.stem.partition("-")[2].startswith("report-"):
+        if not is_of_report(path):
             door.read(path.read_bytes())
 
 
