@@ -219,9 +219,9 @@ class Journal:
         for entry in self._checked(file):
             try:
                 if entry["kind"] == "transition":
-                    views.setdefault(entry["service"], View.from_json(entry["to"]))
+                    views.setdefault(_name(entry["service"]), View.from_json(entry["to"]))
                 elif entry["kind"] == "agreed":
-                    agreed.setdefault(entry["name"], dict(entry["value"]))
+                    agreed.setdefault(_name(entry["name"]), _mapping(entry["value"]))
                 elif entry["kind"] in {"start", ROTATION}:
                     before = _carried(entry)
                     return State(before.views | views, before.agreed | agreed)
@@ -306,7 +306,19 @@ def _carried(entry: Entry) -> State:
     if entry["kind"] == "start":
         at = parse_rfc3339(entry["at"])
         views = {name: view.started(at) for name, view in views.items()}
-    return State(views, {name: dict(value) for name, value in entry.get("agreed", {}).items()})
+    return State(views, {name: _mapping(value) for name, value in entry.get("agreed", {}).items()})
+
+
+def _name(value: Any) -> str:
+    if not is_name(value):
+        raise ValueError("what should be a name is none")
+    return str(value)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("a value is not a mapping")  # noqa: TRY004 - one error for every fault of data
+    return value
 
 
 def _from(entries: Iterable[Entry], time: int) -> Iterator[Entry]:
