@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmctl import config, network, yamltext
-from vmctl.config_edit import change, edited
-from vmctl.errors import ConfigFaults, ConfigMissing, NotEdited
+from vmctl import config, durable, network, yamltext
+from vmctl.config_edit import change, edited, turn
+from vmctl.errors import ConfigFaults, ConfigMissing, NotEdited, StoreBusy
 
 PLAIN = """# mine
 network: net   # the name
@@ -91,6 +91,22 @@ def test_the_file_of_init(tmp_path):
         {"secondary": {"store": "secondary", "key": "keys/secondary.pem", "public_key": server.public_key, "seal_key": server.seal_key}},
     )  # fmt: skip
     assert before == path.read_text()
+
+
+def test_what_the_file_is_stays_so(tmp_path):
+    """A link leads where it led, line ends are what they were, and of two that change it at once one waits."""
+    path = network.make(tmp_path / "net").path
+    real = tmp_path / "real.yaml"
+    path.rename(real)
+    real.write_bytes(real.read_bytes().replace(b"\n", b"\r\n"))
+    path.symlink_to(real)
+    change(path, {"primary": {"former_key": None, "maildir": "box"}})
+    assert path.is_symlink()
+    raw = real.read_bytes()
+    assert b"    maildir: box\r\n" in raw
+    assert raw.count(b"\n") == raw.count(b"\r\n")
+    with turn(path), pytest.raises(StoreBusy):
+        durable.take_lock(path.with_name(".vmctl.yaml.lock"), timeout=0.01, what="it")
 
 
 def test_nothing_half_done(tmp_path):

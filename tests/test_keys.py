@@ -5,8 +5,11 @@ import hashlib
 import json
 import os
 import re
+from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,6 +52,17 @@ def test_what_is_sealed_only_its_owner_opens(path):
         assert key.open(sealed[:at] + bytes([sealed[at] ^ 1]) + sealed[at + 1 :]) is None
     assert key.open(sealed[:-1]) is None
     assert key.open(b"") is None
+
+
+def test_what_was_sealed_once_is_opened_for_ever():
+    """The bytes of the sealing key and of a sealed mail are those of the page on sync mails, whatever library made them."""
+    known = json.loads((Path(__file__).parent / "known" / "sealed.json").read_text())
+    raw = {name: base64.b64decode(known[name]) for name in ("mlkem_seed", "x25519_private", "public", "sealed")}
+    mlkem = MLKEM768PrivateKey.from_seed_bytes(raw["mlkem_seed"])
+    x25519 = X25519PrivateKey.from_private_bytes(raw["x25519_private"])
+    assert raw["public"] == mlkem.public_key().public_bytes_raw() + x25519.public_key().public_bytes_raw()
+    assert known["info"].encode() == sealing.INFO
+    assert known["content"].encode() == sealing.opened(raw["sealed"], mlkem, x25519)
 
 
 def test_a_rotation_keeps_the_former_keys_until_they_are_retired(path):

@@ -6,6 +6,7 @@ again before it is kept: where anything else would change, nothing does, and the
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import re
 from typing import TYPE_CHECKING, Any
@@ -14,29 +15,40 @@ from vmctl import config, durable, yamltext
 from vmctl.errors import BrokenFile, ConfigMissing, NotEdited
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from vmctl.config import Config
 
+_PATIENCE = 10.0  # seconds
 Changes = dict[str, str | None]  # by key of a server; None takes a key out
 
 
 def change(path: Path, changes: Mapping[str, Changes]) -> Config:
     """Change keys of servers (by name) in the file, durably; the config as it is then.
 
-    Raises NotEdited where the file is of another form, ConfigFaults where it would not be a good one, ConfigMissing.
+    Where it is a link, what that leads to is changed. Raises NotEdited where the file is of another form, ConfigFaults
+    where it would not be a good one, ConfigMissing.
     """
     try:
-        text = path.read_text("utf-8")
+        there = path.resolve(strict=True)
+        before, text = there.stat(), there.read_bytes().decode("utf-8")  # as bytes: line ends stay what they are
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigMissing(f"cannot read {path}", why=str(error)) from error
     changed = edited(text, changes)
     if changed is None:
         raise NotEdited(f"{path} has a form that vmctl does not change", hint=_by_hand(changes))
     made = config.parse(changed, path)
-    durable.write(path, changed.encode(), mode=path.stat().st_mode & 0o777)
+    durable.write(there, changed.encode(), mode=before.st_mode & 0o777)
+    durable.keep_owner(there, before)
     return made
+
+
+@contextlib.contextmanager
+def turn(path: Path) -> Iterator[None]:
+    """Change the file, and what goes with it, while nobody else does. Raises StoreBusy, StoreUnusable."""
+    with durable.lock(path.with_name(f".{path.name}.lock"), timeout=_PATIENCE, what=str(path)):
+        yield
 
 
 def edited(text: str, changes: Mapping[str, Changes]) -> str | None:
@@ -69,7 +81,8 @@ def _change_line(lines: list[str], name: str, key: str, value: str | None) -> bo
         return False
     first, end = server
     pad = _indent(next((line for line in lines[first:end] if _counts(line)), "    x"))
-    line = f"{pad}# {key}:\n" if value is None else f"{pad}{key}: {yamltext.dump(value).strip()}\n"
+    end_of_line = "\r\n" if lines[first - 1].endswith("\r\n") else "\n"
+    line = (f"{pad}# {key}:" if value is None else f"{pad}{key}: {yamltext.dump(value).strip()}") + end_of_line
     for pattern in (rf"{pad}{key}\s*:(\s.*)?$", rf"{pad}#\s*{key}\s*:\s*$"):
         for at in range(first, end):
             if re.match(pattern, lines[at]):

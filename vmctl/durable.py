@@ -262,6 +262,14 @@ def append(path: Path, data: bytes, *, mode: int = 0o600) -> None:
             fsync_directory(path.parent)
 
 
+def keep_owner(path: Path, before: os.stat_result) -> None:
+    """Give a file the owner and group of the one whose place it took, where this process may: root's command is not root's file."""
+    with disk_faults(path), contextlib.suppress(PermissionError):
+        now = path.lstat()
+        if (now.st_uid, now.st_gid) != (before.st_uid, before.st_gid):
+            os.chown(path, before.st_uid, before.st_gid, follow_symlinks=False)
+
+
 def make_directory(path: Path, *, mode: int = 0o700) -> None:
     """Make `path` and what is missing above it; each new name is durable in its parent.
 

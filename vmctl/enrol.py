@@ -90,7 +90,8 @@ def trust(config: Config, code: Code, clock: Clock, window: float) -> Config | N
         raise BadValue(
             f"{code.server} is here, and has other keys", hint="give this code on the other host: there it is needed"
         )
-    made = _pin(config, code, clock, window)
+    with config_edit.turn(config.path):
+        made = _pin(config, code, clock, window)
     _tell_exchange(made, code, clock, first=before[0] is None)
     return made
 
@@ -102,18 +103,19 @@ def rotate(config: Config, name: str, clock: Clock, window: float) -> Config:
     it, and as `load_private` and `config_edit`.
     """
     path, me = _key_of(config, name), config.servers[name]
-    key = keys.load_private(path)
-    if key.public.identity == me.public_key:  # else the file has its new keys already
-        if window > 0 and key.former is not None and clock.wall() < me.former_until:
-            raise KeyPresent(
-                f"the last exchange of {name}'s keys lasts until {rfc3339(me.former_until)}",
-                hint=f"'vmctl keys retire --server {name}' ends it, once the other host trusts the present ones",
-            )
-        key = keys.rotate(path, name)
-    code = Code(config.network, name, key.public)
-    made = _pin(config, code, clock, window)
-    if window <= 0:
-        keys.retire(path, name)
+    with config_edit.turn(config.path):
+        key = keys.load_private(path)
+        if key.public.identity == me.public_key:  # else the file has its new keys already
+            if window > 0 and key.former is not None and clock.wall() < me.former_until:
+                raise KeyPresent(
+                    f"the last exchange of {name}'s keys lasts until {rfc3339(me.former_until)}",
+                    hint=f"'vmctl keys retire --server {name}' ends it, once the other host trusts the present ones",
+                )
+            key = keys.rotate(path, name)
+        code = Code(config.network, name, key.public)
+        made = _pin(config, code, clock, window)
+        if window <= 0:
+            keys.retire(path, name)
     _tell_exchange(made, code, clock, first=False)
     return made
 
@@ -121,10 +123,11 @@ def rotate(config: Config, name: str, clock: Clock, window: float) -> Config:
 def retire(config: Config, name: str, clock: Clock) -> Public | None:
     """End the exchange of a server's keys: the former count no more here, and are destroyed where they are here."""
     server = config.servers[name]
-    went = keys.retire(server.key, name) if server.key is not None else None
-    if server.former_key is None:
-        return went
-    config_edit.change(config.path, {name: {"former_key": None, "former_until": None}})
+    with config_edit.turn(config.path):
+        went = keys.retire(server.key, name) if server.key is not None else None
+        if server.former_key is None:
+            return went
+        config_edit.change(config.path, {name: {"former_key": None, "former_until": None}})
     _tell(config, clock, "former keys retired", of=name)
     return went or Public(server.former_key, "")
 

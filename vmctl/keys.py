@@ -68,10 +68,10 @@ class Signature(NamedTuple):
 class PrivateKey:
     """One server's private keys; it shows only their public half."""
 
-    __slots__ = ("_former", "_life", "former", "public")
+    __slots__ = ("_former", "former", "present", "public")
 
     def __init__(self, life: _Life, former: _Life | None = None) -> None:
-        self._life = life
+        self.present: Final = life
         self._former = former
         self.public: Final = life.public
         self.former: Final = former.public if former else None
@@ -82,18 +82,18 @@ class PrivateKey:
 
     def sign(self, data: bytes) -> bytes:
         """The signature of `data`: 64 bytes."""
-        return self._life.identity.sign(data)
+        return self.present.identity.sign(data)
 
     def signatures(self, data: bytes, *, former: bool) -> list[Signature]:
         """The signature of `data`, and with `former` that of the former identity, too, where there is one."""
-        lives = [self._life, *([self._former] if former and self._former else [])]
+        lives = [self.present, *([self._former] if former and self._former else [])]
         return [Signature(life.public.identity, life.identity.sign(data)) for life in lives]
 
     def open(self, sealed: bytes) -> bytes | None:
         """What was sealed for this server, under its sealing key or the former one; None where neither opens it."""
         from vmctl import sealing
 
-        for life in (self._life, *([self._former] if self._former else [])):
+        for life in (self.present, *([self._former] if self._former else [])):
             content = sealing.opened(sealed, life.mlkem, life.x25519)
             if content is not None:
                 return content
@@ -120,10 +120,10 @@ def rotate(path: Path, server: str) -> PrivateKey:
     """Make new private keys in `path`; the present ones stay behind them as the former. Raises as `load_private` does."""
     from vmctl import certificates
 
-    former = load_private(path)._life  # noqa: SLF001 - the same room
+    former = load_private(path).present
     life = _new_life()
     word = certificates.vouch(former.identity, life.identity.public_key())
-    durable.write(path, certificates.issue(life.identity, server) + word + life.pem() + former.pem(), mode=0o600)
+    _replace(path, certificates.issue(life.identity, server) + word + life.pem() + former.pem())
     return PrivateKey(life, former)
 
 
@@ -133,8 +133,7 @@ def retire(path: Path, server: str) -> Public | None:
 
     key = load_private(path)
     if key.former is not None:
-        life = key._life  # noqa: SLF001
-        durable.write(path, certificates.issue(life.identity, server) + life.pem(), mode=0o600)
+        _replace(path, certificates.issue(key.present.identity, server) + key.present.pem())
     return key.former
 
 
@@ -233,6 +232,12 @@ def read_private(path: Path, what: str = "the key") -> bytes:
         return os.read(fd, _LARGEST_FILE)
     finally:
         os.close(fd)
+
+
+def _replace(path: Path, pem: bytes) -> None:
+    before = path.stat()
+    durable.write(path, pem, mode=0o600)
+    durable.keep_owner(path, before)  # else the server could not read its keys after root's command
 
 
 def _new_life() -> _Life:

@@ -92,7 +92,6 @@ class Post:
         self._lock = _hold(self.server.store, self.server.name, self._role, self._patience)
         try:
             self.replica = Replica.open(self.config, self.server.name, self._clock)
-            self.replica.spool.tidy()
             self.failover = Failover(self.replica, probes=self._probes, leases=self._leases)
             self.teller = Teller(
                 self.config, self.server.name, self.replica.journal, self.replica.index, self._clock,

@@ -47,12 +47,6 @@ class Spool:
         """What the mail brought is durable elsewhere."""
         durable.remove(path)
 
-    def tidy(self) -> None:
-        """Remove what a killed receiver left half-written: it was never answered with 250."""
-        for name in beneath.names(self._folder):
-            if name.startswith(durable.TEMP_PREFIX):
-                durable.discard(self._folder / name)
-
     # What came in and cannot be taken
 
     def refuse(self, path: Path, why: str) -> Path:

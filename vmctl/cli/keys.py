@@ -83,7 +83,10 @@ def trust(
     value = {"server": given.server, "fingerprint": shown, "changed": made is not None}
     words = [f"{given.server} is trusted as {shown}" if made else f"{given.server} was trusted as {shown} already"]
     if made is not None:
-        words += [*_until(made.servers[given.server]), "next: restart vmctl serve where it runs, or vmctl sync"]
+        words += [
+            *_until(made.servers[given.server]),
+            "next: restart vmctl serve where it runs (until then it goes by what it read at its start), or vmctl sync",
+        ]
     report(session, value, "\n".join(words))
 
 
@@ -122,6 +125,8 @@ def retire(context: typer.Context) -> None:
     name = session.named_server or session.server
     went = enrol.retire(session.config, name, Clock())
     words = f"the former keys of {name} count no more here" if went else f"{name} has no former keys"
+    if went:
+        words += "\nnext: restart vmctl serve where it runs: until then it goes by what it read at its start"
     report(session, {"server": name, "retired": went is not None}, words)
 
 
