@@ -7,7 +7,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
-from running import Net, until, wav
+from running import Net, judging, until, wav
 
 from vmctl import config, errors
 
@@ -77,6 +77,19 @@ def test_a_peer_that_is_not_there(hosts: tuple[Net, Net]) -> None:
     assert done.returncode == errors.PeerUnreachable.exit_code
     assert one.status()["servers"]["primary"]["pending"] == 1
     assert one.status()["in_step"] is False
+
+
+def test_a_peer_that_takes_mail_and_says_nothing(hosts: tuple[Net, Net]) -> None:
+    """Both were in step, and now only its mail server is there: `sync` ends when its time is over, and does not say in step."""
+    one, other = hosts
+    one.do("mailbox", "create", "2001", "--name", "Ada")
+    with other.daemon("secondary"):
+        until(lambda: " serves " in other.log("secondary"), what="the daemon")
+        one.do("sync")
+    with judging(other, "550 never said"):
+        done = one.run("sync", "--timeout", "1")
+    assert done.returncode == errors.NotInStep.exit_code
+    assert "secondary did not answer" in done.stderr
 
 
 def test_roles_between_two_hosts(hosts: tuple[Net, Net]) -> None:

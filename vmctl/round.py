@@ -79,6 +79,7 @@ class Round:
         self._progress = progress or (lambda _what, _done, _all: None)
         self._mail_came = threading.Event()
         self._answers: set[str] = set()  # what the peer has answered, in whatever mail it came
+        self._heard = False  # whether the peer was, by a mail that echoes a challenge of late
         self._outcome = Outcome()
 
     def run(self) -> Outcome:
@@ -195,13 +196,14 @@ class Round:
         post.connect()
         nonce = secrets.token_hex(8)
         self._send(post, nonce, anew=True)
+        nonces = {nonce}  # mail servers on the way may be slower than the next question
         answered, asked = False, self._clock.steady()
         scanned = False  # whether the peer has looked at its store since this round began
         while True:
             self._mail_came.wait(min(0.5, max(0.0, self._deadline - self._clock.steady())))
             self._mail_came.clear()
             self._took(post)
-            answered = answered or nonce in self._answers
+            answered = answered or not nonces.isdisjoint(self._answers)
             scanned = scanned or answered
             moved = bool(post.tick(automatic=False))
             self._send(post, None, always=moved)
@@ -214,9 +216,23 @@ class Round:
             if answered and post.stuck:
                 raise self._not_in_step([post])
             if answered or self._clock.steady() - asked > _ASK_AGAIN:
-                nonce, answered, asked = secrets.token_hex(8), False, self._clock.steady()
+                nonce, asked = secrets.token_hex(8), self._clock.steady()
+                nonces = {nonce} if answered else {*nonces, nonce}
+                answered = False
                 self._send(post, nonce)
+            if self._clock.steady() >= self._deadline and self._is_done(post):
+                self._check_heard(post)
+                self._outcome.in_step = True
+                return
             self._check_time([post])
+
+    def _check_heard(self, post: Post) -> None:
+        """Raises NotInStep where both were in step when the peer was last heard, which was before this round."""
+        if not self._heard:
+            raise NotInStep(
+                f"{post.peer.name} did not answer within {duration(self._clock.steady() - self._began)}",
+                why="both were in step when it was last heard; what was left there since is not known here",
+            )
 
     def _send(self, post: Post, nonce: str | None, *, always: bool = False, anew: bool = False) -> None:
         request = {"round": nonce} if nonce else {}
@@ -261,6 +277,7 @@ class Round:
         intake = post.take()
         self._answers |= {answer for taken in intake.taken for answer in taken.answers if isinstance(answer, str)}
         tally = self._outcome.servers[post.server.name]
+        self._heard = self._heard or any(taken.fresh for taken in intake.taken)
         for taken in intake.taken:
             if taken.changed or taken.acked:  # it is over when nothing moves any more
                 self._deadline = self._clock.steady() + self._timeout
