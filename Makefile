@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+EXIM := .exim/usr/sbin/exim4
 
 # Without compiled modules every command would compile its own again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test matrix soak plants crash fuzz lint audit docs clean
+.PHONY: demo test mta exim matrix soak plants crash fuzz lint audit docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vmctl demo
@@ -15,6 +16,20 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -n 4 --dist loadgroup --ignore tests/test_matrix.py
 	$(BIN)/python -m pytest -q -n 2 tests/test_matrix.py
+
+# make mta [SEED=1] [SECONDS=120]: what takes minutes with real mail servers between two hosts. Needs root and Postfix.
+mta: $(VENV)/.installed-dev
+	cd tests && VMCTL_MTA_SEED=$(or $(SEED),1) VMCTL_MTA_SECONDS=$(or $(SECONDS),120) PYTHONPATH=.. \
+	  ../$(BIN)/python -m pytest -q -s mta/long_mail_servers.py
+
+# Debian's Exim, unpacked and not installed, as a host has one mail server only; its libraries have to be there.
+exim: $(EXIM)
+
+$(EXIM):
+	mkdir -p .exim
+	cd .exim && apt-get download exim4-daemon-light && dpkg -x exim4-daemon-light_*.deb . && rm exim4-daemon-light_*.deb
+	chmod u-s $@
+	touch $@
 
 # make matrix [REST=1] [ONLY='dual-active killed']: the matrix of failures in both modes, with etcd where it is installed,
 # in network namespaces where root; REST is what `make test` does not play. Prints its table.

@@ -8,7 +8,7 @@ from hypothesis import settings
 settings.register_profile("vmctl", deadline=None)  # a busy machine is no fault
 settings.load_profile("vmctl")
 
-pytest.register_assert_rewrite("wire", "contract", "matrix")  # before it is imported
+pytest.register_assert_rewrite("wire", "contract", "matrix", "mta")  # before it is imported
 from contract import FORMATS, Pair  # noqa: E402
 from wire import Wire, tone  # noqa: E402
 
@@ -64,3 +64,22 @@ def pair(tmp_path, no_fsync, layout):
 def sound(recording):
     """Makes the bytes of a recording that is like no other."""
     return lambda **how: recording(**how).read_bytes()
+
+
+@pytest.fixture
+def office():
+    """Real mail servers, which end with the test."""
+    from mta.through import an_office
+
+    with an_office() as made:
+        yield made
+
+
+@pytest.fixture
+def post(office):
+    """Two hosts with a Postfix each, which do not run yet, and a hop each way between these."""
+    from mta.hop import hop
+    from mta.through import Post
+
+    with hop() as there, hop() as back:
+        yield Post(office, there, back)
