@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import email
+import os
 import ssl
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +118,7 @@ def test_it_logs_in(
         carry(net, relay, ca=certified["ca"], user="vm", password_file=secret)
         carry(net, relay, ca=certified["ca"], user="vm", password_env="VMCTL_TEST_PASSWORD")
         assert len(relay.mails) == 2
+        assert "VMCTL_TEST_PASSWORD" not in os.environ  # or programs that vmctl runs would inherit it
         with pytest.raises(errors.LoginRefused, match="does not let eve log in"):
             carry(net, relay, ca=certified["ca"], user="eve", password_env="VMCTL_TEST_PASSWORD")
         with pytest.raises(errors.LoginRefused, match="is not set"):

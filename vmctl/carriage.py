@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vmctl.errors import MailError
     from vmctl.outbox import Parcel
 
+_SECRETS: dict[str, str] = {}  # what was in the environment of this process
 _ANSWER_TIMEOUT, _SHORTEST_TIMEOUT = 30.0, 2.0  # seconds
 
 
@@ -41,6 +42,8 @@ class Carriage:
         place = address or config.relay.address or self._peer.address
         self._where = (place[0], place[1])
         self._known = self._peer.identities(clock.wall())
+        if config.relay.password_env is not None:
+            _from_environment(config.relay.password_env)  # before any program is run
         self._courier = self._made()
 
     def carry(self, parcel: Parcel) -> None:
@@ -145,10 +148,17 @@ def _login(relay: Relay) -> tuple[str, str]:
         with contextlib.suppress(UnicodeDecodeError):
             return relay.user, keys.read_private(relay.password_file, "the password file").decode().rstrip("\r\n")
         raise LoginRefused(f"the password in {relay.password_file} is no UTF-8")
-    password = os.environ.get(relay.password_env or "")
+    password = _from_environment(relay.password_env or "")
     if not password:
         raise LoginRefused(f"the environment variable {relay.password_env} with the relay's password is not set")
     return relay.user, password
+
+
+def _from_environment(name: str) -> str | None:
+    """The value of a variable, which is taken out: programs that vmctl runs inherit the environment."""
+    if name in os.environ:
+        _SECRETS[name] = os.environ.pop(name)
+    return _SECRETS.get(name)
 
 
 def _domain(mail: str) -> str:

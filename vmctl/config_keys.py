@@ -282,7 +282,12 @@ KEYS: Final = (
     Key("relay.ca", PATH, OPTIONAL, "Certificates that the relay's is checked with; the system's if left out."),
     Key("relay.user", USER, OPTIONAL, "The name to log in with (AUTH), with one of the next two."),
     Key("relay.password_file", PATH, OPTIONAL, "A file with the password, mode 0600."),
-    Key("relay.password_env", VARIABLE, OPTIONAL, "The environment variable with the password."),
+    Key(
+        "relay.password_env",
+        VARIABLE,
+        OPTIONAL,
+        "The environment variable with the password. Programs that vmctl runs do not get it.",
+    ),
     Key("mail.max", size("64kB", "512MB"), "16MB", "The largest sync mail; longer audio is split. Same on both."),
     Key(
         "mail.seal",
