@@ -11,11 +11,12 @@ import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+from running import until
 
 from vmctl import keys, link
 from vmctl.errors import MailError, MailStranger, PeerUnreachable, PeerUntrusted
 from vmctl.pace import Pace
-from vmctl.receiver import Receiver
+from vmctl.receiver import STRANGERS, Receiver
 from vmctl.sender import Courier
 
 if TYPE_CHECKING:
@@ -354,7 +355,7 @@ def test_a_thousand_connections_at_once(held: Keys) -> None:
             with courier(receiver.port, held.calls("primary", "secondary")) as one:
                 for _ in range(3):
                     one.send(MAIL, PEER, MINE)
-            assert len(receiver._open) <= 121
+            assert len(receiver._open) <= STRANGERS + 1 + 20
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert [MAIL] * 3 == desk.taken
@@ -455,6 +456,47 @@ def test_of_a_crowd_the_busiest_address_goes_first(held: Keys) -> None:
         quiet.recv(1000)
         quiet.sendall(b"NOOP\r\n")
         assert quiet.recv(3) == b"250"
+
+
+def test_a_slow_handshake_among_silent_callers(held: Keys) -> None:
+    """Who has begun TLS, over a line that is slow, is not pushed out by hundreds from its own address that say nothing."""
+    with (
+        receiving(Desk(), held.called("secondary", "primary"), strangers=5) as receiver,
+        dialogue(receiver.port) as (sock, say),
+        contextlib.ExitStack() as crowd,
+    ):
+        say(b"EHLO primary.example")
+        assert say(b"STARTTLS").startswith(b"220 ")
+        for _ in range(200):
+            one = crowd.enter_context(socket.create_connection(("127.0.0.1", receiver.port), timeout=10))
+            with contextlib.suppress(ConnectionError):
+                one.recv(3)
+        with held.calls("primary", "secondary").wrap_socket(sock, server_hostname="x") as secure:
+            secure.sendall(b"EHLO primary.example\r\n")
+            assert secure.recv(4) == b"250-"
+
+
+def test_the_peers_own_address_goes_last(held: Keys) -> None:
+    """Callers from where the peer is likely to call are not pushed out by others, even by as many addresses."""
+    with (
+        receiving(Desk(), held.called("secondary", "primary"), strangers=5, peer_host="127.0.0.2") as receiver,
+        contextlib.ExitStack() as crowd,
+    ):
+
+        def call(host: str) -> socket.socket:
+            return crowd.enter_context(
+                socket.create_connection(("127.0.0.1", receiver.port), timeout=10, source_address=(host, 0))
+            )
+
+        until(lambda: receiver._familiar, what="the address")
+        peers = [call("127.0.0.2") for _ in range(4)]
+        for number in range(3, 60):
+            with contextlib.suppress(ConnectionError):
+                call(f"127.0.0.{number}").recv(3)
+        for one in peers:
+            one.recv(1000)
+            one.sendall(b"NOOP\r\n")
+            assert one.recv(3) == b"250"
 
 
 def test_the_pace_of_handshakes() -> None:

@@ -193,6 +193,9 @@ def test_codes_that_are_none(hosts: tuple[Host, Host]) -> None:
     for bad in (f"{mark}.foreign.{server}.{last}", f"{mark}.{network}.third.{last}"):
         done = other.run("keys", "trust", bad, "--yes", code=errors.BadValue.exit_code)
         assert "network net" in done.output
+    broken = f"{mark}.{network}.{server}.{last[: 2000 - 1500]}{'_' * 1100}{last[1600:]}"
+    with pytest.raises(errors.BadValue):
+        enrol.Code.read(broken)
     mine = other.run("keys", "show", "--code").stdout.strip()
     done = other.run("keys", "trust", mine.replace("secondary", "primary"), "--yes", code=errors.ConfigFaults.exit_code)
     assert "primary's key too" in done.output
@@ -201,7 +204,7 @@ def test_codes_that_are_none(hosts: tuple[Host, Host]) -> None:
 
 def test_a_rotation_that_was_cut_off_is_finished(hosts: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed between the key file and vmctl.yaml, it goes on with the keys that the file holds; no third ones are made."""
-    one, _ = enrolled(hosts)
+    one, other = enrolled(hosts)
     path = one.root / "keys" / "primary.pem"
     with monkeypatch.context() as patch:
 
@@ -214,10 +217,54 @@ def test_a_rotation_that_was_cut_off_is_finished(hosts: tuple[Host, Host], monke
     held = keys.load_private(path)
     assert held.former is not None
     assert one.config.servers["primary"].public_key == held.former.identity
+    net = Net(other.root, other.config)
+    with net.daemon("secondary"):  # meanwhile nothing stops
+        until(lambda: " serves /" in net.log("secondary"), what="the daemon")
+        assert one.json("sync")["in_step"]
+    (path.parent / ".vmctl-tmp-0123").write_bytes(b"half a key")
     one.run("keys", "rotate")
     assert held.public == keys.load_private(path).public
     assert one.config.servers["primary"].public_key == held.public.identity
+    assert ["primary.pem"] == [each.name for each in path.parent.iterdir()]
     one.run("keys", "rotate", code=errors.KeyPresent.exit_code)
+
+
+def test_what_cannot_be_done_whole_is_not_begun(hosts: tuple[Host, Host]) -> None:
+    """In a vmctl.yaml of another form, or with a window that is none, no key is touched, and the words say what to do."""
+    one, _ = enrolled(hosts)
+    path, file = one.root / "keys/primary.pem", one.root / "vmctl.yaml"
+    before = path.read_bytes()
+    for window in ("366d", "99999999d", "-1d", "soon"):
+        assert 2 == one.run("keys", "rotate", "--window", window, code=2).exit_code
+    text = file.read_text()
+    file.write_text(text.replace("  primary:\n", '  "primary":\n', 1))
+    done = one.run("keys", "rotate", code=errors.NotEdited.exit_code)
+    assert "each key on a line of its own" in done.output
+    assert before == path.read_bytes()
+    file.write_text(text)
+    one.run("join", "--new-keys", code=2)
+
+
+def test_back_to_the_keys_of_before(hosts: tuple[Host, Host]) -> None:
+    """A code of before is trusted again like any other, with a window and without one."""
+    one, other = enrolled(hosts)
+    first = one.run("keys", "show", "--code").stdout
+    one.run("keys", "rotate", "--window", "1h")
+    second = one.run("keys", "show", "--code").stdout
+    for window in ("1h", "0s"):
+        other.run("keys", "trust", second, "--yes", "--window", window)
+        other.run("keys", "trust", first, "--yes", "--window", window)
+        assert str(enrol.code_of(other.config, "primary")) == first.strip()
+    assert other.config.servers["primary"].former_key is None
+
+
+def test_a_forgotten_server(hosts: tuple[Host, Host]) -> None:
+    """`join` without --server on the second host says what was probably meant, before it says how to make new keys."""
+    one, other = hosts
+    shutil.copy(one.root / "vmctl.yaml", other.root)
+    done = other.run("join", code=errors.KeyMissing.exit_code)
+    assert "if this is the host of secondary, say 'vmctl join --server secondary'" in done.output
+    assert not (other.root / "keys").exists()
 
 
 def test_no_former_key_counts_after_an_exchange_without_a_window(hosts: tuple[Host, Host], tmp_path: Path) -> None:

@@ -136,6 +136,23 @@ def test_a_mail_of_a_newer_vmctl_is_tried_again(net: Net, pair: Roles, monkeypat
     assert pipe(net, raw).returncode == LATER
 
 
+def test_a_slip_in_the_mail_servers_config(net: Net, pair: Roles) -> None:
+    """With words that vmctl does not know the mail is kept, and tried again when they are mended."""
+    (raw,) = pair.send("primary", always=True)
+    for words in (("--no-such",), ("and more",), ("--server", "nosuch")):
+        assert pipe(net, raw, *words).returncode == LATER
+
+
+def test_the_same_mail_again_and_again(net: Net, pair: Roles) -> None:
+    """Who plays one mail a hundred times while nobody reads fills the disk with one; and a report with what it says."""
+    (raw,) = pair.send("primary", always=True)
+    for _ in range(100):
+        pair.b.receive(raw)
+    pair.b.receive(report("<1@secondary.example>").replace(b"Sorry.", b"Sorry. " * 100_000), "")
+    assert len(pair.b.spool.waiting()) == 2
+    assert sum(path.stat().st_size for path in pair.b.spool.waiting()) < len(raw) + 1000
+
+
 def test_an_endless_mail(net: Net) -> None:
     """More than any sync mail may be long is read to its bound and dropped."""
     raw = b"x" * (2 * net.config.mail.max + (1 << 20) + 10)

@@ -90,8 +90,16 @@ class Carriage:
             )
         return wrap(
             parcel.raw, sender_address=self._me.mail, recipient_address=self._peer.mail, message_id=parcel.message_id,
-            sent=self._clock.wall(), seal=lambda content: keys.seal(content, to),
+            sent=self._clock.wall(), seal=lambda content: self._sealed(content, to),
         )  # fmt: skip
+
+    def _sealed(self, content: bytes, to: str) -> bytes:
+        try:
+            return keys.seal(content, to)
+        except ValueError as error:
+            raise PeerUntrusted(
+                f"'seal_key' of {self._peer.name} in vmctl.yaml is no key", why=str(error), hint=KeyUnknown.hint
+            ) from error
 
 
 def receiver(
@@ -111,6 +119,7 @@ def receiver(
         peer=peer.mail,
         take=take,
         stray=stray,
+        peer_host=peer.address.host,
         tls=pinned(config, name, clock),
     )
 

@@ -44,6 +44,19 @@ def change(path: Path, changes: Mapping[str, Changes]) -> Config:
     return made
 
 
+def check(path: Path, server: str) -> None:
+    """Raises NotEdited where keys of a server cannot be changed in the file: before anything is done that asks for it."""
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigMissing(f"cannot read {path}", why=str(error)) from error
+    if edited(text, {server: {"public_key": "x", "seal_key": "x", "former_key": "x", "former_until": "x"}}) is None:
+        raise NotEdited(
+            f"{path} has a form that vmctl does not change", why=f"what is below servers.{server} is not one key a line",
+            hint="write it as 'vmctl init' does: each key on a line of its own, indented; then give the command again",
+        )  # fmt: skip
+
+
 @contextlib.contextmanager
 def turn(path: Path) -> Iterator[None]:
     """Change the file, and what goes with it, while nobody else does. Raises StoreBusy, StoreUnusable."""

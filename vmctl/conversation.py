@@ -91,7 +91,7 @@ class Conversation(SMTP):
         self._mail_bytes = 0
         self._faults = self._said = 0
         self._leaving = False
-        self._shaking = False  # hands: that has an end of its own
+        self.shaking = False  # hands: that has an end of its own
         opened.add(self)  # now: a crowd is accepted at once, before any of it is connected
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -116,7 +116,7 @@ class Conversation(SMTP):
 
     def look(self, now: float) -> None:
         """End it where nothing comes, where a mail comes too slowly, or where it is still a stranger's after a while."""
-        if self.taking or self._shaking:
+        if self.taking or self.shaking:
             return
         if now - self._heard > self._rules.idle:
             log.info("a connection was closed: nothing came for %g s", self._rules.idle)
@@ -157,7 +157,7 @@ class Conversation(SMTP):
             return
         await self.push("220 2.0.0 ready for TLS")
         assert isinstance(self.transport, asyncio.Transport)  # noqa: S101 - for the type checker
-        self._shaking = True
+        self.shaking = True
         try:
             if self._reader._buffer:  # type: ignore[attr-defined]  # noqa: SLF001 - nobody else tells
                 raise ConnectionAbortedError("commands came in clear text behind STARTTLS")
@@ -185,7 +185,7 @@ class Conversation(SMTP):
         self.session.extended_smtp = False
         self._set_rset_state()  # type: ignore[no-untyped-call]
         self.trusted = True
-        self._shaking = False
+        self.shaking = False
 
     # Answers
 
@@ -208,7 +208,9 @@ class Conversation(SMTP):
         elif self._rules.tls is not None and not self.trusted and self._said > STRANGERS_WORDS:
             self._hang_up("421 4.7.0 say STARTTLS, or nothing")
         elif self._faults >= FAULTS:
-            log.warning("a connection was closed after %d faults", self._faults)
+            if not self.trusted:  # counted, not logged: there may be thousands
+                why = f"it made {self._faults} faults"
+                self._rules.stray(MailStranger("a caller did not speak as a mail server does", why=why), self.host)
             self._hang_up("421 4.7.0 too many faults")
 
     def taken(self) -> None:

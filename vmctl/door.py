@@ -68,7 +68,8 @@ class Door:
         content = self._unsealed(raw)
         mail = self.read(content)
         self._check_store()
-        self._spool.put(content, mail.packet, self._clock.wall())
+        if not self._spool.holds(content, mail.packet):
+            self._spool.put(content, mail.packet, self._clock.wall())
 
     def read(self, content: bytes) -> SyncMail:
         """The mail of the peer that lies in the spool. Raises MailError."""
@@ -117,11 +118,11 @@ class Door:
         return True
 
     def _take_report(self, raw: bytes) -> None:
-        reports.read(raw)
+        report = reports.read(raw)
         self._check_store()
         if sum(is_of_report(path) for path in self._spool.waiting()) >= _MOST_REPORTS:
             raise SpoolFull(f"{_MOST_REPORTS} reports of mail servers wait to be read")
-        self._spool.put(raw, secrets.token_hex(8) + _REPORT, self._clock.wall())
+        self._spool.put(reports.written(report), secrets.token_hex(8) + _REPORT, self._clock.wall())
 
     def _check_store(self) -> None:
         identity.read(self._root, self._config.network, self._server.name)

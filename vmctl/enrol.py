@@ -10,7 +10,7 @@ import base64
 import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vmctl import config_edit, keys
+from vmctl import config_edit, durable, keys
 from vmctl.clock import rfc3339
 from vmctl.errors import BadValue, KeyMissing, KeyPresent, KeyUnknown, StoreError
 from vmctl.identity import DIRECTORY
@@ -53,6 +53,7 @@ class Code(NamedTuple):
             seal = keys.SEAL_PREFIX + base64.b64encode(raw[_IDENTITY:]).decode("ascii")
             keys.parse_seal(seal)
             code = cls(network, server, Public(keys.public_text(raw[:_IDENTITY]), seal))
+            keys.check_public(code.public)
         except ValueError as error:
             raise _no_code(word) from error
         if mark != _MARK or not is_name(network) or not is_name(server) or str(code) != word:
@@ -104,6 +105,8 @@ def rotate(config: Config, name: str, clock: Clock, window: float) -> Config:
     """
     path, me = _key_of(config, name), config.servers[name]
     with config_edit.turn(config.path):
+        config_edit.check(config.path, name)
+        _clear_leftovers(path.parent)
         key = keys.load_private(path)
         if key.public.identity == me.public_key:  # else the file has its new keys already
             if window > 0 and key.former is not None and clock.wall() < me.former_until:
@@ -124,6 +127,8 @@ def retire(config: Config, name: str, clock: Clock) -> Public | None:
     """End the exchange of a server's keys: the former count no more here, and are destroyed where they are here."""
     server = config.servers[name]
     with config_edit.turn(config.path):
+        if server.key is not None:
+            _clear_leftovers(server.key.parent)
         went = keys.retire(server.key, name) if server.key is not None else None
         if server.former_key is None:
             return went
@@ -151,9 +156,11 @@ def make_keys(config: Config, name: str, *, anew: bool = False) -> tuple[Config,
     made = False
     if not path.exists():
         if me.public_key is not None and not anew:
+            other = config.peer_of(name).name
             raise KeyMissing(
                 f"there is no {path}, and vmctl.yaml names keys of {name}",
-                hint="put the key file back; if it is lost, make new ones with 'vmctl join --new-keys'",
+                hint=f"if this is the host of {other}, say 'vmctl join --server {other}'; else put the key file back, or "
+                f"where it is lost make new ones with 'vmctl join --server {name} --new-keys'",
             )
         keys.generate(path, name)
         made = True
@@ -167,6 +174,12 @@ def _key_of(config: Config, name: str) -> Path:
     path = config.servers[name].key
     assert path is not None, "the config has a key for every server that is here"  # noqa: S101
     return path
+
+
+def _clear_leftovers(folder: Path) -> None:
+    """Remove what a killed command left half-written: it may hold keys. Nobody else writes there in this turn."""
+    for path in folder.glob(f"{durable.TEMP_PREFIX}*"):
+        durable.discard(path)
 
 
 def _pin(config: Config, code: Code, clock: Clock, window: float) -> Config:

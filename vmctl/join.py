@@ -86,7 +86,8 @@ def _former(config: Config, name: str, root: Path) -> str | None:
         return whose.server
     raise AlreadyExists(
         f"{root} is the store of {whose.server} already",
-        hint="'vmctl sync' brings it in step with the other server; for a lost or damaged index there is 'vmctl reindex'",
+        hint="'vmctl sync' brings it in step with the other server, 'vmctl keys show --code' prints the code for that one's "
+        "host; for a lost or damaged index there is 'vmctl reindex'",
     )
 
 

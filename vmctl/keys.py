@@ -191,6 +191,12 @@ def parse_seal(text: str) -> bytes:
     return _parsed(SEAL_PREFIX, _SEAL_RAW, text)
 
 
+def check_public(public: Public) -> None:
+    """Raises ValueError where these are no keys that can be used."""
+    verify(public.identity, bytes(64), b"")
+    seal(b"", public.seal)
+
+
 def seal(content: bytes, public: str) -> bytes:
     """`content`, to be read only by the owner of a sealing key. Raises ValueError when that is no public key."""
     from vmctl import sealing

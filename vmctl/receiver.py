@@ -1,14 +1,16 @@
 """Listens for the peer's mails, in a thread of its own, and decides who may talk: `conversation` is one connection.
 
 Strangers cannot keep the peer out: they have a few seconds to prove who they are, and when there are too many of them one
-of the address that has the most goes, the oldest first. What the peer has open does not count among them. TLS costs more
+of the address that has the most goes, whichever. What the peer has open does not count among them. TLS costs more
 than a line of text, so nobody off this host may begin it faster than a person could.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import random
 import socket
 import threading
 from collections import Counter
@@ -30,10 +32,11 @@ log = logging.getLogger("vmctl.receiver")
 IDLE = 60.0  # seconds without a byte
 PROOF = 10.0  # seconds in which a caller has to prove that it is the peer
 CONNECTIONS = 20  # of the peer at once
-STRANGERS = 100  # at once
+STRANGERS = 300  # at once
 _BACKLOG = 1024
 _FAREWELL = 5.0  # seconds that a mail which is being taken in has at `stop`
 _LONGEST_LOOK = 1.0
+_LOOK_UP_AGAIN = 600.0
 
 
 class Receiver:
@@ -42,6 +45,7 @@ class Receiver:
     `mine` is the only recipient and `peer` the only sender taken, besides the null sender of reports. `take(raw, sender)`
     is called in a thread of its own, for one mail at a time, and returns when the mail is durable. `stray(error, host)`
     is called in the receiver's thread for all that is turned away. Without `tls` the link is plain. `mail_max` is in bytes.
+    `peer_host` is where the peer is likely to call from.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class Receiver:
         stray: Callable[[MailError, str], None] = lambda _error, _host: None,
         idle: float = IDLE,
         proof: float = PROOF,
+        peer_host: str = "",
         connections: int = CONNECTIONS,
         strangers: int = STRANGERS,
     ) -> None:
@@ -68,6 +73,8 @@ class Receiver:
         self._look_every = min(_LONGEST_LOOK, idle / 4, proof / 4)
         self._connections = connections
         self._strangers = strangers
+        self._peer_host = peer_host
+        self._familiar: set[str] = set()
         self._open: set[Conversation] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -131,14 +138,16 @@ class Receiver:
 
         server = await loop.create_server(accept, sock=sock, backlog=_BACKLOG)
         stopping = loop.create_task(self._stopping.wait())
+        looking_up = loop.create_task(self._look_up(loop))
         while not stopping.done():
             await asyncio.wait([stopping], timeout=self._look_every)
             for conversation in list(self._open):
                 conversation.look(loop.time())
         server.close()
+        looking_up.cancel()
         for conversation in list(self._open):
             conversation.leave()
-        talks = asyncio.all_tasks() - {asyncio.current_task()}
+        talks = asyncio.all_tasks() - {asyncio.current_task(), looking_up}
         if talks:
             await asyncio.wait(talks, timeout=_FAREWELL)
         for conversation in list(self._open):
@@ -162,11 +171,27 @@ class Receiver:
         return sum(one.trusted or one.taking for one in self._open) >= self._connections
 
     def _make_room(self) -> None:
-        """Send one away where too many strangers are connected: of the address that has the most, the oldest."""
+        """Send one away where too many strangers are connected, by chance: nobody can tell how long the peer may stay.
+
+        Of the address that has the most, of those that have not begun TLS, and of the peer's own address last of all.
+        """
         strangers = [one for one in self._open if one.host and not one.trusted and not one.taking]
         if len(strangers) > self._strangers:
             crowd = Counter(one.host for one in strangers)
-            max(strangers, key=lambda one: (crowd[one.host], -one.began)).abort()
+
+            def last(one: Conversation) -> tuple[bool, bool, int]:
+                return one.host in self._familiar, one.shaking, -crowd[one.host]
+
+            first = min(map(last, strangers))
+            random.choice([one for one in strangers if last(one) == first]).abort()  # noqa: S311 - no secret
+
+    async def _look_up(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Learn the addresses from which the peer is likely to call; again now and then, as names may move."""
+        while True:
+            with contextlib.suppress(OSError, UnicodeError):
+                found = await loop.getaddrinfo(self._peer_host, None, type=socket.SOCK_STREAM)
+                self._familiar = {str(address[0]) for *_, address in found}
+            await asyncio.sleep(_LOOK_UP_AGAIN)
 
 
 class _Busy(asyncio.Protocol):

@@ -67,6 +67,17 @@ def read(raw: bytes) -> Report:
     return Report(about[0], action, code[0] if code else "", one_line(why, 200))
 
 
+def written(report: Report) -> bytes:
+    """The report as `read` reads it, and nothing else of the mail that it came in."""
+    lines = (
+        "MIME-Version: 1.0", 'Content-Type: multipart/report; report-type=delivery-status; boundary="=_report"', "",
+        "--=_report", "Content-Type: message/delivery-status", "", f"Action: {report.action}", f"Status: {report.status}",
+        f"Diagnostic-Code: smtp; {report.why}", "",
+        "--=_report", "Content-Type: text/rfc822-headers", "", f"Message-ID: {report.message_id}", "", "--=_report--", "",
+    )  # fmt: skip
+    return "\r\n".join(lines).encode("utf-8", "replace")
+
+
 def _headers(part: Part) -> list[Message]:
     """The blocks of headers in a part, divided by empty lines."""
     text = bytes(memoryview(part.raw)[part.start : min(part.end, part.start + _LARGEST)])

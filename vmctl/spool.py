@@ -32,6 +32,11 @@ class Spool:
         durable.write(path, raw)
         return path
 
+    def holds(self, raw: bytes, packet: str) -> bool:
+        """Whether the very mail lies there already: who plays it again and again does not fill the disk."""
+        same = (path for path in self.waiting() if path.stem.endswith(f"-{packet}"))
+        return any(self.read(path) == raw for path in same)
+
     def waiting(self) -> list[Path]:
         """The mails that are not taken yet, in the order in which they came."""
         return _mails(self._folder)

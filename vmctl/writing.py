@@ -101,12 +101,17 @@ class Writer:
             sender_address=self._me.mail,
             recipient_address=self._peer.mail,
             message_id=message_id,
-            sign=lambda data: key.signatures(data, former=self._clock.wall() < self._me.former_until),
+            sign=lambda data: key.signatures(data, former=self._former_counts(key)),
             summary=summary,
             subject=subject,
             binary=self._config.sealed,
         )
         return Written(raw, mail.packet, subject, message_id)
+
+    def _former_counts(self, key: PrivateKey) -> bool:
+        """Whether the former key is to sign, too: for its time, and where vmctl.yaml still names it as the present one."""
+        cut_off = key.former is not None and key.former.identity == self._me.public_key
+        return cut_off or self._clock.wall() < self._me.former_until
 
     def _journal_end(self) -> tuple[int, str] | None:
         try:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
 DEBUG_VARIABLE = "VMCTL_DEBUG"
+_USAGE, _TRY_AGAIN = 2, 75  # EX_TEMPFAIL of sysexits.h
 
 
 class Command(NamedTuple):
@@ -82,7 +83,9 @@ def run(words: list[str]) -> int:
     try:
         get_command(app).main(words, prog_name="vmctl")
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 1
+        code = end.code if isinstance(end.code, int) else 1
+        # a mail server returns the mail for any code that it does not know: a slip in its config must not do that
+        return _TRY_AGAIN if code == _USAGE and "receive" in words else code
     return 0
 
 

@@ -34,6 +34,8 @@ def join(
     from vmctl.join import carry_out, plan
 
     session = Session.of(context)
+    if new_keys and session.named_server is None:
+        raise typer.BadParameter("say whose, with --server.", param_hint="--new-keys")
     code = None if dry_run else _enrolled(session, new_keys=new_keys)
     planned = plan(session.config, session.server, Clock().wall())
     whose = None if dry_run else carry_out(planned)
@@ -57,6 +59,8 @@ def _enrolled(session: Session, *, new_keys: bool) -> str | None:
         session.config = enrol.settle_here(session.config, name)
     session.config, made = enrol.make_keys(session.config, session.server, anew=new_keys)
     away = session.config.peer_of(session.server).store is None
+    if made and not away:
+        note("both servers are on this host now, which is for trying out: a server's own host makes its keys itself")
     return str(enrol.code_of(session.config, session.server)) if made and away else None
 
 

@@ -19,6 +19,7 @@ keys = group("The servers' keys: who belongs to the network.")
 
 _LONGEST_CODE = 16_384
 _WINDOW = "7d"
+_LONGEST_WINDOW = 365 * 86_400.0  # seconds
 Window = Annotated[
     str, typer.Option(metavar="TIME", help="How long the keys before count as well, such as 7d or 1h; 0s: not at all.")
 ]
@@ -182,6 +183,9 @@ def _seconds(window: str) -> float:
     from vmctl.clock import parse_duration
 
     try:
-        return parse_duration(window)
+        seconds = parse_duration(window)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--window") from error
+    if seconds > _LONGEST_WINDOW:
+        raise typer.BadParameter(f"{window} is too long: 365d at most.", param_hint="--window")
+    return seconds

@@ -12,6 +12,7 @@ from vmctl.cli.session import Session
 
 _POLL = 0.05
 _WATCH_EVERY = 2.0
+_FILES = 8192  # open at once
 _WHY = {
     "start": "it started there",
     "silence": "the other server was silent",
@@ -70,9 +71,20 @@ def serve(context: typer.Context) -> None:
     from vmctl.daemon import Daemon
 
     session = Session.of(context)
+    _many_files()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("mail.log").setLevel(logging.WARNING)  # at DEBUG it would print the mails
     Daemon(session.config, session.server, Clock()).run()
+
+
+def _many_files() -> None:
+    """A crowd of callers must not use up the files that the store needs."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and (hard == resource.RLIM_INFINITY or soft < hard):
+        wanted = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
 
 def _status_words(value: dict[str, Any]) -> str:
