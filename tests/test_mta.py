@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+import yaml
 from mta import place, recipes
 from mta.chain import PASSWORD, USER, Office, address
 from mta.clients import smtp_source, swaks
 from mta.hop import hop
 from mta.place import give_folder
-from running import until
+from mta.recipes import recipe
+from running import Net, until
+
+from vmctl import config
 
 if TYPE_CHECKING:
     from mta.exim import Exim
@@ -339,6 +343,16 @@ def test_the_system_s_own_mail_is_left_alone(office: Office, keeper: Keeper) -> 
     folders = [line for line in server.main.splitlines() if "directory" in line or "log" in line]
     assert folders
     assert all(str(office.root) in line for line in folders)
+
+
+def test_the_recipe_for_patience_is_a_config(tmp_path: Path) -> None:
+    """Timers as the page has them for mail servers are within the bounds of vmctl.yaml, all together."""
+    net = Net.make(tmp_path / "net")
+    value = yaml.safe_load((net.root / "vmctl.yaml").read_text())
+    for name, keys in yaml.safe_load(recipe("/etc/vmctl/vmctl.yaml: fewer heartbeats, and more patience")).items():
+        value[name] = value.get(name, {}) | keys
+    (net.root / "vmctl.yaml").write_text(yaml.safe_dump(value))
+    assert config.load(net.root / "vmctl.yaml").sync.heartbeat == 60
 
 
 def test_every_recipe_is_tried() -> None:
