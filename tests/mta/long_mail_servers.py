@@ -46,7 +46,7 @@ def test_mail_servers_stop_and_die_at_random(post: Post) -> None:
         for way in (post.there, post.back):
             way.reply = None
         for each in post.hosts:  # else what was lost waits as long again as it has waited
-            each.run("sync", "--timeout", "60")
+            each.run("sync", "--timeout", "100", timeout=150)
         for ident in left:
             until(lambda ident=ident: all(each.has("2001", ident) for each in post.hosts), within=300, what=ident)
         for each in post.hosts:
