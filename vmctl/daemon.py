@@ -199,11 +199,12 @@ class Daemon:
             self._ask_scan = post.replica.index.note(ASK_SCAN) or {}
             post.replica.index.set_note(ASK_SCAN, None)
             self._answer_after_scan = True
-        if post.asked or any(taken.request.get("round") and not taken.again for taken in intake.taken):
+        news = [taken for taken in intake.taken if not taken.again]  # what is played again makes no work
+        if post.asked or any(taken.request.get("round") for taken in news):
             self._answer_after_scan = True
-        if any(_starting(taken.status) for taken in intake.taken):
+        if any(_starting(taken.status) for taken in news):
             self._next_beat = min(self._next_beat, now + _ANSWER_TO_A_START)
-        if any(taken.status.get("asks") for taken in intake.taken):  # both may ask: no faster than this
+        if any(taken.status.get("asks") for taken in news):  # both may ask: no faster than this
             self._next_beat = min(self._next_beat, self._last_beat + self._config.sync.heartbeat / _ANSWERS_A_BEAT)
         self._scan_if_due(post, now)
         self._probes.tick(post.failover.recovering)
