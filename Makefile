@@ -12,10 +12,12 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: $(VENV)/.installed
 	$(BIN)/vmctl demo
 
-# Most tests wait for real processes most of the time; those of the matrix have short timers, and want room.
+# Most tests wait for real processes most of the time; those of the matrix have short timers, and those with mail servers
+# in between start many processes: they want room.
+ROOMY := tests/test_matrix.py tests/test_through_mail_servers.py
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q -n 4 --dist loadgroup --ignore tests/test_matrix.py
-	$(BIN)/python -m pytest -q -n 2 tests/test_matrix.py
+	$(BIN)/python -m pytest -q -n 4 --dist loadgroup $(addprefix --ignore ,$(ROOMY))
+	$(BIN)/python -m pytest -q -n 2 $(ROOMY)
 
 # make mta [SEED=1] [SECONDS=120]: what takes minutes with real mail servers between two hosts. Needs root and Postfix.
 mta: $(VENV)/.installed-dev

@@ -15,7 +15,7 @@ from running import Net, until, wav
 from surroundings import HandClock
 
 from vmctl.clock import Clock
-from vmctl.daemon import Daemon
+from vmctl.daemon import Daemon, until_next_beat
 from vmctl.orders import Orders
 from vmctl.replica import Replica
 
@@ -268,3 +268,10 @@ def test_what_a_server_did_not_hear_for_its_own_reason_is_not_the_peer_s_silence
     assert [False, False, True] == [may(0.5), may(after - 1.1), may(0.7)]
     assert not may(3600.0), "it stood still"
     assert [False, True] == [may(after - 0.6), may(0.7)]
+
+
+def test_heartbeats_to_a_peer_that_is_away_become_fewer() -> None:
+    """Behind mail servers each waits twice as long as the one before, up to ten minutes; what is slower stays as it is."""
+    assert [10.0, 20.0, 40.0] == [until_next_beat(10.0, in_vain) for in_vain in range(3)]
+    assert (600.0, 600.0) == (until_next_beat(10.0, 6), until_next_beat(10.0, 10**6))
+    assert [3600.0] * 3 == [until_next_beat(3600.0, in_vain) for in_vain in range(3)]

@@ -46,6 +46,8 @@ _ANSWERS_A_BEAT = 4  # to a peer that asks for a promise
 _QUESTIONS = 6  # to the arbiter in the time of one lease
 _ASK_FOR, _ASK_AGAIN = 60.0, 0.5
 _SHORTEST_PAUSE = 0.05
+_MOST_DOUBLINGS = 20
+_LONGEST_BEAT = 600.0  # seconds, through mail servers to a peer that is not heard
 _LONGEST_INTAKE = 1.0  # seconds: the roles wait meanwhile, and so does the peer for its heartbeat
 
 
@@ -67,7 +69,7 @@ class Daemon:
         self._next_housekeeping = 0.0
         self._accept = False
         self._not_before = 0.0
-        self._failures = 0
+        self._failures = self._in_vain = 0
         self._answer_after_scan = False
         self._asking: str | None = None
         self._drained: set[str] = set()
@@ -314,13 +316,19 @@ class Daemon:
             if proof and always:
                 asking["verify"] = proof  # with each heartbeat until the peer has answered
             if always:
-                self._next_beat, self._last_beat = now + self._config.sync.heartbeat, now
+                self._next_beat, self._last_beat = now + self._beat(post), now
             self._mails = post.parcels(always=always, request=asking, answer=not self._answer_after_scan)
         self._on_its_way = next(self._mails, None)
         if self._on_its_way is None:
             self._mails = None
         else:
             self._carrier.carry(self._on_its_way)
+
+    def _beat(self, post: Post) -> float:
+        """Seconds until the next heartbeat."""
+        in_vain = self._config.relayed(self._name) and not post.replica.contact.heard
+        self._in_vain = self._in_vain + 1 if in_vain else 0
+        return until_next_beat(self._config.sync.heartbeat, self._in_vain)
 
     def _delivered(self, post: Post) -> None:
         """Settle the mail that the carrier came back from."""
@@ -395,6 +403,14 @@ class Daemon:
         (log.error if trouble else log.info)("%s", trouble.words if trouble else "well again")
         if post is not None:
             post.tell(self._trouble)
+
+
+def until_next_beat(usual: float, in_vain: int) -> float:
+    """Seconds between heartbeats of which so many went through mail servers to a peer that is not heard.
+
+    Mail servers keep them while it is away, and bring all of them at once: twice as long each time, up to ten minutes.
+    """
+    return max(usual, min(usual * 2.0 ** min(in_vain, _MOST_DOUBLINGS), _LONGEST_BEAT)) if in_vain else usual
 
 
 def _words(error: SyncError) -> str:
