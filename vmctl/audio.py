@@ -42,6 +42,8 @@ def inspect(path: Path, *, formats: tuple[str, ...], longest: float) -> Recordin
         raise BadAudio(f"{path} is not of an allowed format", why=f"allowed are: {', '.join(formats)}")
     if not beneath.is_there(path):
         raise BadAudio(f"there is no file {path}", hint="name a WAV file (PCM) that is there")
+    if path.is_dir():
+        raise BadAudio(f"{path} is a directory", hint="name a WAV file (PCM)")
     digest, size = digest_of(path)
     if size == 0:
         raise BadAudio(f"{path} is empty")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
+import secrets
 import socket
 import threading
 from collections import Counter
@@ -183,7 +183,7 @@ class Receiver:
                 return one.host in self._familiar, one.shaking, -crowd[one.host]
 
             first = min(map(last, strangers))
-            random.choice([one for one in strangers if last(one) == first]).abort()  # noqa: S311 - no secret
+            secrets.choice([one for one in strangers if last(one) == first]).abort()
 
     async def _look_up(self, loop: asyncio.AbstractEventLoop) -> None:
         """Learn the addresses from which the peer is likely to call; again now and then, as names may move."""

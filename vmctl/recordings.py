@@ -5,7 +5,7 @@ Whoever sends a recording or waits for one asks here; what is to lie in the plac
 
 from __future__ import annotations
 
-import contextlib
+import errno
 from typing import TYPE_CHECKING, Any
 
 from vmctl import beneath, durable
@@ -43,9 +43,12 @@ class Recordings:
             audio, key = audio_of(entry.record.document), _place_of(entry.record)
             if audio and audio["format"] in self._store.formats and key is not None:
                 path = self._store.audio_path(key, audio["format"])
-                with contextlib.suppress(StoreUnusable):  # the scan names it, and it may lie elsewhere
+                try:
                     if self.lies_at(path, sha256, audio["size"]):
                         return path
+                except StoreUnusable as error:
+                    if getattr(error.__cause__, "errno", None) != errno.ELOOP:
+                        raise  # else a link is in the way: the scan names it, and the recording may lie elsewhere
         return None
 
     def lies_at(self, path: str, sha256: str, size: int) -> bool:

@@ -56,10 +56,10 @@ def plant(owner, name, kinds, *, fates=None, power=0.5, acts=30, seeds=150, firs
 
 
 @plant(durable, "_new_file", "crash", power=1.0)
-def renamed_without_fsync(path, data, mode):
+def renamed_without_fsync(path, data, rights):
     """A new file is renamed into its place before its bytes are durable."""
     temp = durable.temp_beside(path)
-    fd = durable._open(temp, durable.os.O_WRONLY | durable.os.O_CREAT | durable.os.O_EXCL, mode)
+    fd = durable._open(temp, durable.os.O_WRONLY | durable.os.O_CREAT | durable.os.O_EXCL, rights.mode)
     durable._write(fd, data)
     durable.os.close(fd)
     return temp
@@ -89,7 +89,7 @@ def scanned_before_durable(_paths, _root):
 @plant(Replica, "_take_one", "crash", power=0.0, first=22)
 def spool_removed_early(self, path):
     """A mail leaves the spool before what it brought is committed."""
-    mail = self._parse(self.spool.read(path))
+    mail = self.door.read(self.spool.read(path))
     self.spool.done(path)
     return self._merged(mail)
 
