@@ -408,6 +408,15 @@ def test_a_caller_that_talks_on(held: Keys) -> None:
     assert answers == [b"250"] * 30 + [b"421"] or answers == [b"250"] * 29 + [b"250", b"421"]
 
 
+def test_words_without_a_mail() -> None:
+    """Whoever goes on to talk and brings no mail is hung up on after five hundred answers, however good its words are."""
+    with receiving(Desk(), None) as receiver, dialogue(receiver.port) as (sock, _), sock.makefile("rb") as reading:
+        sock.sendall(b"NOOP\r\n" * 600)
+        answers = [line[:3] for line in reading]
+    assert answers[-1] == b"421"
+    assert len(answers) <= 502
+
+
 def test_a_crowd_that_talks(held: Keys) -> None:
     """Callers that never fall silent, and come again as soon as they are sent away, do not keep the peer out either."""
     desk, enough = Desk(), threading.Event()

@@ -34,6 +34,7 @@ logging.getLogger("mail.log").setLevel(
 
 FAULTS = 10  # replies 5xx on one connection, since its last mail
 STRANGERS_WORDS = 30  # replies, before TLS
+WORDS = 500  # replies since the last mail: four belong to each
 RECIPIENTS = 100  # of one mail, RFC 5321, 4.5.3.1.8; all of them are the same
 GRACE = 60.0  # seconds in which a mail may be as slow as it likes
 SLOWEST = 1000.0  # bytes a second of a mail that takes longer
@@ -205,8 +206,8 @@ class Conversation(SMTP):
         self._faults = self._faults + 1 if text.startswith("5") else self._faults
         if self._leaving:
             self._hang_up(_SHUTTING_DOWN)
-        elif self._rules.tls is not None and not self.trusted and self._said > STRANGERS_WORDS:
-            self._hang_up("421 4.7.0 say STARTTLS, or nothing")
+        elif self._said > (WORDS if self.trusted or self._rules.tls is None else STRANGERS_WORDS):
+            self._hang_up("421 4.7.0 too many words without a mail")
         elif self._faults >= FAULTS:
             if not self.trusted:  # counted, not logged: there may be thousands
                 why = f"it made {self._faults} faults"
@@ -215,7 +216,7 @@ class Conversation(SMTP):
 
     def taken(self) -> None:
         """A mail was accepted: the faults before it are forgiven, and who signed it is known."""
-        self._faults = 0
+        self._faults = self._said = 0
         self.trusted = True
 
     def leave(self) -> None:
