@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import grp
@@ -89,7 +90,7 @@ def program(root: Path) -> Path:
 
     The interpreter may be in a place that only its owner can enter; then the system's runs it with the same packages.
     """
-    packages = sysconfig.get_path("purelib")
+    packages = _packages()
     for python in (sys.executable, "/usr/bin/python3"):
         path = root / "vmctl"
         path.write_text(
@@ -111,6 +112,21 @@ def give_folder(path: Path) -> Path:
     """A new directory of the ordinary account."""
     path.mkdir(exist_ok=True)
     return give(path)
+
+
+@functools.cache
+def _packages() -> Path:
+    """A directory with what vmctl needs to run that the account can read: that of this interpreter, or a copy."""
+    here = Path(sysconfig.get_path("purelib"))
+    if as_account(["/usr/bin/test", "-r", str(here / "typer" / "__init__.py")]).returncode == 0:
+        return here
+    copy = Path(tempfile.mkdtemp(prefix="vmctl-packages-"))
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    copy.chmod(0o755)
+    left_out = ("mypy*", "ruff*", "pip*", "setuptools*", "hypothesis*", "*pytest*", "xdist*", "__pycache__", "*.pth")
+    shutil.copytree(here, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*left_out))
+    subprocess.run(["/bin/chmod", "-R", "a+rX", str(copy)], check=True)
+    return copy
 
 
 def _readable(root: Path) -> Path:
