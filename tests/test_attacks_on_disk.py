@@ -8,7 +8,7 @@ import os
 import shutil
 
 import pytest
-from wire import SETTLE, Wire
+from wire import SETTLE, Wire, one_of_each
 
 from vmctl import beneath, durable
 from vmctl.errors import StoreError, StoreUnusable, VmctlError
@@ -33,13 +33,7 @@ def wire(tmp_path):
 @pytest.fixture
 def ident(wire, recording):
     """The message in mailbox 2001; beside it one record of each kind."""
-    desk = wire.desk()
-    desk.create_mailbox("2001", {"name": "Ada"})
-    desk.set_greeting("2001", "busy", recording())
-    desk.set_callflow("main", "greet: hello\n")
-    desk.set_prompt("welcome", recording())
-    desk.set_settings({"defaults.quota": 50})
-    found = desk.leave("2001", recording())
+    found = one_of_each(wire, recording)
     wire.in_step()
     return found
 

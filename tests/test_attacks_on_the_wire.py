@@ -226,14 +226,16 @@ def test_starttls_command_injection(held: Keys) -> None:
 
 
 def test_starttls_response_injection(held: Keys) -> None:
-    """Answers that come in clear text behind 220 are not taken for answers inside TLS."""
+    """Answers that come in clear text behind 220 are not taken for answers inside TLS: after STARTTLS no command is heard."""
     answers = (b"220 s\r\n", b"250-s\r\n250 STARTTLS\r\n", b"220 go\r\n250-s\r\n250 SIZE 99\r\n250 ok\r\n")
     with (
-        impostor(*answers, hang_up=True) as (port, _),
+        impostor(*answers, hang_up=True) as (port, heard),
         courier(port, held.calls("primary", "secondary")) as one,
         pytest.raises(PeerUnreachable),
     ):
         one.send(MAIL, PEER, MINE)
+    assert [b"ehlo primary.example\r\n", b"STARTTLS\r\n"] == heard[:2]
+    assert b"mail" not in b"".join(heard[2:]).lower()
 
 
 def test_nothing_is_answered_before_tls(held: Keys) -> None:

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import pytest
 from test_peer_values import deliver_altered
+from wire import one_of_each
 
 from vmctl.errors import VmctlError
 from vmctl.model import KINDS, parse_key
@@ -31,13 +32,7 @@ OURS = re.compile(
 @pytest.fixture
 def filled(wire, recording):
     """The primary has one record of each kind; the secondary has nothing yet."""
-    desk = wire.desk()
-    desk.create_mailbox("2001", {"name": "Ada"})
-    desk.set_greeting("2001", "busy", recording())
-    desk.set_callflow("main", "greet: hello\n")
-    desk.set_prompt("welcome", recording())
-    desk.set_settings({"defaults.quota": 50})
-    desk.leave("2001", recording())
+    one_of_each(wire, recording)
     return wire
 
 

@@ -249,6 +249,18 @@ def test_a_maildir_with_more_than_there_is_time_for(boxed: tuple[Roles, Path]) -
     assert [] == names(folder / "new")
 
 
+def test_what_cannot_be_set_aside_keeps_nothing_behind_it(boxed: tuple[Roles, Path]) -> None:
+    """Spam whose name leaves no room for a mark, or without a `cur`: the peer's mail behind it is taken all the same."""
+    pair, folder = boxed
+    (raw,) = pair.send("primary", always=True)
+    pair.lose()
+    (folder / "new" / ("0" * 255)).write_bytes(b"Subject: spam\n\nbuy\n")
+    (folder / "new" / "1").write_bytes(raw)
+    pair.b.take()
+    assert pair.lives("mailbox/2001", "secondary")
+    assert ["0" * 255] == names(folder / "new")
+
+
 def test_what_this_host_cannot_do_now_is_no_fault_of_a_mail(
     boxed: tuple[Roles, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -230,6 +230,17 @@ class Wire:
         return entry is not None and entry.record.lives
 
 
+def one_of_each(wire, recording):
+    """The primary has one record of each kind; the id of the message, which is in mailbox 2001."""
+    desk = wire.desk()
+    desk.create_mailbox("2001", {"name": "Ada"})
+    desk.set_greeting("2001", "busy", recording())
+    desk.set_callflow("main", "greet: hello\n")
+    desk.set_prompt("welcome", recording())
+    desk.set_settings({"defaults.quota": 50})
+    return desk.leave("2001", recording())
+
+
 def lose_index(wire, name):
     """The index of a server is gone; its process starts anew."""
     wire.servers[name].close()

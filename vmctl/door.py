@@ -102,19 +102,25 @@ class Door:
         """Take one mail out of the Maildir; tells whether it is done with."""
         try:
             raw = _content(path, self.largest)
-            if raw is None:
-                return True
-            self.take(raw)
+            if raw is not None:
+                self.take(raw)
+                durable.remove(path)
         except MailError as error:
             refused(error)
-            if error.retry:
-                return False
-            durable.move(path, path.parent.parent / "cur" / f"{path.name.partition(':')[0]}:2,S")
-            return True
+            return not error.retry and self._set_aside(path)
         except StoreError as error:  # of this host, not of the mail
             log.warning("the mail %s is left for later: %s", path, error.words)
             return False
-        durable.remove(path)
+        return True
+
+    @staticmethod
+    def _set_aside(path: Path) -> bool:
+        """Move a mail that can never be taken to `cur`; tells whether that could be done."""
+        try:
+            durable.move(path, path.parent.parent / "cur" / f"{path.name.partition(':')[0]}:2,S")
+        except StoreError as error:  # it must keep nothing behind it
+            log.warning("the mail %s cannot be set aside: %s", path, error.words)
+            return False
         return True
 
     def _take_report(self, raw: bytes) -> None:

@@ -123,18 +123,21 @@ def rotate(config: Config, name: str, clock: Clock, window: float) -> Config:
     return made
 
 
-def retire(config: Config, name: str, clock: Clock) -> Public | None:
-    """End the exchange of a server's keys: the former count no more here, and are destroyed where they are here."""
+def retire(config: Config, name: str, clock: Clock) -> bool:
+    """End the exchange of a server's keys: the former count no more here, and are destroyed where they are here.
+
+    Tells whether there were any.
+    """
     server = config.servers[name]
     with config_edit.turn(config.path):
         if server.key is not None:
             _clear_leftovers(server.key.parent)
-        went = keys.retire(server.key, name) if server.key is not None else None
+        went = server.key is not None and keys.retire(server.key, name) is not None
         if server.former_key is None:
             return went
         config_edit.change(config.path, {name: {"former_key": None, "former_until": None}})
     _tell(config, clock, "former keys retired", of=name)
-    return went or Public(server.former_key, "")
+    return True
 
 
 def settle_here(config: Config, name: str) -> Config:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmctl import identity
 from vmctl.agreement import MODE, Agreed
+from vmctl.at_work import LOCK
 from vmctl.contact import Contact
 from vmctl.durable import lock_told
 from vmctl.errors import JournalError, NotFound, StoreError
@@ -71,7 +72,7 @@ def look(config: Config, server: Server, clock: Clock) -> Known:
     """
     state = state_of(server)
     identity.read(state.parent, config.network, server.name)
-    runs = (lock_told(state / "serve.lock") or "").partition("\n")[0] or None
+    runs = (lock_told(state / LOCK) or "").partition("\n")[0] or None
     journal = Journal(state / "journal.jsonl")
     views, agreed, notes, damage = {}, Agreed(config, {}), NO_NOTES, None
     try:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmctl import beneath, identity, strays
 from vmctl.agreement import Agreed
+from vmctl.at_work import DAEMON, LOCK
 from vmctl.clock import Clock, rfc3339
 from vmctl.contact import Contact
 from vmctl.durable import lock_told
@@ -95,7 +96,7 @@ def gather(config: Config, clock: Clock) -> dict[str, Any]:
 def _local(config: Config, server: Server, clock: Clock) -> _Local:
     state = state_of(server)
     identity.read(state.parent, config.network, server.name)
-    told = lock_told(state / "serve.lock")
+    told = lock_told(state / LOCK)
     runs, _, said = (told or "").partition("\n")
     trouble = from_text(said) or probe(state.parent)
     memory, views, damaged = None, {}, []
@@ -113,12 +114,12 @@ def _local(config: Config, server: Server, clock: Clock) -> _Local:
     except JournalError as error:
         damaged.append(Trouble.of(error))
     known = Known(server.name, runs or None, views, agreed, memory.notes if memory else NO_NOTES)
-    return _Local(server, memory, known, trouble, damaged, _still_since(state / "serve.lock", runs, clock))
+    return _Local(server, memory, known, trouble, damaged, _still_since(state / LOCK, runs, clock))
 
 
 def _still_since(lock: Path, runs: str, clock: Clock) -> int | None:
     """When a daemon turned last that does not any more; it shows each turn by the time of its lock."""
-    if not runs.startswith("vmctl serve"):
+    if not runs.startswith(DAEMON):
         return None
     try:
         turned = beneath.status(lock).st_mtime_ns // 1000
@@ -191,7 +192,7 @@ def _server(name: str, here: list[_Local], views: list[View]) -> dict[str, Any]:
         "reachable": _reachable(local, other),
         "last_heard": rfc3339(heard.last_heard) if heard and heard.last_heard else None,
         "here": local is not None,
-        "daemon": None if local is None else bool(local.known.runs and local.known.runs.startswith("vmctl serve")),
+        "daemon": None if local is None else bool(local.known.runs and local.known.runs.startswith(DAEMON)),
         "still_since": rfc3339(local.still_since) if local and local.still_since else None,
         "pending": heard.facts.get("pending") if heard and local is None else None,
         "oldest_pending": None,

@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 from pathlib import Path
 
 from running import free_ports, until
 
-from mta.place import ROOT, account, find, give_folder, missing
+from mta.place import ROOT, account, find, give_folder, greets, missing
 
 UNPACKED = ROOT / ".exim" / "usr" / "sbin" / "exim4"  # `make exim`
 _NAME = "Debian-exim"
@@ -90,11 +89,7 @@ class Exim:
         if self._process is not None and self._process.poll() is not None:
             self._process = None
             raise ChildProcessError(self.log())
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=5) as sock:
-                return sock.recv(100).startswith(b"220 ")
-        except OSError:
-            return False
+        return greets(self.port)
 
     def stop(self) -> None:
         """End it; what is in its spool stays there."""

@@ -9,6 +9,7 @@ import grp
 import os
 import pwd
 import shutil
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -106,6 +107,15 @@ def program(root: Path) -> Path:
             return path
     missing(f"the account {ACCOUNT} cannot run {sys.executable}, and /usr/bin/python3 is not as new")
     raise AssertionError
+
+
+def greets(port: int) -> bool:
+    """Whether a mail server says hello at a port of this host."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
+            return sock.recv(100).startswith(b"220 ")
+    except OSError:
+        return False
 
 
 def give_folder(path: Path) -> Path:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from running import free_ports, until
 
-from mta.place import account, find, give, missing
+from mta.place import account, find, give, greets, missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -121,11 +120,7 @@ class Postfix:
         if self._process is not None and self._process.poll() is not None:
             self._process = None
             raise ChildProcessError(self.log())
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=5) as sock:
-                return sock.recv(100).startswith(b"220 ")
-        except OSError:
-            return False
+        return greets(self.port)
 
     def stop(self) -> None:
         """Stop it in order, as an administrator does; what is in its queue stays there."""

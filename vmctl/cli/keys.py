@@ -128,7 +128,7 @@ def retire(context: typer.Context) -> None:
     words = f"the former keys of {name} count no more here" if went else f"{name} has no former keys"
     if went:
         words += "\nnext: restart vmctl serve where it runs: until then it goes by what it read at its start"
-    report(session, {"server": name, "retired": went is not None}, words)
+    report(session, {"server": name, "retired": went}, words)
 
 
 def _shown(config: Config, server: Server) -> dict[str, Any]:
