@@ -89,10 +89,10 @@ def test_a_taken_port_is_refused_by_name(net: Net) -> None:
 def test_sync_uses_the_daemons_that_run(net: Net, tmp_path: Path) -> None:
     """With both daemons, with one, and with none, `sync` ends in step and says who did the work."""
     with net.daemon("primary"):
-        until(lambda: net.status()["servers"]["primary"]["daemon"], what="the primary's daemon")
+        until(lambda: " serves /" in net.log("primary"), what="the primary's daemon")  # it listens, and has the store
         assert net.read("sync")["by"] == {"primary": "vmctl serve", "secondary": "vmctl sync"}
         with net.daemon("secondary"):
-            until(lambda: net.status()["servers"]["secondary"]["daemon"], what="the secondary's daemon")
+            until(lambda: " serves /" in net.log("secondary"), what="the secondary's daemon")
             net.leave("secondary", "2001", wav(tmp_path / "b.wav"))
             assert net.read("sync")["by"] == {"primary": "vmctl serve", "secondary": "vmctl serve"}
             assert len(net.read("message", "list", "2001", "--server", "primary")) == 1
