@@ -310,8 +310,9 @@ def test_pipelining_strangers_wait_for_nothing() -> None:
             b"EHLO x\r\nMAIL FROM:<eve@x.example>\r\nRCPT TO:<" + MINE.encode() + b">\r\nDATA\r\nSubject: x\r\n.\r\n"
         )
         with sock.makefile("rb") as reading:
-            answers = [reading.readline()[:4] for _ in range(8)]
-    assert answers == [b"250-", b"250-", b"250-", b"250 ", b"550 ", b"503 ", b"503 ", b"500 "]
+            lines = iter(lambda: reading.readline()[:4], b"")
+            answers = [next(line for line in lines if line[3:] == b" ") for _ in range(5)]
+    assert answers == [b"250 ", b"550 ", b"503 ", b"503 ", b"500 "]
     assert [] == desk.taken
 
 

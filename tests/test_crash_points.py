@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-MOST, MESSAGES = 10, 20
+MOST, MESSAGES = 6, 20
 
 
 @pytest.mark.parametrize("story", STORIES)

@@ -270,7 +270,7 @@ def test_exchange_overwrites_nothing_that_came_this_very_moment(tmp_path, monkey
 
 def test_a_system_that_cannot_exchange_names_says_so(target, monkeypatch):
     """A C library without the call is one that cannot."""
-    monkeypatch.setattr(durable, "_renameat2", lambda: None)
+    monkeypatch.setattr(durable, "_of_libc", lambda _name: None)
     with pytest.raises(OSError, match="not implemented"):
         durable._swap(target, target)
     assert exchange(target, NEW) is True

@@ -24,9 +24,9 @@ FLOORS = (
     "errors clock",
     "beneath",
     "rights",
-    "names pace durable volumes database certificates sealing backoff bell program reach supervisor ranges refusals replies checkpoints fault_list lamp_list seen letters",
+    "names lines pace durable volumes database certificates sealing backoff bell program reach supervisor ranges refusals replies checkpoints fault_list lamp_list seen letters",
     # values and what opens them, each knowing the ground only
-    "model view arbiter leases pin audio identity spool contact faults trouble schedule ways mail_parts yamltext keys watch deferrals probes",
+    "model view together arbiter leases pin audio identity spool contact faults trouble schedule ways mail_parts yamltext keys watch deferrals probes",
     # what is computed from values, and where they are kept
     "merge delta fields callflow evidence routing chain entry config_values mail_json mail_words store.pool sender conversation link tombstones clocks permits moves gate",
     "receiver history housekeeping shelf looks tampering journal_words waiting orders notice hooks webhooks",
@@ -113,7 +113,7 @@ CALLS = {
 }  # fmt: skip
 # One of these, in no more than the rooms that have it: what calls into C, or takes a directory tree away.
 RARE = {
-    "ctypes": {"durable"},
+    "ctypes": {"beneath", "durable"},
     "shutil": {"network", "session", "demo", "cli"},
     "tempfile": {"demo"},
     "importlib": {"cli.app"},

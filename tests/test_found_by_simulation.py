@@ -15,6 +15,7 @@ from vmctl.desk_mailboxes import MailboxDesk
 from vmctl.errors import AlreadyExists, StoreBusy
 from vmctl.model import ABSENT, message_key
 from vmctl.overwrite import remember, set_back
+from vmctl.together import Together
 
 A, B = NAMES
 
@@ -181,12 +182,21 @@ def test_mails_of_the_lives_before_do_not_part_two_that_lost_their_indexes(stran
     assert lives == [strangers.machines[name].index.meta("incarnation") for name in NAMES]
 
 
-def test_a_file_that_cannot_be_looked_at_after_it_was_written_is_named(world):
+def test_a_file_that_cannot_be_looked_at_after_it_was_written_is_named(world, monkeypatch):
     """The disk fails between the writing of a file and the look at it: the work is done again when it is well."""
     ident = world.message("2001", B)
     assert "ok" == world.turn(B, scan=False)
-    world.machines[A].side.unreadable[str(world.at(A, "mailboxes/2001/messages"))] = ("stat",)
-    assert "StoreUnusable" == world.turn(A)
+    take_place = Together.take_place
+
+    def then_it_fails(*values):
+        take_place(*values)
+        world.machines[A].side.unreadable[str(world.at(A, "mailboxes/2001/messages"))] = ("stat",)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Together, "take_place", then_it_fails)
+        assert "ok" == world.turn(A)
+    path = f"mailboxes/2001/messages/{ident}.json"
+    assert path in [fault["path"] for fault in world.machines[A].index.faults.all()]
     world.machines[A].side.unreadable.clear()
     come_to_rest(world)
     assert world.at(A, f"mailboxes/2001/messages/{ident}.json").exists()

@@ -7,6 +7,7 @@ import pytest
 from vmctl import durable
 from vmctl.apply import Applier
 from vmctl.clock import Clock
+from vmctl.placing import Placing
 
 
 @pytest.fixture
@@ -25,15 +26,15 @@ def folder(wire):
 
 def killed_before_the_commit(wire, monkeypatch, after=1):
     """The secondary takes what has come; its process is killed when so many files were written, before that is noted."""
-    apply_one, written = Applier._apply_one, []
+    take_place, written = Applier._place_document, []
 
-    def then_killed(applier, key, done):
-        apply_one(applier, key, done)
-        written.append(key)
+    def then_killed(applier, new, together):
+        written.append(take_place(applier, new, together))
         if len(written) == after:
             raise KeyboardInterrupt
+        return written[-1]
 
-    monkeypatch.setattr(Applier, "_apply_one", then_killed)
+    monkeypatch.setattr(Applier, "_place_document", then_killed)
     with pytest.raises(KeyboardInterrupt):
         wire.b.take()
     monkeypatch.undo()
@@ -147,10 +148,11 @@ def test_a_mark_waits_for_no_disk(wire, box, recording, monkeypatch):
     assert counts[0] == counts[1] > 0
 
 
-@pytest.mark.parametrize("step", range(1, 6))
-def test_a_mark_never_says_more_than_was_done(tmp_path, monkeypatch, step):
+@pytest.mark.parametrize("step", range(1, 10))
+def test_a_mark_never_says_more_than_was_done(wire, box, recording, monkeypatch, step):
     """Whichever step is the last: the document is at its place, or no mark says that it was."""
-    mark, target = tmp_path / "mark", tmp_path / "target"
+    (ident,) = left(wire, recording)
+    document = folder(wire)[0] / f"{ident}.json"
     done = []
 
     class Killed(BaseException):
@@ -166,11 +168,10 @@ def test_a_mark_never_says_more_than_was_done(tmp_path, monkeypatch, step):
             return real(*values)
 
         monkeypatch.setattr(durable, name, counted)
-    try:
-        durable.place(mark, target, b"document", b"version")
-    except Killed:
-        assert not target.exists()
-    assert durable.was_placed(mark) == target.exists()
+    with pytest.raises(Killed):
+        wire.b.take()
+    placing = Placing(wire.b.store, wire.clock)
+    assert bool(placing.left()[0]) <= document.exists()
     monkeypatch.undo()
-    durable.unmark(mark)
-    assert [] == [path for path in tmp_path.iterdir() if path.name.startswith("mark")]
+    placing.clear()
+    assert not any(folder(wire)[1].glob("*"))

@@ -86,7 +86,11 @@ def carry(net: Net, relay: Relay, **words: Any) -> None:
     changed = net.config.__class__(**{**vars_of(net.config), "relay": said})
     carriage = Carriage(changed, "primary", Clock())
     with contextlib.closing(carriage):
-        carriage.carry(Parcel(b"Subject: 1 message for 2001\r\n\r\nwhat Ada said\r\n", "p", "s", "<1@primary.example>"))
+        carriage.carry(
+            Parcel(
+                b"Subject: 1 message for extension 2001\r\n\r\nwhat Ada Byron said\r\n", "p", "s", "<1@primary.example>"
+            )
+        )
 
 
 def vars_of(made: config.Config) -> dict[str, Any]:
@@ -101,8 +105,8 @@ def test_what_leaves_is_sealed(net: Net, tls: ssl.SSLContext, certified: dict[st
     (envelope,) = relay.mails
     assert net.config.servers["primary"].mail == envelope.mail_from
     assert [net.config.servers["secondary"].mail] == envelope.rcpt_tos
-    assert b"2001" not in envelope.content
-    assert b"Ada" not in envelope.content
+    assert b"extension 2001" not in envelope.content  # less might be in what is sealed, by chance
+    assert b"Ada Byron" not in envelope.content
     assert "vmctl: a sealed sync mail" == email.message_from_bytes(envelope.content)["Subject"]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-SCHEDULES = 65  # in one test: about half a minute
+SCHEDULES = 40  # in one test: about half a minute
 
 
 def simulation(*words, check=True):

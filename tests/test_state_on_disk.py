@@ -23,13 +23,21 @@ ACTS = (
     "remove",
     "remove_all",
     "keep",
-    "place",
+    "stage",
+    "take_place",
+    "take_free_place",
+    "keep_open",
+    "keep_file",
+    "keep_names",
+    "keep_disk",
     "link",
 )
 MANY = {"keep": "sync", "remove_all": "remove"}  # acts on any number of files
+WORDS = dict.fromkeys(("keep_open", "keep_file", "keep_names", "keep_disk"), "sync")
 PLACES = (
     (r"\.vmctl/spool/\d+-[0-9a-z]+\.eml", ".vmctl/spool/MAIL"),
     (r"\.vmctl/replaced/.+", ".vmctl/replaced/FILE"),
+    (r"\.vmctl/placing/\.vmctl-tmp-\w+", "the new file"),
     (r"\.vmctl/placing/.+", ".vmctl/placing/FILE"),
     (r"(?<=journal-)\d+", "N"),
     (r"[0-9a-f]{64}", "SHA256"),
@@ -64,7 +72,8 @@ def steps(wire, monkeypatch):
             paths = list(values[0]) if name in MANY else [one for one in values if isinstance(one, Path)]
             if any(str(path).startswith(str(wire.root("secondary"))) for path in paths):
                 paths = [inside(path) for path in sorted(paths)] if name in MANY else list(map(inside, paths))
-                tell(f"{MANY.get(name, name.replace('_', ' '))} {' -> '.join(paths)}")
+                word = MANY.get(name) or WORDS.get(name, name.replace("_", " "))
+                tell(f"{word} {' -> '.join(paths)}")
             return act(*values, **words)
 
         return take

@@ -199,7 +199,8 @@ def test_every_kind_of_document_that_is_written_is_read_back_equal(lone, layout,
     document = data.draw(DOCUMENTS[kind])
     if kind == MESSAGE:
         digest, size = digest_of(tone(lone.directory / "one.wav", seed=1))
-        lone.a.pool.put((lone.directory / "one.wav").read_bytes(), digest)
+        lone.a.pool.hold((lone.directory / "one.wav").read_bytes(), digest)
+        lone.a.pool.put_down()
         document["audio"] = {"sha256": digest, "size": size, "format": "wav"}
     entry = index.get(KEY_OF[kind])
     with index.transaction():

@@ -2,18 +2,21 @@
 
 For each record: the audio first, the document last. The index is committed before a file is touched, so after a crash
 the same work is done again, and a file that already holds what was intended is never taken for a person's edit.
+What is new, as nearly everything is, is written many files at a time (`together`); the rest one by one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from pathlib import Path  # noqa: TC003 - of a named tuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from vmctl import durable
 from vmctl.audio import digest_of
-from vmctl.entry import audio_of
-from vmctl.errors import RecordError, StoreUnusable
+from vmctl.entry import Entry, audio_of
+from vmctl.errors import DiskFull, RecordError, StoreUnusable
 from vmctl.gone import is_elsewhere
 from vmctl.graves import Graves
 from vmctl.model import MESSAGE, canonical, parse_key
@@ -21,10 +24,12 @@ from vmctl.placing import Placing
 from vmctl.recovery import Recovery
 from vmctl.replacing import Replacing
 from vmctl.rights import AS_BESIDE
+from vmctl.together import Together
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from vmctl.clock import Clock, Deadline
-    from vmctl.entry import Entry
     from vmctl.errors import VmctlError
     from vmctl.index import Index
     from vmctl.recordings import Recordings
@@ -32,7 +37,7 @@ if TYPE_CHECKING:
     from vmctl.store.format import Format
     from vmctl.store.pool import Pool
 
-_AT_ONCE = 200
+_AT_ONCE = 1000
 
 
 @dataclass(slots=True)
@@ -45,6 +50,23 @@ class Applied:
     written: list[str] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
     more: bool = False
+
+    def add(self, other: Applied) -> None:
+        """What was written next; whether there is more is as it is after that."""
+        self.written += other.written
+        self.waiting += [key for key in other.waiting if key not in self.waiting]
+        self.more = other.more
+
+
+class _New(NamedTuple):
+    """A record with no file yet: the path and the bytes of its document, where its recording is to be, and where both wait."""
+
+    entry: Entry
+    path: str
+    data: bytes
+    target: str
+    document: Path
+    sound: Path | None
 
 
 class Applier:
@@ -84,14 +106,7 @@ class Applier:
         done = Applied()
         todo = self._index.writable()
         for start in range(0, len(todo), _AT_ONCE):
-            with self._index.transaction():
-                for at, key in enumerate(todo[start : start + _AT_ONCE], start):
-                    done.more = at > 0 and deadline is not None and deadline.over
-                    if done.more:
-                        break
-                    self._apply_one(key, done)
-            self._replacing.noted()
-            self._placing.noted()
+            self._apply_some(todo[start : start + _AT_ONCE], done, deadline, begun=start > 0)
             if done.more:
                 break
         unburied = self._index.tombstones.unburied()
@@ -122,10 +137,66 @@ class Applier:
             self._graves.fill(key)
         self._index.tombstones.buried(key)
 
-    def _apply_one(self, key: str, done: Applied) -> None:
+    def _apply_some(self, keys: list[str], done: Applied, deadline: Deadline | None, *, begun: bool) -> None:
+        full: DiskFull | None = None
+        with Together(self._store.state) as together:
+            with self._index.transaction():
+                new: list[_New] = []
+                for at, key in enumerate(keys):
+                    done.more = (begun or at > 0) and deadline is not None and deadline.over
+                    if done.more:
+                        break
+                    try:
+                        self._apply_one(key, done, together, new)
+                    except DiskFull as error:  # what was written by then may take its place all the same
+                        full = error
+                        break
+                self._place(new, done, together)
+            self._replacing.noted()
+            self._placing.noted()
+            together.drop()
+        if full is not None:
+            raise full
+
+    def _apply_one(self, key: str, done: Applied, together: Together, new: list[_New]) -> None:
+        with self._one_of_many(key, done):
+            staged = self._stage(key, together)
+            if staged is not None:
+                new.append(staged)
+            else:
+                (done.written if self._apply(key, marked=True) else done.waiting).append(key)
+
+    def _place(self, new: list[_New], done: Applied, together: Together) -> None:
+        """Have the files take their places that wait for them: recordings first, so that a document means a message."""
+        together.settle()
+        self._placing.mark((one.entry.record, one.document, one.target) for one in new if one.sound is not None)
+        ready: list[_New] = []
+        for one in new:
+            with self._one_of_many(one.entry.record.key, done):
+                if self._place_sound(one, together):
+                    ready.append(one)
+                else:
+                    self._by_itself(one, done)
+        together.close()
+        for one in ready:
+            with self._one_of_many(one.entry.record.key, done):
+                if self._place_document(one, together):
+                    done.written.append(one.entry.record.key)
+                else:
+                    self._by_itself(one, done)
+        together.close()
+
+    def _by_itself(self, new: _New, done: Applied) -> None:
+        """Somebody was quicker: what lies in the place of a new file is looked at first."""
+        key = new.entry.record.key
+        (done.written if self._apply(key, marked=True) else done.waiting).append(key)
+
+    @contextlib.contextmanager
+    def _one_of_many(self, key: str, done: Applied) -> Iterator[None]:
+        """One odd file must not keep all others from being written."""
         try:
-            (done.written if self._apply(key, marked=True) else done.waiting).append(key)
-        except StoreUnusable as error:  # one odd file must not keep all others from being written
+            yield
+        except StoreUnusable as error:
             self.unfinished = True
             self._wait(key, error, done)
         except RecordError as error:
@@ -157,6 +228,56 @@ class Applier:
             self._bury(key)
         return True
 
+    # New files, many at a time
+
+    def _stage(self, key: str, together: Together) -> _New | None:
+        """Write the files of a record beside their places, where nothing has these yet; None for any other record."""
+        entry = self._index.get(key)
+        if entry is None or entry.shown is not None or not entry.record.lives or not entry.todo:
+            return None
+        kind, path = parse_key(key).kind, self._store.path(key)
+        audio = audio_of(entry.record.document) if kind == MESSAGE else None
+        if not (self._store.is_edited(kind) or (audio is not None and audio["format"] in self._store.formats)):
+            return None
+        if self._store.look(path) is not None or self._index.tombstones.is_unburied(key):
+            return None
+        if is_elsewhere(self._store, self._index, key):
+            return None
+        data = self._store.text(entry.record)
+        sound, target = None, ""
+        if audio is not None:
+            target = self._store.audio_path(key, audio["format"])
+            sound = self._recordings.stage(entry, audio, target, together)
+            if sound is None:
+                return None
+        return _New(entry, path, data, target, together.write(self._store.root / path, data), sound)
+
+    def _place_sound(self, new: _New, together: Together) -> bool:
+        """Have the recording of a record take its place, if it has one; False where something lies there."""
+        if new.sound is not None:
+            audio = audio_of(new.entry.record.document)
+            assert audio is not None, "a recording waits for the record that names it"  # noqa: S101
+            if self._store.look(new.path) is not None or self._store.look(new.target) is not None:
+                return False
+            together.take_place(new.sound, self._store.root / new.target)
+            self._recordings.staged(audio, new.target)
+        return True
+
+    def _place_document(self, new: _New, together: Together) -> bool:
+        """Have the document of a record take its place, and note it; False where something lies there."""
+        place = self._store.root / new.path
+        if new.sound is None:
+            if not together.take_free_place(new.document, place):
+                return False
+        else:
+            if self._store.look(new.path) is not None:
+                return False
+            together.take_place(new.document, place)
+            folder = self._store.folder(str(parse_key(new.entry.record.key).mailbox))
+            self._index.looks.expect_folder(folder)  # should all of it go
+        self._shown(new.entry, new.path, hashlib.sha256(new.data).hexdigest())
+        return True
+
     # One record
 
     def _as_last_seen(self, key: str) -> bool:
@@ -183,33 +304,48 @@ class Applier:
             durable.make_directory((self._store.root / path).parent, mode=AS_BESIDE)
             self._replacing.write(entry, path, data)
             return True
+        return self._write_with_audio(entry, path, marked=marked)
+
+    def _write_with_audio(self, entry: Entry, path: str, *, marked: bool) -> bool:
+        record = entry.record
         audio = audio_of(record.document)
         if audio is None or audio["format"] not in self._store.formats:
             return False
         target = self._store.audio_path(record.key, audio["format"])
         durable.make_directory((self._store.root / target).parent, mode=AS_BESIDE)
-        if not self._recordings.place(entry, audio, target):
-            return False
-        if kind == MESSAGE:
-            self._write_message(entry, path, marked=marked)
-        else:
+        there = self._recordings.place(entry, audio, target)
+        if there and record.kind == MESSAGE:
+            return self._write_message(entry, path, marked=marked)
+        if there:
             self._shown(entry, target, audio["sha256"])
-        return True
+        return there
 
-    def _write_message(self, entry: Entry, path: str, *, marked: bool) -> None:
-        """Write the document of a message, whose recording is in its place."""
+    def _write_message(self, entry: Entry, path: str, *, marked: bool) -> bool:
+        """Write the document of a message, whose recording is in its place.
+
+        Not yet where an application wrote one a moment ago: it may still have it open, and write on into what is replaced.
+        """
+        if self._scanner.may_be_open(path):
+            return False
         record = entry.record
         folder = self._store.folder(str(parse_key(record.key).mailbox))
         self._index.looks.expect_folder(folder)  # should all of it go
         data = self._store.text(record)
         if entry.shown is not None:
             self._replacing.write(entry, path, data)  # the application may be at it, too
-            return
+            return True
         if marked and self._store.look(path) is None:
-            self._placing.write(record, path, data)
+            with Together(self._store.state) as alone:
+                staged = alone.write(self._store.root / path, data)
+                alone.settle()
+                audio = audio_of(record.document) or {"format": ""}
+                self._placing.mark([(record, staged, self._store.audio_path(record.key, audio["format"]))])
+                alone.take_place(staged, self._store.root / path)
+                alone.close()
         else:
             durable.write(self._store.root / path, data, mode=AS_BESIDE)
         self._shown(entry, path, hashlib.sha256(data).hexdigest())
+        return True
 
     def _remove(self, entry: Entry) -> bool:
         """Take a deleted record's files out of the store; what can be restored stays under .vmctl.

@@ -39,6 +39,7 @@ class Word:
     wants: dict[str, Any] = field(default_factory=lambda: {"records": [], "audio": []})
     lost: list[str] = field(default_factory=list)
     groups: dict[str, Any] = field(default_factory=dict)
+    is_full: bool = False  # with acknowledgements: there may be more
 
     def __bool__(self) -> bool:
         return self.answers or any(self.wants.values())
@@ -94,17 +95,19 @@ class Asker:
         `eager` asks for everything that is missing, however lately it was asked for.
         """
         share = bound // 8
-        acks = self._acks(min(_MOST_ACKS, share // _ACK_BYTES))
+        most = min(_MOST_ACKS, share // _ACK_BYTES)
+        acks = self._acks(most)
         wants = {
             "records": self._wanted_records(min(_MOST_WANTS, share // _WANT_BYTES), eager=eager),
             "audio": self._wanted_audio(share, eager=eager),
         }
         holds = self._index.shelf.holds(min(_MOST_HOLDS, share // _HOLD_BYTES))
-        return Word(acks, holds, wants, self._lost(min(_MOST_LOST, share // _LOST_BYTES)), self._doubt.page())
+        lost = self._lost(min(_MOST_LOST, share // _LOST_BYTES))
+        return Word(acks, holds, wants, lost, self._doubt.page(), is_full=len(acks) == most)
 
     def unfinished(self, word: Word) -> bool:
         """Whether the mail with this word left, and there is more to say than it had room for."""
-        return self._settled is word and self._doubt.due
+        return self._settled is word and (self._doubt.due or word.is_full)
 
     def forget(self) -> None:
         """Whatever is missing may be asked for again at once."""

@@ -8,6 +8,9 @@ belongs to whoever wrote vmctl.yaml: links there are followed.
 
 A link in the way of a path is an OSError (ELOOP), never FileNotFoundError: it must not look like a deletion. A path
 beneath no fence is used as it is. `vmctl.durable` writes through this room; nothing else in vmctl does.
+
+A process that looks at thousands of files asks Linux to walk the whole way at once (openat2(2) with RESOLVE_NO_SYMLINKS,
+since 5.6). What that refuses, and where it cannot be had, is walked step by step, which also finds out what is wrong.
 """
 
 from __future__ import annotations
@@ -16,33 +19,45 @@ import contextlib
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 _FOLDER: Final = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _WORDS: Final = "a symbolic link is in its way"
+_HERE: Final = -1  # in the place of a descriptor: a path beneath no fence is used as it is
+_OPENAT2, _AT_CWD, _NO_SYMLINKS = 437, -100, 4  # the first one has this number on every architecture
+_FEW = 100  # paths: to load what calls openat2 takes as long as to walk some hundreds step by step
+_MOST_KNOWN = 4096  # folders
 
 _roots: set[str] = set()
+_known: dict[str, tuple[str, str] | None] = {}  # folders, each cut at the fence above it
 _step = os.open  # into the next folder: tests exchange what is there before it is taken
+_walks = 0
+_at_once: Callable[[bytes], int] | None = None  # opens a folder; -1 where it cannot
 
 
 def fence(root: Path) -> None:
     """From now on no path below `root` is reached through a symbolic link, for as long as this process lives."""
     _roots.add(os.fspath(root))
+    _known.clear()
 
 
 def open(path: Path | str, flags: int, mode: int = 0o600) -> int:  # noqa: A001 - as os.open
     """As `os.open`; never through a link, be it the last part of the path, and not kept over an exec. Raises OSError."""
-    with holding(path) as (fd, name):
-        try:
-            return os.open(name, flags | os.O_CLOEXEC | (0 if fd is None else os.O_NOFOLLOW), mode, dir_fd=fd)
-        except OSError as error:
-            if fd is not None and error.errno in {errno.ELOOP, errno.ENOTDIR}:
-                _name_link(fd, name, path)
-            raise
+    fd, name = reach(path)
+    if fd == _HERE:
+        return os.open(name, flags | os.O_CLOEXEC, mode)
+    try:
+        return os.open(name, flags | os.O_CLOEXEC | os.O_NOFOLLOW, mode, dir_fd=fd)
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.ENOTDIR}:
+            _name_link(fd, name, path)
+        raise
+    finally:
+        os.close(fd)
 
 
 def file(path: Path) -> BinaryIO:
@@ -62,8 +77,13 @@ def read(path: Path) -> bytes:
 
 def status(path: Path | str) -> os.stat_result:
     """As `os.lstat`: of a link, that of the link. Raises OSError."""
-    with holding(path) as (fd, name):
+    fd, name = reach(path)
+    if fd == _HERE:
+        return os.lstat(name)
+    try:
         return os.stat(name, dir_fd=fd, follow_symlinks=False)
+    finally:
+        os.close(fd)
 
 
 def entries(folder: Path | str) -> list[tuple[str, os.stat_result]]:
@@ -95,7 +115,9 @@ def is_file(path: Path) -> bool:
 
 def is_folder(path: Path) -> bool:
     """Whether a folder is there, and no link in its way. Above a fence, and at it, a link to a folder is one."""
-    return os.path.isdir(path) if _cut(path) is None else _is(path, stat.S_ISDIR)  # noqa: PTH112
+    if os.fspath(path) in _roots or _cut_folder(os.fspath(path)) is None:
+        return os.path.isdir(path)  # noqa: PTH112 - of a store's directory, and above it
+    return _is(path, stat.S_ISDIR)
 
 
 def is_there(path: Path) -> bool:
@@ -105,70 +127,136 @@ def is_there(path: Path) -> bool:
 
 def rename(source: Path, target: Path) -> None:
     """As `os.rename`."""
-    with holding(source) as (here, old), holding(target) as (there, new):
-        os.rename(old, new, src_dir_fd=here, dst_dir_fd=there)
+    with Way(source) as old, Way(target) as new:
+        os.rename(old.name, new.name, src_dir_fd=old.fd, dst_dir_fd=new.fd)
 
 
 def link(source: Path, target: Path) -> None:
     """As `os.link`; of a link, the link itself gets a second name."""
-    with holding(source) as (here, old), holding(target) as (there, new):
-        os.link(old, new, src_dir_fd=here, dst_dir_fd=there, follow_symlinks=False)
+    with Way(source) as old, Way(target) as new:
+        os.link(old.name, new.name, src_dir_fd=old.fd, dst_dir_fd=new.fd, follow_symlinks=False)
 
 
 def unlink(path: Path) -> None:
     """As `os.unlink`."""
-    with holding(path) as (fd, name):
-        os.unlink(name, dir_fd=fd)
+    with Way(path) as way:
+        os.unlink(way.name, dir_fd=way.fd)
 
 
 def mkdir(path: Path, mode: int = 0o777) -> None:
     """As `os.mkdir`."""
-    with holding(path) as (fd, name):
-        os.mkdir(name, mode, dir_fd=fd)
+    with Way(path) as way:
+        os.mkdir(way.name, mode, dir_fd=way.fd)
 
 
 def rmdir(path: Path) -> None:
     """As `os.rmdir`."""
-    with holding(path) as (fd, name):
-        os.rmdir(name, dir_fd=fd)
+    with Way(path) as way:
+        os.rmdir(way.name, dir_fd=way.fd)
 
 
-@contextlib.contextmanager
-def holding(path: Path | str) -> Iterator[tuple[int | None, str]]:
-    """The folder that holds `path`, as a descriptor (None: the working directory), and its name there. Raises OSError."""
-    cut = _cut(path)
-    if cut is None:
-        yield None, os.fspath(path)
-        return
-    root, parts = cut
+class Way:
+    """The folder that holds a path, open in `fd` (None: the working directory), and its name there; for a `with`."""
+
+    __slots__ = ("fd", "name")
+
+    def __init__(self, path: Path | str) -> None:
+        """Raises OSError."""
+        fd, self.name = reach(path)
+        self.fd = None if fd == _HERE else fd
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self.fd is not None:
+            os.close(self.fd)
+
+
+def reach(path: Path | str) -> tuple[int, str]:
+    """The folder that holds a path, as a descriptor that the caller closes, and its name there. Raises OSError.
+
+    -1 and the path where it is beneath no fence.
+    """
+    text = os.fspath(path)
+    folder, _, name = text.rpartition("/")
+    cut = _known[folder] if folder in _known else _cut_folder(folder)
+    if cut is None or (not cut[1] and name in {"", "."}):  # the store's directory itself is no part of what is fenced
+        return _HERE, text
+    if name in {"", ".", ".."}:
+        raise OSError(errno.EINVAL, "it does not stay beneath its store", text)
+    if _at_once is not None:
+        fd = _at_once(os.fsencode(folder))
+        if fd >= 0:
+            return fd, name
+    return _walk(cut[0], cut[1], path), name
+
+
+def _cut_folder(folder: str) -> tuple[str, str] | None:
+    """The fence at or above a folder, and the way from there to it; None where there is none."""
+    if len(_known) >= _MOST_KNOWN:
+        _known.clear()
+    end, found = len(folder), None
+    while end > 0:
+        if folder[:end] in _roots:
+            inner = folder[end + 1 :]
+            if inner and not {"", ".", ".."}.isdisjoint(inner.split("/")):
+                raise OSError(errno.EINVAL, "it does not stay beneath its store", folder)
+            found = folder[:end], inner
+            break
+        end = folder.rfind("/", 0, end)
+    _known[folder] = found
+    return found
+
+
+def _walk(root: str, inner: str, path: Path | str) -> int:
+    """Open a folder beneath a fence, step by step. Raises OSError."""
+    global _walks  # noqa: PLW0603 - of this process, as its files are
+    _walks += 1
+    if _walks == _FEW:
+        _walk_at_once()
     fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        for part in parts[:-1]:
+        for part in inner.split("/") if inner else ():
             try:
-                inner = _step(part, os.O_PATH | _FOLDER, dir_fd=fd)
+                further = _step(part, os.O_PATH | _FOLDER, dir_fd=fd)
             except NotADirectoryError:
                 _name_link(fd, part, path)
                 raise
             os.close(fd)
-            fd = inner
-        yield fd, parts[-1]
-    finally:
+            fd = further
+    except BaseException:
         os.close(fd)
+        raise
+    return fd
 
 
-def _cut(path: Path | str) -> tuple[str, list[str]] | None:
-    """A path beneath a fence, cut there; None for any other. Raises OSError for one that climbs up again."""
-    text = os.fspath(path)
-    end = len(text)
-    while (end := text.rfind("/", 0, end)) > 0:
-        if text[:end] in _roots:
-            parts = text[end + 1 :].split("/")
-            if parts in ([""], ["."]):
-                return None  # the store's directory itself
-            if not {"", ".", ".."}.isdisjoint(parts):
-                raise OSError(errno.EINVAL, "it does not stay beneath its store", text)
-            return text[:end], parts
-    return None
+def _walk_at_once() -> None:
+    """Have Linux walk from now on, where it can."""
+    global _at_once  # noqa: PLW0603
+    import ctypes
+
+    class How(ctypes.Structure):
+        """What openat2 is to do: struct open_how."""
+
+        _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+    call = getattr(ctypes.CDLL(None), "syscall", None)
+    if call is None:
+        return
+    call.restype = ctypes.c_long
+    call.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t]
+    how = How(os.O_PATH | _FOLDER, 0, _NO_SYMLINKS)
+    words, size = ctypes.byref(how), ctypes.sizeof(how)
+    fd = call(_OPENAT2, _AT_CWD, b"/", words, size)
+    if fd < 0:  # an older kernel, or one that is not let do it
+        return
+    os.close(fd)
+
+    def at_once(folder: bytes) -> int:
+        return int(call(_OPENAT2, _AT_CWD, folder, words, size))
+
+    _at_once = at_once
 
 
 def _name_link(fd: int, name: str, path: Path | str) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vmctl import keys, link
 from vmctl.errors import KeyFault, KeyMissing, KeyUnknown, LoginRefused, PeerUnreachable, PeerUntrusted
 from vmctl.keys import Public
+from vmctl.mail_parts import in_base64
 from vmctl.mail_sealed import wrap
 from vmctl.receiver import Receiver
 from vmctl.sender import Courier
@@ -53,7 +54,8 @@ class Carriage:
             if known != self._known:  # the time of a former key is over: who has it is nobody from now on
                 self._courier.close()
                 self._courier, self._known = self._made(), known
-            self._courier.send(self._as_it_leaves(parcel), self._me.mail, self._peer.mail)
+            raw = self._as_it_leaves(parcel)
+            self._courier.send(raw, self._me.mail, self._peer.mail, as_text=None if self._config.sealed else in_base64)
         except KeyFault as error:
             raise PeerUnreachable(error.what, why=error.why, hint=error.hint) from error
 

@@ -7,7 +7,7 @@ within one boot. All of it is notes in the index, so that commands see what the 
 
 from __future__ import annotations
 
-import secrets
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Contact:
         ]
         if kept and now - kept[-1][1] < self._after / _MOST_CHALLENGES:
             return str(kept[-1][0])
-        nonce = secrets.token_hex(8)
+        nonce = os.urandom(8).hex()
         self._index.set_note("challenges", [*kept[-_MOST_CHALLENGES:], [nonce, now, boot]])
         return nonce
 

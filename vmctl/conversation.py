@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aiosmtpd.smtp import SMTP, TLSSetupException
 
 from vmctl.errors import DiskFull, MailError, MailStranger, SpoolFull, StoreError
-from vmctl.mail_parts import one_line
+from vmctl.lines import one_line
 
 if TYPE_CHECKING:
     import ssl
@@ -41,6 +42,9 @@ SLOWEST = 1000.0  # bytes a second of a mail that takes longer
 MUCH = 4  # times `mail_max`: who goes on so far past it will not stop, and aiosmtpd holds a line until it ends
 _LINGER = 0.2  # seconds
 _REPLY_LINE = 480  # characters, RFC 5321 allows 512 octets
+_SKIPPED = 1 << 20  # bytes of a chunk that are read at once where nobody wants it
+_BINARYMIME = re.compile(r" BODY=BINARYMIME(?=\s|$)", re.IGNORECASE)
+_CHUNK = re.compile(r"([0-9]{1,15})( +LAST)?", re.IGNORECASE | re.ASCII)
 _SHUTTING_DOWN = "421 4.3.2 shutting down, try again later"
 
 
@@ -68,7 +72,7 @@ class Rules:
 
 
 class Conversation(SMTP):
-    """One connection. aiosmtpd finds commands by their names: a method `smtp_BDAT` here would speak CHUNKING."""
+    """One connection. aiosmtpd finds commands by their names."""
 
     def __init__(self, rules: Rules, opened: set[Conversation], loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -91,6 +95,8 @@ class Conversation(SMTP):
         self._mail_began: float | None = None
         self._mail_bytes = 0
         self._faults = self._said = 0
+        self._chunks: list[bytes] = []
+        self._is_binary = False
         self._leaving = False
         self.shaking = False  # hands: that has an end of its own
         opened.add(self)  # now: a crowd is accepted at once, before any of it is connected
@@ -190,13 +196,64 @@ class Conversation(SMTP):
 
     # Answers
 
+    async def smtp_MAIL(self, arg: str | None) -> None:  # noqa: N802
+        """Begin a mail; BINARYMIME (RFC 3030, 3) says that it has no lines, and comes in chunks."""
+        known = None if arg is None else _BINARYMIME.sub(" BODY=8BITMIME", arg)
+        under_way = self.envelope is not None and self.envelope.mail_from is not None
+        await super().smtp_MAIL(known)
+        if not under_way and self.envelope is not None and self.envelope.mail_from is not None:
+            self._is_binary = known != arg
+
     async def smtp_DATA(self, arg: str | None) -> None:  # noqa: N802
         """Take a mail, and count how fast it comes."""
+        if self._is_binary or self._chunks:
+            await self.push("503 5.5.1 this mail comes by BDAT")
+            return
         self._mail_began, self._mail_bytes = self.loop.time(), 0
         try:
             await super().smtp_DATA(arg)
         finally:
             self._mail_began = None
+
+    async def smtp_BDAT(self, arg: str | None) -> None:  # noqa: N802
+        """Take a chunk of a mail (RFC 3030, 2). What is not wanted is read all the same: commands come behind it."""
+        found = _CHUNK.fullmatch(arg or "")
+        if found is None or int(found[1]) > MUCH * self._rules.mail_max:
+            self._hang_up("501 5.5.4 BDAT takes a size and LAST")  # nobody knows where the chunk ends
+            return
+        size, last = int(found[1]), found[2] is not None
+        if self._mail_began is None:  # how fast it comes counts from the first chunk on
+            self._mail_began, self._mail_bytes = self.loop.time(), 0
+        try:
+            await self._take_chunk(size, last=last)
+        except asyncio.IncompleteReadError as error:
+            raise ConnectionResetError from error
+
+    async def _take_chunk(self, size: int, *, last: bool) -> None:
+        before = sum(map(len, self._chunks))
+        if not self.envelope or not self.envelope.rcpt_tos or before + size > self._rules.mail_max:
+            wanted = self.envelope is not None and bool(self.envelope.rcpt_tos)
+            while size:
+                size -= len(await self._reader.readexactly(min(size, _SKIPPED)))
+            self._set_post_data_state()
+            await self.push("552 5.3.4 too much mail data" if wanted else "503 5.5.1 need RCPT command")
+            return
+        self._chunks.append(await self._reader.readexactly(size))
+        if not last:
+            await self.push(f"250 2.0.0 {size} octets")
+            return
+        self.envelope.original_content = self.envelope.content = b"".join(self._chunks)
+        self._chunks.clear()
+        status = await self._call_handler_hook("DATA")
+        self._set_post_data_state()
+        await self.push(status)
+
+    def _set_post_data_state(self) -> None:
+        """No mail is under way any more."""
+        super()._set_post_data_state()  # type: ignore[no-untyped-call]
+        self._mail_began = None
+        self._chunks = []
+        self._is_binary = False
 
     async def push(self, status: str | bytes) -> None:
         """Answer, and hang up on one who only makes mistakes."""
@@ -247,9 +304,11 @@ class _Desk:
     async def handle_EHLO(  # noqa: N802 - aiosmtpd's name
         self, server: Conversation, session: Session, _envelope: Envelope, hostname: str, responses: list[str]
     ) -> list[str]:
-        del server
         session.host_name = hostname
-        return [line for line in responses if not line[4:].startswith("AUTH")]  # nobody logs in here
+        told = [line for line in responses if not line[4:].startswith("AUTH")]  # nobody logs in here
+        if server.tls_context is None or session.ssl is not None:  # what is no secret is of no use before
+            told[-1:-1] = ["250-PIPELINING", "250-CHUNKING", "250-BINARYMIME"]  # RFC 2920, RFC 3030
+        return told
 
     async def handle_MAIL(  # noqa: N802
         self, server: Conversation, _session: Session, envelope: Envelope, address: str, options: list[str]

@@ -46,6 +46,7 @@ _ANSWERS_A_BEAT = 4  # to a peer that asks for a promise
 _QUESTIONS = 6  # to the arbiter in the time of one lease
 _ASK_FOR, _ASK_AGAIN = 60.0, 0.5
 _SHORTEST_PAUSE = 0.05
+_MOST_FOLDERS = 100  # that are looked into by themselves: with more a look at the whole store is as quick
 _MOST_DOUBLINGS = 20
 _LONGEST_BEAT = 600.0  # seconds, through mail servers to a peer that is not heard
 _LONGEST_INTAKE = 1.0  # seconds: the roles wait meanwhile, and so does the peer for its heartbeat
@@ -60,6 +61,9 @@ class Daemon:
         self._clock = clock
         self._wake, self._stop, self._round = Bell(), Bell(), Bell()  # rung by signals, too
         self._hinted = threading.Event()
+        self._written: set[str] = set()  # message folders
+        self._writing = threading.Lock()
+        self._look_again: dict[str, float] = {}  # those in which something had not stood still
         self._debounce = Debounce(config.scan.debounce, config.scan.debounce_max)
         self._carrier = _Carrier(self._wake)
         self._mails: Iterator[Parcel] | None = None
@@ -104,6 +108,7 @@ class Daemon:
         """Serve with the store as it is now, until told to stop or until the store is another one."""
         self._carrier, self._mails, self._on_its_way = _Carrier(self._wake), None, None
         self._next_scan = self._next_beat = 0.0  # a store that was opened again is looked at and told of at once
+        self._look_again.clear()
         with (
             contextlib.closing(Probes(self._config, self._name, self._clock, wake=self._wake.set)) as self._probes,
             self._borrowing() as leases,
@@ -121,7 +126,12 @@ class Daemon:
             post.failover.ask_from_now()
             self._carrier.start(post)
             try:
-                with Watcher(post.replica.store.root, self._hint) as watcher:
+                folder_of = post.replica.store.folder_of
+
+                def hint(path: str | None, done: bool) -> None:
+                    self._hint(None if path is None else folder_of(path), done=done)
+
+                with Watcher(post.replica.store.root, hint) as watcher:
                     log.info(
                         "%s serves %s%s", self._name, post.replica.store.root, "" if watcher.watching else ", unwatched"
                     )
@@ -161,8 +171,15 @@ class Daemon:
     def _on_mail(self, _number: int, _frame: FrameType | None) -> None:
         self._wake.set()
 
-    def _hint(self) -> None:
-        self._hinted.set()
+    def _hint(self, folder: str | None, *, done: bool) -> None:
+        """A file in a message folder was written, and its writer may be done with it; or something else has changed."""
+        if folder is None:
+            self._hinted.set()
+        elif not done:
+            return  # a call that is recorded; the end of it is told
+        else:
+            with self._writing:
+                self._written.add(folder)
         self._wake.set()
 
     def _loop(self, post: Post) -> None:
@@ -246,7 +263,24 @@ class Daemon:
 
     # Scanning
 
+    def _scan_written(self, post: Post) -> None:
+        """Look into the message folders into which something was put: a message is complete or not, and need not settle."""
+        now = self._clock.steady()
+        with self._writing:
+            folders, self._written = self._written, set()
+        folders |= {folder for folder, due in self._look_again.items() if due <= now}
+        if not folders:
+            return
+        report = None if len(folders) > _MOST_FOLDERS else post.replica.scan_folders(folders)
+        self._look_again = {folder: due for folder, due in self._look_again.items() if folder not in folders}
+        if report is None:
+            self._hinted.set()
+            return
+        for path in report.unsettled:
+            self._look_again[path.rpartition("/")[0]] = now + self._config.scan.settle + 0.01
+
     def _scan_if_due(self, post: Post, now: float) -> None:
+        self._scan_written(post)
         if self._hinted.is_set():
             self._hinted.clear()
             self._debounce.hit(now)
@@ -289,6 +323,7 @@ class Daemon:
         ]
         if self._debounce.due is not None:
             moments.append(self._debounce.due)
+        moments.extend(self._look_again.values())
         if (due := post.failover.permits.due()) is not None:
             moments.append(now + due)
         if self._on_its_way is None:  # else the carrier wakes the loop
@@ -309,6 +344,7 @@ class Daemon:
             if urgent:
                 self._next_beat = 0.0
             return
+        begun = self._mails is None
         if self._mails is None:
             always = beat and not self._answer_after_scan
             asking = {"round": self._asking} if self._asking and not self._answer_after_scan else {}
@@ -321,6 +357,8 @@ class Daemon:
         self._on_its_way = next(self._mails, None)
         if self._on_its_way is None:
             self._mails = None
+            if not begun:
+                self._wake.set()  # what has come since these were begun is not among them
         else:
             self._carrier.carry(self._on_its_way)
 

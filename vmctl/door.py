@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import stat
+import threading
 from typing import TYPE_CHECKING
 
 from vmctl import durable, identity, keys, reports
@@ -32,7 +33,32 @@ log = logging.getLogger("vmctl.door")
 
 _LATER = 60.0  # seconds until a mail in the Maildir that cannot be taken now is looked at again
 _MOST_REPORTS = 100  # that wait; there are more of them where somebody makes them up
+_MOST_AT_HAND = 16_000_000  # bytes of mails
 _ADDED = 1 << 20  # bytes that servers on the way may add, besides doubling all of it
+
+
+class _AtHand:
+    """The mails that came last, as they were read: most are taken a moment later, and need not be read again."""
+
+    def __init__(self) -> None:
+        self._mails: dict[Path, tuple[SyncMail, int]] = {}
+        self._lock = threading.Lock()
+        self._size = 0
+
+    def put(self, path: Path, mail: SyncMail, size: int) -> None:
+        """Keep a mail of so many bytes, while there is room."""
+        with self._lock:
+            if self._size + size <= _MOST_AT_HAND:
+                self._mails[path] = mail, size
+                self._size += size
+
+    def take(self, path: Path) -> SyncMail | None:
+        """A mail that was kept, which is kept no longer. What waits in front of it was taken by somebody else."""
+        with self._lock:
+            mail, _ = self._mails.pop(path, (None, 0))
+            self._mails = {one: kept for one, kept in self._mails.items() if one > path}
+            self._size = sum(size for _, size in self._mails.values())
+            return mail
 
 
 class Door:
@@ -49,6 +75,7 @@ class Door:
         self._spool = Spool(self._root / identity.DIRECTORY)
         self._key: keys.PrivateKey | None = None
         self._later: dict[str, float] = {}
+        self._at_hand = _AtHand()
 
     @property
     def largest(self) -> int:
@@ -69,7 +96,12 @@ class Door:
         mail = self.read(content)
         self._check_store()
         if not self._spool.holds(content, mail.packet):
-            self._spool.put(content, mail.packet, self._clock.wall())
+            path = self._spool.put(content, mail.packet, self._clock.wall())
+            self._at_hand.put(path, mail, len(content))
+
+    def waiting(self, path: Path) -> SyncMail:
+        """A mail that waits in the spool: as it was read when it came, where that is still at hand. Raises as `read` does."""
+        return self._at_hand.take(path) or self.read(self._spool.read(path))
 
     def read(self, content: bytes) -> SyncMail:
         """The mail of the peer that lies in the spool. Raises MailError."""

@@ -1,9 +1,10 @@
 """The one place that makes files durable: temp beside the target, fsync, rename, fsync the directory.
 
 Each function promises that after its return a power cut finds the new content, and that before it the old content is
-whole: nobody ever reads half of either. Nothing else in vmctl changes a file. Every step goes through a module-level
-name (`_open`, `_write`, `_truncate`, `_fsync`, `_rename`, `_swap`, `_link`, `_unlink`, `_mkdir`, `_rmdir`, `_sync`), so that a
-test can make each of them fail, end the process at it, or lose what was not synced. Not promised: what a disk does that lies
+whole: nobody ever reads half of either. Only what `vmctl.together` is made of (`stage`, `take_place`, `take_free_place`, and
+`make_directory` with `waits`) leaves the waiting to that. Nothing else in vmctl changes a file. Every step goes through a module-level
+name (`_open`, `_write`, `_truncate`, `_fsync`, `_rename`, `_swap`, `_link`, `_unlink`, `_mkdir`, `_rmdir`, `_sync`, `_syncfs`), so
+that a test can make each of them fail, end the process at it, or lose what was not synced. Not promised: what a disk does that lies
 about fsync.
 
 A `mode` is what a new file gets, whatever the process's umask is: see `vmctl.rights`. Nothing is reached through a
@@ -19,7 +20,7 @@ import errno
 import fcntl
 import functools
 import os
-import secrets
+import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
     from vmctl.rights import Rights
 
 TEMP_PREFIX = ".vmctl-tmp-"
+_MOUNTS = "/proc/self/mountinfo"  # proc(5)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_CANNOT_LINK = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
 _CANNOT_SWAP = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 _AT_CWD, _EXCHANGE = -100, 2  # of renameat2(2)
 
@@ -61,25 +64,34 @@ def _write(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
+def _syncfs(fd: int) -> None:
+    import ctypes
+
+    found = _of_libc("syncfs")
+    if found is None or found(fd):
+        number = errno.ENOSYS if found is None else ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
 def _swap(one: Path, other: Path) -> None:
     """Two files get each other's names, at one moment. Raises one of `_CANNOT_SWAP` where that cannot be had."""
     import ctypes
 
-    found = _renameat2()
+    found = _of_libc("renameat2")
     if found is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    with beneath.holding(one) as (here, first), beneath.holding(other) as (there, second):
-        folders = [_AT_CWD if fd is None else fd for fd in (here, there)]
-        if found(folders[0], os.fsencode(first), folders[1], os.fsencode(second), _EXCHANGE):
+    with beneath.Way(one) as first, beneath.Way(other) as second:
+        folders = [_AT_CWD if way.fd is None else way.fd for way in (first, second)]
+        if found(folders[0], os.fsencode(first.name), folders[1], os.fsencode(second.name), _EXCHANGE):
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
 
 
 @functools.cache
-def _renameat2() -> Callable[..., int] | None:
-    import ctypes  # most commands replace nothing
+def _of_libc(name: str) -> Callable[..., int] | None:
+    import ctypes  # most commands need none of it
 
-    return getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    return getattr(ctypes.CDLL(None, use_errno=True), name, None)
 
 
 @contextlib.contextmanager
@@ -95,7 +107,7 @@ def disk_faults(path: Path) -> Iterator[None]:
 
 def temp_beside(path: Path) -> Path:
     """A name for a new file in the same directory, which scans leave alone."""
-    return path.with_name(TEMP_PREFIX + secrets.token_hex(8))
+    return path.with_name(TEMP_PREFIX + os.urandom(8).hex())
 
 
 def temporary(root: Path) -> Iterator[Path]:
@@ -114,46 +126,6 @@ def write(path: Path, data: bytes, *, mode: int = 0o600) -> None:
             _discard(temp)
             raise
         fsync_directory(path.parent)
-
-
-def place(mark: Path, path: Path, data: bytes, told: bytes, *, mode: int = 0o600) -> None:
-    """Put `data` at `path` as `write` does, and have `mark`, which holds `told`, say of a killed process how far it came.
-
-    The file waits beside the mark for its rename: see `was_placed`. Nobody waits for the mark to be durable, so it
-    means nothing after a power cut. Whoever has noted that the file is there calls `unmark`.
-    """
-    waiting = _waiting(mark)
-    with disk_faults(path):
-        temp = _new_file(mark, data, rights.for_file(path, mode))
-        try:
-            _rename(temp, waiting)
-            fd = _open(mark, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-            try:
-                _write(fd, told)
-            finally:
-                os.close(fd)
-            _rename(waiting, path)
-        except BaseException:
-            unmark(mark)
-            _discard(temp)
-            raise
-        fsync_directory(path.parent)
-
-
-def was_placed(mark: Path) -> bool:
-    """Whether what belongs to a mark that a killed process left was at its place, be it there still or not."""
-    return beneath.is_file(mark) and not beneath.is_there(_waiting(mark))
-
-
-def unmark(mark: Path) -> None:
-    """Forget a mark. It goes before the file that waits beside it: alone it would say that the file was placed."""
-    with disk_faults(mark):
-        _discard(mark)
-        _discard(_waiting(mark))
-
-
-def _waiting(mark: Path) -> Path:
-    return mark.with_name(f"{mark.name}.new")
 
 
 def create(path: Path, data: bytes, *, mode: int = 0o600) -> bool:
@@ -187,6 +159,72 @@ def exchange(path: Path, data: bytes, aside: Path, *, mode: int = 0o600) -> bool
         kept = _change_places(aside, path)
         fsync_directory(path.parent)
         return kept
+
+
+def stage(path: Path, data: bytes, whose: Rights, kept: list[int] | None = None) -> Path:
+    """Put `data` into a new file beside `path` for which nobody has waited yet; `kept` gets its descriptor. See `vmctl.together`."""
+    with disk_faults(path):
+        return _new_file(path, data, whose, waits=False, kept=kept)
+
+
+def take_place(staged: Path, path: Path) -> None:
+    """Give a file that is durable by now its name; the name is not, yet."""
+    with disk_faults(path):
+        _rename(staged, path)
+
+
+def take_free_place(staged: Path, path: Path) -> bool:
+    """As `take_place`, unless something has the name already, or the file system gives no second names; tells whether it did."""
+    with disk_faults(path):
+        try:
+            _link(staged, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno in _CANNOT_LINK:
+                return False
+            raise
+        _unlink(staged)
+        return True
+
+
+def keep_open(fd: int, path: Path) -> None:
+    """Make the bytes of an open file durable; `path` is for words."""
+    with disk_faults(path):
+        _fsync(fd)
+
+
+def keep_file(path: Path) -> None:
+    """Make the bytes of a file durable."""
+    with disk_faults(path):
+        _sync_one(path, os.O_RDONLY | os.O_NOFOLLOW)
+
+
+def keep_names(folder: Path) -> None:
+    """Make the names in a folder durable, if it is there still."""
+    with disk_faults(folder), contextlib.suppress(FileNotFoundError):
+        fsync_directory(folder)
+
+
+def keep_disk(fd: int, path: Path) -> None:
+    """Make all of a file system durable; `fd` was opened there before anything was written that counts.
+
+    Of a fault in between only such a descriptor is sure to be told (syncfs(2)). `path` is for words.
+    """
+    with disk_faults(path):
+        _syncfs(fd)
+
+
+@functools.cache
+def can_keep_disk(device: int) -> bool:
+    """Whether one call makes all of a file system durable and tells of every fault: on Linux since 5.8, but not by FUSE."""
+    release = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    if release is None or (int(release[1]), int(release[2])) < (5, 8) or _of_libc("syncfs") is None:
+        return False
+    number = f" {os.major(device)}:{os.minor(device)} "
+    with contextlib.suppress(OSError, UnicodeDecodeError), open(_MOUNTS, encoding="utf-8") as mounts:  # noqa: PTH123 - no file of a store
+        return not any(number in line and " - fuse" in line for line in mounts)
+    return False
 
 
 def move(source: Path, target: Path, *, mode: int | None = None) -> None:
@@ -270,10 +308,11 @@ def keep_owner(path: Path, before: os.stat_result) -> None:
             os.chown(path, before.st_uid, before.st_gid, follow_symlinks=False)
 
 
-def make_directory(path: Path, *, mode: int = 0o700) -> None:
+def make_directory(path: Path, *, mode: int = 0o700, waits: set[Path] | None = None) -> None:
     """Make `path` and what is missing above it; each new name is durable in its parent.
 
-    AS_BESIDE lets the group do in a new folder what it may do in the one that holds it.
+    AS_BESIDE lets the group do in a new folder what it may do in the one that holds it. With `waits` nobody waits for the
+    disk: the parents are added to it.
     """
     with disk_faults(path):
         missing = []
@@ -288,7 +327,10 @@ def make_directory(path: Path, *, mode: int = 0o700) -> None:
             except FileExistsError:
                 if not beneath.is_folder(folder):  # not another process that made it meanwhile: a file is in the way
                     raise
-            fsync_directory(folder.parent)
+            if waits is None:
+                fsync_directory(folder.parent)
+            else:
+                waits.add(folder.parent)
 
 
 def remove(path: Path) -> bool:
@@ -362,7 +404,11 @@ def remove_empty(folder: Path) -> bool:
 
 def fsync_directory(path: Path) -> None:
     """Make the names in a directory durable."""
-    fd = beneath.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    _sync_one(path, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _sync_one(path: Path, flags: int) -> None:
+    fd = beneath.open(path, flags)
     try:
         _fsync(fd)
     finally:
@@ -501,15 +547,23 @@ def _new(path: Path, whose: Rights) -> int:
     return fd
 
 
-def _new_file(path: Path, data: bytes, whose: Rights) -> Path:
+def _new_file(
+    path: Path, data: bytes, whose: Rights, *, waits: bool = True, kept: list[int] | None = None
+) -> Path:  # fmt: skip
     temp = temp_beside(path)
     fd = _new(temp, whose)
     try:
         try:
             _write(fd, data)
-            _fsync(fd)
-        finally:
+            if waits:
+                _fsync(fd)
+        except BaseException:
             os.close(fd)
+            raise
+        if kept is None:
+            os.close(fd)
+        else:
+            kept.append(fd)
     except BaseException:
         _discard(temp)
         raise

@@ -52,7 +52,7 @@ def audio_of(document: dict[str, Any]) -> dict[str, Any] | None:
     if not isinstance(audio, dict):
         return None
     digest, size, form = audio.get("sha256"), audio.get("size"), audio.get("format")
-    if not (isinstance(digest, str) and len(digest) == 64 and not set(digest) - set("0123456789abcdef")):  # noqa: PLR2004
+    if not (isinstance(digest, str) and len(digest) == 64 and not digest.strip("0123456789abcdef")):  # noqa: PLR2004
         return None
     if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 2**53:
         return None

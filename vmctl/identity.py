@@ -8,7 +8,7 @@ lost or rolled back takes a new one, which tells the peer to start over with it.
 from __future__ import annotations
 
 import json
-import secrets
+import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vmctl import beneath, durable
@@ -36,7 +36,7 @@ class Identity(NamedTuple):
 
 def new_incarnation(server: str) -> str:
     """A name for one life of a server's memory: `<server>-<12 hex digits>`, never used before."""
-    return f"{server}-{secrets.token_hex(6)}"
+    return f"{server}-{os.urandom(6).hex()}"
 
 
 def create(store: Path, network: str, server: str, format: str = "native") -> Identity:  # noqa: A002 - the file's word

@@ -6,7 +6,6 @@ acknowledged here: the acknowledgement leaves with the next mail, after the tran
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vmctl.answers import Answers
 from vmctl.entry import Entry
-from vmctl.mail_parts import one_line
+from vmctl.lines import one_line
 from vmctl.merge import (
     check_conflict,
     conflicts,
@@ -307,13 +306,16 @@ class Inbox:
     # Recordings
 
     def _sound(self, audio: Audio) -> bool:
-        """A recording, or a piece of one, into the pool, durably, before the record that names it; tells whether it is whole."""
+        """A recording, or a piece of one, before the record that names it; tells whether it is whole.
+
+        A piece is durable in the pool then. A whole one is held there until the caller has it put down, and lets the mail go.
+        """
         if self._recordings.find(audio.sha256):
             return True  # a mail that came twice must not leave a second copy
         if audio.offset == 0 and len(audio.data) == audio.size:
-            good = hashlib.sha256(audio.data).hexdigest() == audio.sha256
+            good = audio.counted == audio.sha256
             if good:
-                self._pool.put(audio.data, audio.sha256)
+                self._pool.hold(audio.data, audio.sha256)
             return good
         self._pool.put_part(audio.sha256, audio.offset, audio.data)
         with self._index.transaction():

@@ -37,8 +37,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-FORMAT: Final = 5
+FORMAT: Final = 6
 _SAME = "="
+_REMEMBERED, _BESIDES = (
+    4_000_000,
+    500,
+)  # characters of records, and for each one besides: in memory it is some times as much
 # The order of shipping: what a server needs to answer calls at all comes before what callers left.
 _RANK = {SETTINGS: 0, CALLFLOW: 0, MAILBOX: 0, PROMPT: 1, GREETING: 1, MESSAGE: 3}
 _OTHER_RANK = 2
@@ -68,6 +72,8 @@ DROP INDEX IF EXISTS by_mailbox;
 CREATE INDEX IF NOT EXISTS inside ON records (mailbox, kind, lives);
 CREATE INDEX IF NOT EXISTS changed ON records (kind, number, mailbox);
 CREATE TABLE IF NOT EXISTS unacked (key TEXT PRIMARY KEY, above INTEGER NOT NULL, first INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS unacked_first ON unacked (first);
+CREATE INDEX IF NOT EXISTS unacked_above ON unacked (above);
 INSERT OR IGNORE INTO unacked SELECT key, 0, number FROM records WHERE base IS NOT '=';
 """
 _AGING = f"CREATE INDEX IF NOT EXISTS aging ON records ({_STATUS}, {_SINCE}) WHERE kind = 'message' AND lives;"
@@ -75,6 +81,68 @@ _TABLES = (
     _SCHEMA + _AGING + history.TABLE + tombstones.TABLE + ranges.TABLES + shelf.TABLES + replies.TABLES
     + looks.TABLES + fault_list.TABLE + checkpoints.TABLE + lamp_list.TABLE + seen.TABLES + letters.TABLE
 )  # fmt: skip
+
+
+# Not REPLACE: that would write the row anew in every index, also where nothing of it has changed there.
+_PUT = """INSERT INTO records VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (key) DO UPDATE SET
+    lives = excluded.lives, rank = excluded.rank, number = excluded.number, version = excluded.version,
+    state = excluded.state, audio = excluded.audio, shown = excluded.shown, base = excluded.base, todo = excluded.todo"""
+
+
+class _Codec:
+    """Records as the index holds them. The same one is read and written many times in a row: the last ones are remembered."""
+
+    def __init__(self) -> None:
+        self._records: dict[tuple[str, str], Record] = {}
+        self._texts: dict[str, str] = {}  # by version
+        self._size = 0
+
+    def dump(self, record: Record) -> str:
+        """The JSON of a record, in ASCII: SQLite takes no half characters."""
+        version = record.version
+        text = self._texts.get(version)
+        if text is None:
+            text = json.dumps(record.as_json(), separators=(",", ":"), allow_nan=False)
+            self._remember(text, record)
+            self._texts[version] = text
+        return text
+
+    def dump_other(self, record: Record | None, version: str) -> str | None:
+        """Of what a file shows or the peer holds: only what differs from the version that is here."""
+        if record is None:
+            return None
+        return _SAME if record.version == version else self.dump(record)
+
+    def entry(self, row: tuple[str, str, str | None, str | None]) -> Entry:
+        """The entry of a row. Raises IndexDamaged."""
+        key, state, shown, base = row
+        record = self.record(key, state)
+        return Entry(record, self._other(record, shown), self._other(record, base))
+
+    def _other(self, record: Record, text: str | None) -> Record | None:
+        if text is None:
+            return None
+        return record if text == _SAME else self.record(record.key, text)
+
+    def record(self, key: str, text: str) -> Record:
+        """The record that was dumped. Raises IndexDamaged."""
+        known = self._records.get((key, text))
+        if known is not None:
+            return known
+        try:
+            record = Record.from_json(key, json.loads(text))
+        except ValueError as error:
+            raise IndexDamaged(f"the index holds an unreadable record {key}", why=str(error)) from error
+        self._remember(text, record)
+        return record
+
+    def _remember(self, text: str, record: Record) -> None:
+        if self._size > _REMEMBERED:
+            self._records.clear()
+            self._texts.clear()
+            self._size = 0
+        self._records[record.key, text] = record
+        self._size += _BESIDES + len(text)
 
 
 class Index:
@@ -88,6 +156,7 @@ class Index:
         self._last = self._began = 0
         self._digest = 0
         self._depth = 0
+        self._codec = _Codec()
         self.history = history.History(self._run)
         self.parts, self.offers = ranges.Ranges(self._run, "parts"), ranges.Ranges(self._run, "offers")
         self.shelf = shelf.Shelf(self._run)
@@ -233,7 +302,7 @@ class Index:
     def get(self, key: str) -> Entry | None:
         """The entry of a record."""
         row = self._run("SELECT key, state, shown, base FROM records WHERE key = ?", (key,)).fetchone()
-        return None if row is None else _entry(row)
+        return None if row is None else self._codec.entry(row)
 
     def put(self, entry: Entry, wall: int) -> None:
         """Store an entry; a version that is new here gets the next change number."""
@@ -249,16 +318,16 @@ class Index:
             number = old[1]
         key = parse_key(record.key)
         audio = audio_of(record.document)
-        base = _dump_other(entry.base, version)
+        base = self._codec.dump_other(entry.base, version)
         if key.kind in history.KINDS and (old is None or old[0] != version):
             former = None if old is None else self.get(record.key)
             self.history.take(record, number, former.record if former else None)
         self._run(
-            "INSERT OR REPLACE INTO records VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            _PUT,
             (
                 record.key, key.kind, key.name if key.kind == MAILBOX else key.mailbox, key.name, record.lives,
-                _RANK.get(key.kind, _OTHER_RANK), number, version, _dump(record),
-                audio["sha256"] if audio else None, _dump_other(entry.shown, version), base, entry.todo,
+                _RANK.get(key.kind, _OTHER_RANK), number, version, self._codec.dump(record),
+                audio["sha256"] if audio else None, self._codec.dump_other(entry.shown, version), base, entry.todo,
             ),
         )  # fmt: skip
         self._note_unacked(record.key, base, number, new=old is None or number != old[1])
@@ -277,7 +346,7 @@ class Index:
     def entries(self, where: str = "1", values: tuple[Any, ...] = ()) -> Iterator[Entry]:
         """The entries that a condition selects, by key."""
         rows = self._run(f"SELECT key, state, shown, base FROM records WHERE {where} ORDER BY key", values)  # noqa: S608 - our own words; values are parameters
-        return map(_entry, rows.fetchall())
+        return map(self._codec.entry, rows.fetchall())
 
     def keys(self, where: str = "1", values: tuple[Any, ...] = ()) -> list[str]:
         """The keys that a condition selects, in order."""
@@ -416,39 +485,8 @@ class Index:
             " WHERE remembered.version IS NOT records.version ORDER BY records.key"
         )
         for key, state in rows.fetchall():
-            yield key, None if state is None else _record(key, state)
+            yield key, None if state is None else self._codec.record(key, state)
 
     def forget_records(self) -> None:
         """Nothing is remembered any more."""
         self._run("DROP TABLE IF EXISTS remembered")
-
-
-def _dump(record: Record) -> str:
-    return json.dumps(
-        record.as_json(), separators=(",", ":"), allow_nan=False
-    )  # ASCII: SQLite takes no half characters
-
-
-def _dump_other(record: Record | None, version: str) -> str | None:
-    if record is None:
-        return None
-    return _SAME if record.version == version else _dump(record)
-
-
-def _entry(row: tuple[str, str, str | None, str | None]) -> Entry:
-    key, state, shown, base = row
-    record = _record(key, state)
-    return Entry(record, _other(record, shown), _other(record, base))
-
-
-def _other(record: Record, text: str | None) -> Record | None:
-    if text is None:
-        return None
-    return record if text == _SAME else _record(record.key, text)
-
-
-def _record(key: str, text: str) -> Record:
-    try:
-        return Record.from_json(key, json.loads(text))
-    except ValueError as error:
-        raise IndexDamaged(f"the index holds an unreadable record {key}", why=str(error)) from error

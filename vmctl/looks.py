@@ -17,6 +17,9 @@ CREATE INDEX IF NOT EXISTS by_folder ON files (folder);
 CREATE TABLE IF NOT EXISTS folders (
     path TEXT PRIMARY KEY, mtime INTEGER NOT NULL, ctime INTEGER NOT NULL, inode INTEGER NOT NULL,
     looked INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS listed (
+    path TEXT PRIMARY KEY, mtime INTEGER NOT NULL, ctime INTEGER NOT NULL, inode INTEGER NOT NULL,
+    looked INTEGER NOT NULL, names TEXT NOT NULL) WITHOUT ROWID;
 """
 
 
@@ -64,6 +67,20 @@ class Looks:
     def set_folder(self, path: str, mtime: int, ctime: int, inode: int, looked: int) -> None:
         """Remember how a message folder looked, and when."""
         self._run("INSERT OR REPLACE INTO folders VALUES (?,?,?,?,?)", (path, mtime, ctime, inode, looked))
+
+    # Other folders, with the names in them. Of what is in a row all is known: nothing in it waits to be read.
+
+    def listed(self) -> dict[str, tuple[tuple[int, int, int, int], list[str]]]:
+        """Mtime, ctime, inode and when it was listed (ns), and the names, of each folder that need not be listed again."""
+        return {row[0]: (row[1:5], row[5].split("/")) for row in self._run("SELECT * FROM listed")}
+
+    def set_listed(self, path: str, look: tuple[int, int, int, int], names: list[str]) -> None:
+        """Remember a folder and what is in it."""
+        self._run("INSERT OR REPLACE INTO listed VALUES (?,?,?,?,?,?)", (path, *look, "/".join(names)))
+
+    def drop_listed(self, path: str) -> None:
+        """Have a folder listed by the next scan."""
+        self._run("DELETE FROM listed WHERE path = ?", (path,))
 
     def expect_folder(self, path: str) -> None:
         """Have a message folder listed by the next scan, there or not, unless it is known."""

@@ -63,7 +63,7 @@ def compose(
     subject: str,
     binary: bool = False,
 ) -> bytes:
-    """The mail as bytes with CRLF line ends, ready for DATA; `binary` ones only to be sealed.
+    """The mail as bytes with CRLF line ends, ready for DATA; `binary` ones to be sealed, or for BDAT (RFC 3030).
 
     `message_id` (with its angle brackets) is new for every attempt, `mail.packet` is not. `sign` gives the names of
     keys and their Ed25519 signatures of what it is given: one, and while keys are exchanged that of the former key, too.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,7 +33,8 @@ class Audio:
     """A recording, or the piece of it that begins at `offset`.
 
     `sha256` (hex) and `size` (bytes) are the whole recording's; `seconds` its length if known. `filename` is for
-    the reader of the mail, reduced to harmless characters; it names nothing here.
+    the reader of the mail, reduced to harmless characters; it names nothing here. `digest` is the SHA-256 of `data`, where
+    whoever made this has counted it.
     """
 
     sha256: str
@@ -42,6 +44,12 @@ class Audio:
     format: str
     filename: str
     seconds: float | None = None
+    digest: str = dataclasses.field(default="", compare=False)
+
+    @property
+    def counted(self) -> str:
+        """The SHA-256 of `data`."""
+        return self.digest or hashlib.sha256(self.data).hexdigest()
 
     @property
     def whole(self) -> bool:
@@ -103,7 +111,7 @@ def as_json(mail: SyncMail) -> dict[str, Any]:
 
 
 def _audio_as_json(audio: Audio) -> dict[str, Any]:
-    part = hashlib.sha256(audio.data).hexdigest()
+    part = audio.counted
     if audio.whole and part != audio.sha256:
         raise BadAudio(
             f"the recording {safe_filename(audio.filename)} has other bytes than its digest says",
@@ -161,6 +169,7 @@ def _audio_from_json(entry: Any, contents: dict[str, bytes]) -> Audio:
         format=expect(is_name, entry, "format"),
         filename=safe_filename(str(entry.get("filename"))),
         seconds=maybe(is_seconds, entry, "seconds"),
+        digest=part,  # by which it was found
     )
     if len(data) != length or offset + length > size or size > LARGEST_AUDIO or (audio.whole and part != sha256):
         raise garbage(f"the sizes or digests of the recording {sha256} contradict each other")

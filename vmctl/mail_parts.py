@@ -13,6 +13,7 @@ from email.parser import BytesHeaderParser
 from typing import TYPE_CHECKING, NamedTuple
 
 from vmctl.errors import BadValue, MailGarbage
+from vmctl.lines import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,10 +29,11 @@ MAX_PARTS = 1200
 MAX_DEPTH = 4  # a mailing list may wrap the whole mail once or twice
 _MAX_BOUNDARY = 200  # RFC 2046 allows 70
 
+_ENCODING = "Content-Transfer-Encoding"
+_BINARY, _ENCODED = (f"{_ENCODING}: {way}\r\n".encode("ascii") for way in ("binary", "base64"))
 _PLAIN = re.compile(r"[ -~]{0,900}", re.ASCII)
 _AFTER_DELIMITER = re.compile(rb"(--)?[ \t]{0,80}(?:\r?\n|\r?\Z)")
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
-_NOT_SHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 _NOT_IN_A_FILENAME = re.compile(r"[^A-Za-z0-9._-]+", re.ASCII)
 
 
@@ -56,14 +58,18 @@ class Part(NamedTuple):
         except Exception:  # noqa: BLE001 - the email package raises what it likes on a hostile header
             return ""
 
+    @property
+    def encoding(self) -> str:
+        """How the body is encoded, in lower case."""
+        return str(self.headers.get(_ENCODING, "7bit")).strip().lower()
+
     def content(self) -> bytes:
         """The body, decoded. Raises MailGarbage."""
-        encoding = str(self.headers.get("Content-Transfer-Encoding", "7bit")).strip().lower()
         body = memoryview(self.raw)[self.start : self.end]
         try:
-            if encoding == "base64":
+            if self.encoding == "base64":
                 return binascii.a2b_base64(body)
-            if encoding == "quoted-printable":
+            if self.encoding == "quoted-printable":
                 return binascii.a2b_qp(body)
         except binascii.Error as error:
             raise garbage(f"the base64 of a part is broken: {error}") from error
@@ -73,12 +79,6 @@ class Part(NamedTuple):
 def garbage(why: str) -> MailGarbage:
     """The error for a mail that cannot be read."""
     return MailGarbage("this is not a whole sync mail", why=why)
-
-
-def one_line(text: str, limit: int = 200) -> str:
-    """Text without control characters, line ends and halves of characters, cut to `limit` characters."""
-    line = _NOT_SHOWN.sub(" ", text).strip()
-    return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
 def safe_filename(text: str) -> str:
@@ -154,6 +154,22 @@ def leaves(raw: bytes) -> list[Part]:
     walk = _Walk(raw)
     walk.into(0, len(raw), 0)
     return walk.found
+
+
+def in_base64(raw: bytes) -> bytes:
+    """A mail that `multipart` made, its binary parts in base64: for a server that takes lines only. Raises MailGarbage."""
+    pieces, at = [], 0
+    for part in leaves(raw):
+        if part.encoding == "binary":
+            mark = raw.rindex(_BINARY, at, part.start)
+            pieces += [
+                raw[at:mark],
+                _ENCODED,
+                raw[mark + len(_BINARY) : part.start],
+                _base64(raw[part.start : part.end]),
+            ]
+            at = part.end
+    return b"".join([*pieces, raw[at:]])
 
 
 class _Walk:

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from vmctl.clock import duration, rfc3339
-from vmctl.mail_parts import one_line
+from vmctl.lines import one_line
 
 if TYPE_CHECKING:
     from vmctl.mail_content import SyncMail

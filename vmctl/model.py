@@ -17,6 +17,7 @@ reads a clock or a disk.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from dataclasses import dataclass, replace
@@ -99,6 +100,7 @@ def greeting_key(extension: str, name: str) -> str:
     return f"{GREETING}/{extension}/{name}"
 
 
+@functools.lru_cache(maxsize=8192)  # the same key is taken apart for each step of its way
 def parse_key(text: str) -> Key:
     """The parts of a key, each checked against its whitelist. Raises ValueError: keys come from the wire."""
     kind, *rest = text.split("/")
@@ -134,6 +136,7 @@ class Record:
     kept: Vector
     deleted: Vector
     purged: Vector = dataclasses.field(default_factory=dict)
+    _version: str = dataclasses.field(default="", init=False, repr=False, compare=False)
 
     @property
     def kind(self) -> str:
@@ -163,7 +166,10 @@ class Record:
     @property
     def version(self) -> str:
         """A digest of everything in this version: 32 hex digits of SHA-256. Equal versions are equal records."""
-        return hashlib.sha256(canonical([self.key, self.as_json()])).hexdigest()[:32]
+        if not self._version:  # it is asked for again and again, and takes longer than all else
+            found = hashlib.sha256(canonical([self.key, self.as_json()])).hexdigest()[:32]
+            object.__setattr__(self, "_version", found)
+        return self._version
 
     def as_json(self) -> dict[str, Any]:
         """The record without its key, as index, message files and sync mails hold it."""

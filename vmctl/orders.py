@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Orders:
 
     def give(self, service: str, verb: Order, by: str, *, reason: str = "", now: bool = False) -> None:
         """Keep a person's order."""
-        self._keep(service, {"id": secrets.token_hex(8), "verb": verb, "by": by, "reason": reason, "now": now})
+        self._keep(service, {"id": os.urandom(8).hex(), "verb": verb, "by": by, "reason": reason, "now": now})
 
     def hear(self, told: Any, services: Collection[str]) -> list[str]:
         """Keep the orders that the peer passes on in a fresh mail; the services of those that are new."""

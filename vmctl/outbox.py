@@ -17,6 +17,7 @@ from vmctl.asking import Asker, Word
 from vmctl.backoff import backoff
 from vmctl.deferrals import Deferrals
 from vmctl.mail import MAX_AUDIO, estimate
+from vmctl.mail_parts import in_base64
 from vmctl.model import MESSAGE
 from vmctl.packing import MOST_RECORDS, Load, Packer, TooLarge, record_for
 from vmctl.ranges import Span, without
@@ -159,7 +160,7 @@ class Outbox:
         late = self._deferrals.taken(parcel.load.things, now, self._clock.wall() / 1_000_000)
         for thing in guilty:
             mail, reply = self._evidence[thing]
-            self._lot.keep(mail.raw, mail.packet)
+            self._lot.keep(in_base64(mail.raw), mail.packet)
         with self._index.transaction():
             if self._relayed:
                 self._index.letters.left(parcel.message_id, parcel.subject, len(parcel.raw), self._clock.wall())
@@ -173,7 +174,7 @@ class Outbox:
                 self._lot.park(thing, mail.packet, reply, STRIKES)
             for thing, times in late:
                 mail, reply = self._evidence[thing]
-                self._lot.put_off(thing, mail.raw, mail.packet, reply, times)
+                self._lot.put_off(thing, in_base64(mail.raw), mail.packet, reply, times)
             self._lot.no_longer_put_off(parcel.load.things)
             if (waiting := self._deferrals.as_json()) != (self._index.note(_PUT_OFF) or []):
                 self._index.set_note(_PUT_OFF, waiting)

@@ -166,13 +166,14 @@ class Packer:
         except OSError as error:  # gone or unreadable since it was found: the scan will say so
             log.warning("cannot read the recording %s: %s", path, error.strerror or error)
             return None
-        if start == 0 and stop == audio["size"] and hashlib.sha256(data).hexdigest() != sha256:
+        digest = hashlib.sha256(data).hexdigest()
+        if start == 0 and stop == audio["size"] and digest != sha256:
             self._index.looks.drop_file(path)  # it rotted under an unchanged look: the next full scan finds it damaged
             return None
         name = entry.record.key.replace("/", "-") if entry else sha256[:16]
         return Audio(
             sha256=sha256, size=audio["size"], offset=start, data=data, format=audio["format"],
-            filename=f"{name}.{audio['format']}", seconds=document.get("seconds"),
+            filename=f"{name}.{audio['format']}", seconds=document.get("seconds"), digest=digest,
         )  # fmt: skip
 
 

@@ -112,10 +112,9 @@ class Post:
     def __exit__(self, *exc: object) -> None:
         """Stop receiving and give the store free. A mail that is being taken in is finished first."""
         try:
+            self.hang_up()
             if self.receiver is not None:
                 self.receiver.stop()
-            if self._carriage is not None:
-                self._carriage.close()
             self.replica.strays.flush()
             self.teller.close()
             with contextlib.suppress(JournalError, StoreError):
@@ -138,6 +137,11 @@ class Post:
     def connect(self, address: tuple[str, int] | None = None) -> None:
         """Send to `address` from now on, or to where the config says; the connection is made with the first mail."""
         self._carriage = Carriage(self.config, self.server.name, self._clock, address)
+
+    def hang_up(self) -> None:
+        """Close the connection to the peer; the next mail opens it again."""
+        if self._carriage is not None:
+            self._carriage.close()
 
     def _receive(self, raw: bytes, sender: str | None = None) -> None:
         try:

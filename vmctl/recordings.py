@@ -16,10 +16,13 @@ from vmctl.model import CONFLICT, KINDS, MESSAGE, parse_key
 from vmctl.rights import AS_BESIDE
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vmctl.index import Index
     from vmctl.model import Record
     from vmctl.store.format import Format
     from vmctl.store.pool import Pool
+    from vmctl.together import Together
 
 
 class Recordings:
@@ -65,6 +68,25 @@ class Recordings:
             return False
         self._index.looks.set_file(path, look, sha256)  # touched, or placed just before a crash
         return True
+
+    def stage(self, entry: Entry, audio: dict[str, Any], target: str, together: Together) -> Path | None:
+        """Have the recording of a record wait for its place; None where something lies there, or where it has to be copied."""
+        sha256, place = audio["sha256"], self._store.root / target
+        if self._store.look(target) is not None:
+            return None
+        data = self._pool.in_hand(sha256)
+        if data is not None:
+            return together.write(place, data)
+        if self._pool.holds(sha256) and all(
+            other.record.key == entry.record.key for other in self._index.with_audio(sha256)
+        ):
+            return together.bring(self._pool.path(sha256), place)
+        return None
+
+    def staged(self, audio: dict[str, Any], target: str) -> None:
+        """What `stage` gave has its place now."""
+        self._index.looks.set_file(target, self._store.look_now(self._store.root / target), audio["sha256"])
+        self._pool.placed(audio["sha256"])
 
     def place(self, entry: Entry, audio: dict[str, Any], target: str) -> bool:
         """Put the recording of a record at its place; what was there goes to the pool. False where it has not come yet."""

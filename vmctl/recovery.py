@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vmctl import durable
+from vmctl import beneath, durable
 from vmctl.audio import digest_of
 from vmctl.entry import audio_of
 from vmctl.errors import RecordError, StoreUnusable
@@ -82,7 +82,9 @@ class Recovery:
 
     def _note_placed(self) -> None:
         """Note what was written and has changed or gone since: the next scan finds that out, and what it means."""
-        placed = self._placing.left()
+        placed, not_placed = self._placing.left()
+        for key, sound in not_placed:
+            self._take_back(key, sound)
         if placed:
             with self._index.transaction():
                 for key, version in placed:
@@ -93,6 +95,17 @@ class Recovery:
                         self._index.looks.expect_folder(self._store.folder(str(parse_key(key).mailbox)))
                         self._index.put(replace(entry, shown=entry.record), self._clock.wall())
         self._placing.clear()
+
+    def _take_back(self, key: str, sound: str) -> None:
+        """Put the recording of a message that is none yet back into the pool: the message may never come to be."""
+        entry = self._index.get(key)
+        audio = None if entry is None or entry.shown is not None else audio_of(entry.record.document)
+        place = self._store.root / sound
+        if audio is None or self._is_there(self._store.path(key)) or not beneath.is_file(place):
+            return
+        if self._store.audio_path(key, audio["format"]) == sound and digest_of(place)[0] == audio["sha256"]:
+            self._pool.take_in(place, audio["sha256"])
+            self._index.looks.drop_file(sound)
 
     def _is_there(self, path: str) -> bool:
         try:

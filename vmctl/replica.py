@@ -49,6 +49,7 @@ LOCK_TIMEOUT = 60.0
 _MAILDIR = "vmctl:maildir"
 _MOST_LOOKS = 3
 _LONGEST_WRITING = 3_600_000_000  # microseconds
+_GULP = 32_000_000  # bytes of mails whose recordings are in memory at once, and the last of them
 _SHARE_OF_DIGESTS = 8  # one part in so many of a mail may be digests
 
 
@@ -82,6 +83,7 @@ class Replica:
         self.peer = config.peer_of(server.name)
         self.clock = clock
         self.patience: float | None = None  # seconds for one intake, of a process that has more to do; None: to the end
+        self._merged: set[Path] = set()  # mails of the spool that are in the index, and may not go yet
         self.behind = False  # whether the last intake ended before all that came was in its files
         self.index = index
         self.index.history.keep = config.history.versions
@@ -169,11 +171,19 @@ class Replica:
                 self.index.set_note("held", report.held)
         return report
 
+    def scan_folders(self, folders: set[str]) -> Report | None:
+        """A look at some message folders, and at nothing else; None where only a look at the whole store will do."""
+        with self.locked():
+            report = self.scanner.scan_folders(sorted(folders))
+            if report is not None:
+                self.applier.apply_all(self._deadline())
+        return report
+
     def _clear_leftovers(self) -> None:
         """Remove what killed processes left half-written; what is written at this moment is younger."""
         before = (self.clock.wall() - _LONGEST_WRITING) * 1000
         for path in durable.temporary(self.store.root):
-            look = self.store.look(str(path))
+            look = self.store.look(path.relative_to(self.store.root).as_posix())
             if look is not None and look.mtime < before:
                 with contextlib.suppress(StoreUnusable):  # it does no harm
                     durable.discard(path)
@@ -219,12 +229,28 @@ class Replica:
             deadline = self._deadline()
             more = self._pick_up(deadline)
             waiting = self.spool.waiting()
-            taken: list[Taken] = []
-            while waiting and not (taken and deadline is not None and deadline.over):
-                if (mail := self._take_one(waiting.pop(0))) is not None:
-                    taken.append(mail)
+            intake = Intake([], Applied())
+            while True:
+                self._gulp(waiting, intake, deadline)
+                if not waiting or (deadline is not None and deadline.over):
+                    break
             if waiting:
                 self._listen(waiting[-1])
+            self.behind = bool(waiting) or intake.applied.more or more
+            return replace(intake, more=self.behind)
+
+    def _gulp(self, waiting: list[Path], intake: Intake, deadline: Deadline | None) -> None:
+        """Take some of the mails, as many as memory is for, from the merge to the files; then they may go."""
+        taken: list[Taken] = []
+        merged: list[Path] = []
+        size = 0
+        try:
+            while waiting and size < _GULP and not (merged and deadline is not None and deadline.over):
+                path = waiting.pop(0)
+                size += self.spool.size(path)
+                if (mail := self._take_one(path)) is not None:
+                    taken.append(mail)
+                    merged.append(path)
             if any(mail.fresh for mail in taken):
                 self._watch_clock()
             for mail in taken:
@@ -233,8 +259,15 @@ class Replica:
             if (back := self.inbox.bring_mailboxes_back()).changed:
                 taken.append(back)
             applied = self.applier.apply_all(deadline)
-            self.behind = bool(waiting) or applied.more or more
-            return Intake(taken, applied, more=self.behind)
+            self.pool.put_down()
+        except BaseException:
+            self.pool.let_go()  # the mails are taken again
+            self._merged.update(merged)
+            raise
+        self.spool.let_go(merged)
+        self._merged.difference_update(merged)
+        intake.taken.extend(taken)
+        intake.applied.add(applied)
 
     def _pick_up(self, deadline: Deadline | None) -> bool:
         """Take what lies in the Maildir; tells whether there is more. One that cannot be read is a fault, and stops nothing."""
@@ -264,19 +297,18 @@ class Replica:
             self._take_report(path)
             return None
         try:
-            mail = self.door.read(self.spool.read(path))
+            mail = self.door.waiting(path)
         except MailError as error:
             kept = self.spool.refuse(path, f"{error.what}: {error.why}" if error.why else error.what)
             log.error("a mail in the spool cannot be taken: %s; it is kept as %s", error, kept)
             return None
         try:
-            taken = self._merged(mail)
+            taken = self._merge(mail, again=path in self._merged)
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             # signed by the peer, and still not as it should be: it must not stop every mail behind it for ever
             kept = self.spool.refuse(path, f"it cannot be merged: {type(error).__name__}: {error}")
             log.exception("a mail of the peer cannot be merged; it is kept as %s", kept)
             return None
-        self.spool.done(path)
         return taken
 
     def _take_report(self, path: Path) -> None:
@@ -291,9 +323,10 @@ class Replica:
                 )
         self.spool.done(path)
 
-    def _merged(self, mail: SyncMail) -> Taken:
+    def _merge(self, mail: SyncMail, *, again: bool) -> Taken:
+        """Merge a mail; `again`: it was merged before, and its files could not be written then."""
         taken = self.inbox.take(mail)
-        if taken.again:
+        if taken.again and not again:
             self.strays.note(
                 MailRepeated("a mail came again", why=f"it was written {rfc3339(mail.sent)}"), self.peer.name
             )

@@ -79,7 +79,8 @@ class Replies:
 
     def awaited(self) -> dict[str, int]:
         """The recordings that something waits for, by SHA-256, and their sizes: of what is needed most first."""
-        query = f"""SELECT sha256, min(json_extract(state, '$.fields.audio.is.size')) FROM awaited JOIN records ON {_NEEDED}
+        # CROSS JOIN: SQLite would begin with all records, which are many more
+        query = f"""SELECT sha256, min(json_extract(state, '$.fields.audio.is.size')) FROM awaited CROSS JOIN records ON {_NEEDED}
             GROUP BY sha256 ORDER BY min(rank), min(key)"""  # noqa: S608 - our own words; values are parameters
         return {row[0]: int(row[1]) for row in self._run(query)}
 

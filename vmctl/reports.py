@@ -11,7 +11,8 @@ from email.parser import BytesParser
 from typing import TYPE_CHECKING, NamedTuple
 
 from vmctl.errors import MailGarbage, MailReport
-from vmctl.mail_parts import leaves, one_line
+from vmctl.lines import one_line
+from vmctl.mail_parts import leaves
 
 if TYPE_CHECKING:
     from email.message import Message

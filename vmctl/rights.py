@@ -40,8 +40,12 @@ def for_file(path: Path, mode: int) -> Rights:
         there = beneath.status(path)
         if stat.S_ISREG(there.st_mode):
             return Rights(there.st_mode & _ALL, there.st_gid)
-    folder = _folder(path.parent)
-    return Rights(0o600 | folder.st_mode & _GROUP & ~stat.S_IXGRP, folder.st_gid)
+    return in_folder(_folder(path.parent))
+
+
+def in_folder(there: os.stat_result) -> Rights:
+    """What a new file in a folder is to get, AS_BESIDE."""
+    return Rights(0o600 | there.st_mode & _GROUP & ~stat.S_IXGRP, there.st_gid)
 
 
 def for_folder(path: Path, mode: int) -> Rights:

@@ -7,6 +7,7 @@ daemon on this host is told to do a round at once, and watched. A peer elsewhere
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import secrets
 import signal
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 _LOOPBACK = ("127.0.0.1", 0)
 _POLL = 0.05
 _ASK_AGAIN = 5.0
-_MOST_TURNS = 12
+_MOST_TURNS = 12  # in which nothing comes any more
 _GREETINGS = 2  # turns in which each server speaks whatever there is: a challenge, and its echo
 
 
@@ -80,6 +81,7 @@ class Round:
         self._mail_came = threading.Event()
         self._answers: set[str] = set()  # what the peer has answered, in whatever mail it came
         self._heard = False  # whether the peer was, by a mail that echoes a challenge of late
+        self._came = 0  # mails that changed anything
         self._outcome = Outcome()
 
     def run(self) -> Outcome:
@@ -142,16 +144,21 @@ class Round:
         one.connect((_LOOPBACK[0], ports[other.server.name]))
         other.connect((_LOOPBACK[0], ports[one.server.name]))
         greeted = _GREETINGS  # the turn from which on nobody speaks who has nothing to say
-        for turn in range(_MOST_TURNS):
+        idle = 0  # turns in which nothing came
+        for turn in itertools.count():
+            before = self._came
             said = [
                 self._ship(post, to, always=turn < greeted, anew=turn == 0) for post, to in ((one, other), (other, one))
             ]
             moved = [bool(post.tick(automatic=False)) for post in posts]
             in_step = one.note_step() and other.note_step()
+            idle = 0 if self._came != before else idle + 1
+            if idle > _MOST_TURNS:
+                break
             if not any(moved) and ((turn >= greeted - 1 and not any(said)) or (turn >= greeted and in_step)):
                 if in_step and not self._kept_house(posts):
                     break
-                if not in_step and (turn > _MOST_TURNS // 2 or all(post.stuck for post in posts)):
+                if not in_step and (idle > _MOST_TURNS // 2 or all(post.stuck for post in posts)):
                     break
                 greeted = turn + 1 + _GREETINGS  # what each knows of the other may be of before the last mail
             if any(moved):
@@ -159,6 +166,8 @@ class Round:
                     self._ship(post, to, always=True)
                     to.tick(automatic=False)
             self._check_time(posts)
+        for post in posts:
+            post.hang_up()  # both before either receiver stops, which would have to wait for the other's goodbye
         self._outcome.in_step = one.note_step() and other.note_step()
         if not self._outcome.in_step:
             raise self._not_in_step(posts)
@@ -281,6 +290,7 @@ class Round:
         for taken in intake.taken:
             if taken.changed or taken.acked:  # it is over when nothing moves any more
                 self._deadline = self._clock.steady() + self._timeout
+                self._came += 1
             tally.taken += len(taken.changed)
             tally.conflicts += taken.conflicts
 

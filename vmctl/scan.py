@@ -27,12 +27,12 @@ from vmctl.model import (
     message_key,
     parse_key,
 )  # fmt: skip
-from vmctl.setback import Listing, set_back
+from vmctl.setback import Listing, older, set_back
 from vmctl.store.format import Format, Walk, look_of
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from vmctl.clock import Clock
     from vmctl.index import Index
@@ -56,6 +56,8 @@ class Scanner:
         self._set_back: dict[str, str] = {}
         self._listings: dict[str, tuple[int, dict[str, os.stat_result] | None]] = {}
         self._plain_pin = False
+        self._at_once = False  # what is complete need not have stood still
+        self._young: set[str] = set()  # what was taken so
         self._report = self._findings.report
 
     def scan(self, *, full: bool = False, accept_deletions: bool = False) -> Report:
@@ -63,7 +65,14 @@ class Scanner:
         self._report = self._findings.begin()
         self._listings.clear()
         with self._index.transaction():
-            walk = self._store.walk()
+            listed_before = {} if full else self._index.looks.listed()
+            looked = self._clock.wall() * 1000
+
+            def known_names(folder: str, status: os.stat_result) -> list[str] | None:
+                before = listed_before.get(folder)
+                return None if before is None or _changed(status, before[0]) else before[1]
+
+            walk = self._store.walk(known_names)
             for path, why in {**walk.odd, **walk.unread}.items():
                 self._findings.fault(path, why, "move it out of the store, or mend its name or permissions")
             folders = self._folders_to_list(walk, full=full)
@@ -74,6 +83,7 @@ class Scanner:
                     continue
                 if path not in known or known[path][0] != look or (full and self._settled(look)):
                     self._hand_file(key, path, look)
+            self._remember_listed(walk, looked, listed_before)
             listed = self._message_folders(walk, folders)
             distrust = bool(self._set_back)
             self._missing(self._absences.look(walk, listed, accept=accept_deletions, distrust=distrust))
@@ -85,6 +95,58 @@ class Scanner:
             if self._index.is_new and self._index.meta("full_scan", "0") != "0":
                 # a file that this scan could not read, or that had not stood still, is looked at by each until it is known
                 self._index.set_meta("seen_all", str(int(not walk.unread and not self._is_old_unsettled())))
+            self._findings.keep_new()
+        return self._reported()
+
+    def _remember_listed(
+        self, walk: Walk, looked: int, before: dict[str, tuple[tuple[int, int, int, int], list[str]]]
+    ) -> None:
+        """Remember the folders that need not be listed again: those of which all is known as it is."""
+        looks = self._index.looks
+        for folder, (status, names) in walk.listed.items():
+            look = (status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+            if folder in before and before[folder][0][:3] == look and not _changed(status, before[folder][0]):
+                continue
+            files = [f"{folder}/{name}" for name in names if f"{folder}/{name}" in walk.files]
+            if names and all(
+                (known := looks.file(path)) is not None and known[0] == walk.files[path][1] for path in files
+            ):
+                looks.set_listed(folder, (*look, looked), names)
+            elif folder in before:
+                looks.drop_listed(folder)
+        for folder in before.keys() - walk.listed.keys():
+            looks.drop_listed(folder)
+
+    def scan_folders(self, folders: Iterable[str]) -> Report | None:
+        """One look at some message folders, into which somebody has put something; what is complete need not have stood still.
+
+        None, and nothing done, where it takes a look at all of the store to tell what that means: something is gone, or
+        older than before, or cannot be read.
+        """
+        self._report = self._findings.begin()
+        with self._index.transaction():
+            listings: list[tuple[Listing, Look, int]] = []
+            for folder in folders:
+                looked = self._clock.wall() * 1000
+                try:
+                    look = self._store.look(folder)
+                    if look is None:
+                        return None
+                    listing = Listing(folder, self._store.messages(folder), self._index.looks.files_in(folder))
+                except StoreUnusable:
+                    return None
+                if not set(map(_name, listing.known)) <= listing.there.keys() or older(
+                    self._store, self._index, listing
+                ):
+                    return None
+                listings.append((listing, look, looked))
+            for (folder, there, _), look, looked in listings:
+                self._at_once = True
+                try:
+                    well = self._messages(self._store.mailbox_of(folder), folder, there)
+                finally:
+                    self._at_once = False
+                self._index.looks.set_folder(folder, look.mtime, look.ctime, look.inode, looked if well else 0)
             self._findings.keep_new()
         return self._reported()
 
@@ -256,7 +318,8 @@ class Scanner:
             data = self._store.read(path)
             document, state = self._store.parse(key, data, path)
             self._only_one(key, state)
-            if state is None and not self._settled(look):
+            young = state is None and not self._settled(look)
+            if young and not (self._at_once and self._is_complete(key, document, there, known)):
                 self._report.unsettled.add(path)
                 return
             audio = self._sound(key, document, there, known)
@@ -274,6 +337,23 @@ class Scanner:
         self._findings.seen(path, look, hashlib.sha256(data).hexdigest())
         if audio is None:
             self.edits.lacks_audio(key)
+        if young:
+            self._report.unsettled.add(path)  # its writer may not have closed it: it is not written again yet
+            self._young.add(path)
+
+    def _is_complete(
+        self, key: str, document: dict[str, Any], there: dict[str, os.stat_result], known: dict[str, tuple[Look, str]]
+    ) -> bool:
+        """Whether a document names its recording, and all of that is there."""
+        named = audio_of(document)
+        if named is None or named["format"] not in self._store.formats:
+            return False
+        path = self._store.audio_path(key, named["format"])
+        status = there.get(_name(path))
+        if status is None or status.st_size != named["size"]:
+            return False
+        known[path] = look_of(status), digest_of(self._store.root / path)[0]
+        return known[path][1] == str(named["sha256"])
 
     def _is_ours(self, key: str, named: dict[str, Any], state: Record | None) -> bool:
         """Whether a message without its recording is one that was whole once: its document counts, then."""
@@ -370,6 +450,12 @@ class Scanner:
     def _reported(self) -> Report:
         self._report.changed, self.edits.changed = self.edits.changed, []
         return self._report
+
+    def may_be_open(self, path: str) -> bool:
+        """Whether a file was taken before it had stood still, and has not since. Raises StoreUnusable."""
+        if path in self._young and ((look := self._store.look(path)) is None or self._settled(look)):
+            self._young.discard(path)
+        return path in self._young
 
     def _settled(self, look: Look) -> bool:
         age = self._clock.wall() * 1000 - look.ctime

@@ -45,13 +45,13 @@ def set_back(store: Format, index: Index, walk: Walk, listings: Iterable[Listing
         if _is_older(index, key, look, known.get(path, (None,))[0])
     }
     for listing in listings:
-        found |= _messages(store, index, *listing)
+        found |= older(store, index, listing)
     return found if len(found) > _MOST_BACK else {}
 
 
-def _messages(
-    store: Format, index: Index, folder: str, there: dict[str, os.stat_result], known: dict[str, tuple[Look, str]]
-) -> dict[str, str]:
+def older(store: Format, index: Index, listing: Listing) -> dict[str, str]:
+    """Path and key of the documents in a message folder that are older than what was there, or than their deletion."""
+    folder, there, known = listing
     found = {}
     for name, status in there.items():
         path = f"{folder}/{name}"

@@ -20,7 +20,10 @@ CREATE TABLE IF NOT EXISTS parked (
 CREATE INDEX IF NOT EXISTS parked_record ON parked (key, version);
 CREATE TABLE IF NOT EXISTS holds (key TEXT PRIMARY KEY, version TEXT NOT NULL, reason TEXT NOT NULL) WITHOUT ROWID;
 """
-_IS_PARKED = "EXISTS (SELECT 1 FROM parked WHERE parked.key = records.key AND parked.version = records.version)"
+_PARKED_NOW = (
+    "SELECT DISTINCT parked.key FROM parked CROSS JOIN records ON records.key = parked.key"
+    " AND records.version = parked.version WHERE parked.key IN (SELECT key FROM unacked)"
+)
 _STALE = (
     "NOT EXISTS (SELECT 1 FROM records WHERE records.key = parked.key AND records.version = parked.version"
     " AND (records.base IS NOT '=' OR json_extract(parked.facts, '$.acked')))"
@@ -87,9 +90,10 @@ class Shelf:
 
         A record that was changed again before it was acknowledged is as old as the first of these changes.
         """
-        query = f"SELECT count(*), min(first) FROM unacked JOIN records USING (key) WHERE NOT {_IS_PARKED}"  # noqa: S608 - our own words; values are parameters
-        row = self._run(query).fetchone()
-        return int(row[0]), row[1]
+        idle = {row[0] for row in self._run(_PARKED_NOW)}  # few, as a rule; what the peer lacks may be everything
+        lacking = int(self._run("SELECT count(*) FROM unacked").fetchone()[0])
+        rows = self._run("SELECT key, first FROM unacked ORDER BY first LIMIT ?", (len(idle) + 1,)).fetchall()
+        return lacking - len(idle), next((first for key, first in rows if key not in idle), None)
 
     # What this server holds back of what the peer sent
 

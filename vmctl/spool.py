@@ -48,9 +48,20 @@ class Spool:
         except OSError as error:
             raise StoreUnusable(f"cannot read the mail {path}", why=error.strerror or str(error)) from error
 
+    def size(self, path: Path) -> int:
+        """The bytes of a mail. Raises StoreUnusable."""
+        try:
+            return beneath.status(path).st_size
+        except OSError as error:
+            raise StoreUnusable(f"cannot read the mail {path}", why=error.strerror or str(error)) from error
+
     def done(self, path: Path) -> None:
         """What the mail brought is durable elsewhere."""
         durable.remove(path)
+
+    def let_go(self, paths: list[Path]) -> None:
+        """What these mails brought is durable elsewhere."""
+        durable.remove_all(paths)
 
     # What came in and cannot be taken
 

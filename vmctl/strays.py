@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from vmctl import beneath, durable
 from vmctl.clock import rfc3339
 from vmctl.errors import StoreBusy, StoreError
-from vmctl.mail_parts import one_line
+from vmctl.lines import one_line
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -39,7 +39,10 @@ class Dead(NamedTuple):
 
 
 class Tombstones:
-    """The table of the dead in the index of one server; `run` executes SQL in the index's transaction."""
+    """The table of the dead in the index of one server; `run` executes SQL in the index's transaction.
+
+    CROSS JOIN has SQLite begin with the dead: it knows nothing of how few they are, and would begin with all records.
+    """
 
     def __init__(
         self, run: Callable[..., Any], note: Callable[[str], Any], set_note: Callable[[str, Any], None]
@@ -57,7 +60,8 @@ class Tombstones:
         if record.kind in KINDS and (row is not None if record.lives else not record.is_purged):
             self._run("INSERT OR IGNORE INTO unburied VALUES (?)", (record.key,))
         if record.lives:
-            self._run("DELETE FROM dead WHERE key = ?", (record.key,))
+            if row is not None:
+                self._run("DELETE FROM dead WHERE key = ?", (record.key,))
             return
         if row is None or bool(row[0]) != record.is_purged:
             since = max(wall, record.changed_at)
@@ -85,13 +89,13 @@ class Tombstones:
 
     def purgeable(self, before: int) -> list[Dead]:
         """What died before a time, is not purged, has no file any more, and is known as dead to the peer; the oldest first."""
-        query = """SELECT key, since, kind, mailbox FROM dead JOIN records USING (key)
+        query = """SELECT key, since, kind, mailbox FROM dead CROSS JOIN records USING (key)
             WHERE NOT purged AND since < ? AND base = '=' AND shown IS NULL ORDER BY since, key"""
         return [Dead(*row) for row in self._run(query, (before,))]
 
     def unswept(self, most: int) -> list[tuple[str, str | None]]:
         """What was purged on both servers, and its recording (SHA-256): their files are to go."""
-        query = """SELECT key, audio FROM dead JOIN records USING (key)
+        query = """SELECT key, audio FROM dead CROSS JOIN records USING (key)
             WHERE purged AND NOT swept AND base = '=' AND shown IS NULL ORDER BY key LIMIT ?"""
         return [(row[0], row[1]) for row in self._run(query, (most,))]
 
@@ -101,7 +105,7 @@ class Tombstones:
 
     def droppable(self, before: int, most: int) -> list[str]:
         """What was purged before a time, on both servers, and whose files are gone."""
-        query = """SELECT key FROM dead JOIN records USING (key)
+        query = """SELECT key FROM dead CROSS JOIN records USING (key)
             WHERE purged AND swept AND since < ? AND base = '=' ORDER BY since, key LIMIT ?"""
         return [row[0] for row in self._run(query, (before, most))]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING, Self
 
 from vmctl import durable
@@ -45,9 +46,13 @@ class Debounce:
 
 
 class Watcher:
-    """Calls `hint` from a thread of its own whenever something in the store changes. Use it with `with`."""
+    """Calls `hint` from a thread of its own whenever something in the store changes. Use it with `with`.
 
-    def __init__(self, root: Path, hint: Callable[[], object]) -> None:
+    It is told the path, relative to the store, of a file that was written or got its name, and whether its writer may be
+    done with it; None for all else. Names that begin with a dot are somebody's work in progress.
+    """
+
+    def __init__(self, root: Path, hint: Callable[[str | None, bool], object]) -> None:
         self._root = root
         self._hint = hint
         self._observer: _Observer | None = None
@@ -68,11 +73,22 @@ class Watcher:
         )  # fmt: skip
         from watchdog.observers import Observer
 
-        hint = self._hint
+        hint, root = self._hint, f"{self._root}/"
 
         class Handler(FileSystemEventHandler):
-            def on_any_event(self, _event: FileSystemEvent) -> None:
-                hint()
+            def on_any_event(self, event: FileSystemEvent) -> None:
+                source, target = os.fsdecode(event.src_path), os.fsdecode(event.dest_path)
+                if isinstance(event, FileMovedEvent) and _is_hidden(source):
+                    source, target = target, ""
+                if _is_hidden(source):
+                    return
+                path = source.removeprefix(root)
+                if target or not isinstance(
+                    event, (FileClosedEvent, FileCreatedEvent, FileModifiedEvent, FileMovedEvent)
+                ):
+                    hint(None, False)
+                else:  # a file that comes from beyond the store, or gets a second name, is told as created
+                    hint(path, not isinstance(event, FileModifiedEvent))
 
         # opened and closed without a write are not among them: a scan reads, and must not wake itself
         kinds: list[type[FileSystemEvent]] = [
@@ -102,6 +118,10 @@ class Watcher:
         if self._observer is not None:
             self._observer.stop()
             self._observer.join()
+
+
+def _is_hidden(path: str) -> bool:
+    return path.rpartition("/")[2].startswith(".")
 
 
 if TYPE_CHECKING:

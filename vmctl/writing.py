@@ -104,7 +104,7 @@ class Writer:
             sign=lambda data: key.signatures(data, former=self._former_counts(key)),
             summary=summary,
             subject=subject,
-            binary=self._config.sealed,
+            binary=True,
         )
         return Written(raw, mail.packet, subject, message_id)
 

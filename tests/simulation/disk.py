@@ -138,8 +138,9 @@ class Disk:
                 "_mkdir",
                 "_rmdir",
                 "_sync",
+                "_syncfs",
             ),
-            native: ("_lstat", "_listed"),
+            native: ("_lstat", "_listed", "_peek"),
         }
         former = [(room, name, getattr(room, name)) for room, those in names.items() for name in those]
         try:
@@ -274,6 +275,17 @@ class Disk:
             for change in list(node.log):
                 self._settle(change)
 
+    def syncfs(self, fd):
+        """Everything of this server's disk is durable, as by `syncfs`."""
+        node = self._of(fd)
+        if node is None:
+            return
+        self._step(node.side, "fsync")
+        for other in [one for one in self._nodes.values() if one.side is node.side]:
+            other.dirty, other.bytes = False, None
+            for change in list(other.log):
+                self._settle(change)
+
     def rename(self, source, target):
         """`os.rename`."""
         old, new = self._above(source), self._above(target)
@@ -363,6 +375,8 @@ class Disk:
         if node is not None and "stat" in node.side.unreadable.get(os.path.dirname(path), ()):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return real if node is None else Status(real, node)
+
+    peek = lstat
 
     def listed(self, folder):
         """Names and stats of a folder."""
@@ -608,5 +622,5 @@ def _rmtree(path):
 _REAL_WRITE, _REAL_SWAP = durable._write, durable._swap
 _REAL = {
     durable._open, durable._write, durable._truncate, durable._fsync, durable._rename, durable._swap, durable._link,
-    durable._unlink, durable._mkdir, durable._rmdir, durable._sync, native._lstat, native._listed,
+    durable._unlink, durable._mkdir, durable._rmdir, durable._sync, durable._syncfs, native._lstat, native._listed, native._peek,
 }  # fmt: skip

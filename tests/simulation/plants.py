@@ -16,6 +16,7 @@ from vmctl.index import Index
 from vmctl.purge import Housekeeper
 from vmctl.replica import Replica
 from vmctl.store.native import NativeStore
+from vmctl.together import Together
 
 from .schedule import Profile
 
@@ -56,7 +57,7 @@ def plant(owner, name, kinds, *, fates=None, power=0.5, acts=30, seeds=150, firs
 
 
 @plant(durable, "_new_file", "crash", power=1.0)
-def renamed_without_fsync(path, data, rights):
+def renamed_without_fsync(path, data, rights, *, waits=True):
     """A new file is renamed into its place before its bytes are durable."""
     temp = durable.temp_beside(path)
     fd = durable._open(temp, durable.os.O_WRONLY | durable.os.O_CREAT | durable.os.O_EXCL, rights.mode)
@@ -91,7 +92,17 @@ def spool_removed_early(self, path):
     """A mail leaves the spool before what it brought is committed."""
     mail = self.door.read(self.spool.read(path))
     self.spool.done(path)
-    return self._merged(mail)
+    return self._merge(mail, again=False)
+
+
+@plant(Together, "settle", "crash", power=1.0)
+def names_before_bytes(_self):
+    """Many new files take their places before their bytes are durable."""
+
+
+@plant(Together, "close", "crash", power=1.0)
+def names_not_waited_for(_self):
+    """Many new files are noted before their names are durable."""
 
 
 # Records and merge
@@ -170,7 +181,7 @@ _left = outbox.Outbox.left
 @plant(
     inbox.Inbox, "_record_or_hold", "records net memory", fates={"direct": 1.0, "relay": 3.0}, acts=45,
     more={"lose_index": 4.0, "make_mailbox": 2.0, "set_callflow": 2.0},
-    first=81,
+    first=270,
 )  # fmt: skip
 def former_life_believed(self, value, taken, *, current):
     """What a former life of the peer sent counts as held by the present one."""

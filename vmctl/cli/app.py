@@ -9,10 +9,11 @@ import contextlib
 import functools
 import importlib
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path  # noqa: TC003 - Typer reads the annotations
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, NoReturn, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple, NoReturn, cast, get_args, get_origin
 
 import typer
 from typer.core import TyperArgument, TyperGroup, TyperOption
@@ -25,7 +26,7 @@ from vmctl.cli.session import Session
 from vmctl.errors import OutputClosed, VmctlError
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Callable, MutableMapping
 
 DEBUG_VARIABLE = "VMCTL_DEBUG"
 _USAGE, _TRY_AGAIN = 2, 75  # EX_TEMPFAIL of sysexits.h
@@ -211,31 +212,63 @@ def _shared(
     del config, server, json
 
 
-def _spares(parameter: Any, value: Any) -> bool:
-    """Whether a value is what it should be as it stands: none where none is needed, or plain text that is given as such.
+_PLAIN = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?", re.ASCII)
+_UNKNOWN: Final = object()
+_PATH_RULES = ("exists", "writable", "resolve_path", "allow_dash", "path_type")
 
-    Typer hands even these to pydantic, which takes longer to load than `vmctl status` takes to run.
+
+def _plainly(parameter: Any, value: Any) -> Any:
+    """The value of a parameter where it is plain what it is; _UNKNOWN where it is for Typer to say.
+
+    Typer hands all values to pydantic, which takes longer to load than `vmctl status` takes to run: also defaults, and
+    what is not given at all.
     """
     if value is None:
-        return not parameter.required
-    plain = parameter.type_descriptor.annotation is str and parameter.nargs == 1 and parameter.callback is None
-    return plain and isinstance(value, str) and value.isascii()
+        return _UNKNOWN if parameter.required else None
+    kind, info = parameter.type_descriptor.annotation, parameter.type_descriptor.parameter_info
+    if parameter.nargs != 1 or parameter.multiple or info.parser is not None:
+        return _UNKNOWN
+    return _number(kind, value, info) if kind in {bool, int, float} else _text(kind, value, info)
+
+
+def _text(kind: Any, value: Any, info: Any) -> Any:
+    if not (isinstance(value, str) and value.isascii()):
+        return _UNKNOWN
+    if kind is str or (get_origin(kind) is Literal and value in get_args(kind)):
+        return value
+    if kind is Path and not any(getattr(info, rule) for rule in _PATH_RULES):
+        return Path(value)
+    return _UNKNOWN
+
+
+def _number(kind: type, value: Any, info: Any) -> Any:
+    if isinstance(value, str) and kind is not bool and _PLAIN.fullmatch(value):
+        value = float(value) if "." in value or kind is float else int(value)
+    least, most = info.min, info.max
+    fits = type(value) is kind and (least is None or value >= least) and (most is None or value <= most)
+    return value if fits else _UNKNOWN
+
+
+def _processed(parameter: Any, ctx: Any, value: Any, by_typer: Callable[[Any, Any], Any]) -> Any:
+    with _in_plain_words():
+        plain = _plainly(parameter, value)
+        if plain is _UNKNOWN:
+            return by_typer(ctx, value)
+        return plain if plain is None or parameter.callback is None else parameter.callback(ctx, parameter, plain)
 
 
 class _SparedOption(TyperOption):
-    """An option that costs nothing while nobody gives it, or where it is plain text."""
+    """An option that costs nothing where it is plain what it says."""
 
     def process_value(self, ctx: Any, value: Any) -> Any:
-        with _in_plain_words():
-            return value if _spares(self, value) else super().process_value(ctx, value)
+        return _processed(self, ctx, value, super().process_value)
 
 
 class _SparedArgument(TyperArgument):
     """An argument, likewise."""
 
     def process_value(self, ctx: Any, value: Any) -> Any:
-        with _in_plain_words():
-            return value if _spares(self, value) else super().process_value(ctx, value)
+        return _processed(self, ctx, value, super().process_value)
 
 
 @contextlib.contextmanager

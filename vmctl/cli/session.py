@@ -134,11 +134,15 @@ class Session:
     @contextlib.contextmanager
     def replica(self) -> Iterator[Replica]:
         """The server's store with its index, for changing."""
+        from vmctl.at_work import wake
         from vmctl.clock import Clock
         from vmctl.replica import Replica
 
         with Replica.open(self.config, self.server, Clock()) as replica:
+            before = replica.index.last_number
             yield replica
+            if replica.index.last_number != before:
+                wake(replica.store.root)  # what is in the index already need not be found on disk
 
     def access(self, *, user: bool = False) -> Access:
         """The check whether a mailbox may be changed at this server, by its user or by an operator."""

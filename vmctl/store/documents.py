@@ -57,7 +57,7 @@ def read_message(key: str, data: bytes, name: str) -> tuple[dict[str, Any], Reco
     """The document of a message's JSON, and its record if the file holds stamps and presence. Raises BrokenFile."""
     try:
         value = json.loads(data, parse_constant=_no_constant, object_pairs_hook=_unique)
-        _check_json(value)
+        _check_json(value, data)
     except (ValueError, RecursionError) as error:
         raise BrokenFile(f"{name} is no JSON", why=str(error)) from error
     if not isinstance(value, dict):
@@ -76,11 +76,12 @@ def read_message(key: str, data: bytes, name: str) -> tuple[dict[str, Any], Reco
 
 
 def write_message(record: Record) -> bytes:
-    """The JSON file of a message: its fields, then what a new index needs to know."""
+    """The JSON file of a message, a line for each field, then what a new index needs to know."""
     stamps = {name: list(field.stamp) for name, field in record.fields.items()}
     sync = {key: value for key, value in record.as_json().items() if key != "fields"} | {"stamps": stamps}
     value = {"id": parse_key(record.key).name, **record.document, "sync": sync}
-    return (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode()
+    lines = (f" {json.dumps(name)}: {json.dumps(part, ensure_ascii=False)}" for name, part in value.items())
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
 def _record(key: str, document: dict[str, Any], sync: dict[str, Any]) -> Record:
@@ -156,9 +157,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def _check_json(value: Any) -> None:
+def _check_json(value: Any, data: bytes) -> None:
     """Raise ValueError for what the parser takes and nobody can pass on: 1e999, half a character, endless nesting."""
-    if _depth(value) > yamltext.DEPTH:
+    if data.count(b"{") + data.count(b"[") > yamltext.DEPTH and _depth(value) > yamltext.DEPTH:
         raise ValueError(f"more than {yamltext.DEPTH} mappings and lists inside one another")
     json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
 

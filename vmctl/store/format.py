@@ -13,6 +13,7 @@ What is asked of all of it:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
@@ -43,11 +44,17 @@ class Walk:
     folders: dict[str, tuple[str, os.stat_result]] = field(default_factory=dict)  # path -> extension, stat
     odd: dict[str, str] = field(default_factory=dict)  # path -> why
     unread: dict[str, str] = field(default_factory=dict)  # folders that could not be read -> why
+    listed: dict[str, tuple[os.stat_result, list[str]]] = field(
+        default_factory=dict
+    )  # folders that may be left out next
 
 
 def look_of(status: os.stat_result) -> Look:
     """What stat says of a file, as the index keeps it."""
     return Look(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
+Known = Callable[[str, "os.stat_result"], "list[str] | None"]
 
 
 class Format(Protocol):
@@ -78,6 +85,9 @@ class Format(Protocol):
     def mailbox_of(self, folder: str) -> str:
         """The extension whose message folder it is: `mailbox_of(folder(x)) == x`."""
 
+    def folder_of(self, path: str) -> str | None:
+        """The message folder that a file lies in by its path; None for any other file."""
+
     def part_of(self, path: str) -> Part | None:
         """What a file of a message folder is by its name; None for one that vmctl keeps nothing in."""
 
@@ -86,8 +96,12 @@ class Format(Protocol):
 
     # How it looks. None opens a file.
 
-    def walk(self) -> Walk:
-        """Everything in the store but the insides of message folders; never raises for what is in the store."""
+    def walk(self, known: Known | None = None) -> Walk:
+        """Everything in the store but the insides of message folders; never raises for what is in the store.
+
+        `known(folder, status)` gives the names in a folder that looks as it did when it was listed last, or None: then it
+        need not be listed again. `Walk.listed` has those that were, with their names, and that hold nothing odd.
+        """
 
     def messages(self, folder: str) -> dict[str, os.stat_result]:
         """Names and stats of a message folder's files, without what editors hide. Raises StoreUnusable."""

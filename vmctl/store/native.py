@@ -12,6 +12,7 @@ Paths are texts relative to the store, with '/'. Symbolic links are never follow
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -35,7 +36,7 @@ from vmctl.model import (
 )  # fmt: skip
 from vmctl.names import GREETINGS, check_extension, is_extension, is_name
 from vmctl.store import documents
-from vmctl.store.format import STATE, Part, Walk, look_of
+from vmctl.store.format import STATE, Known, Part, Walk, look_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,6 +50,13 @@ _YAML, _JSON = ".yaml", "json"
 
 
 _lstat = beneath.status
+# Of a file in a folder that was looked at right before, and found to be none but that folder: who exchanges it for a link
+# in this very moment makes a file look changed, and it is opened by the way that follows no link.
+_peek = os.lstat
+
+
+def _nothing_known(_folder: str, _status: os.stat_result) -> None:
+    """Every folder is listed."""
 
 
 def _listed(folder: Path) -> list[tuple[str, os.stat_result]]:
@@ -63,6 +71,7 @@ class NativeStore:
     def __init__(self, root: Path, formats: tuple[str, ...], document_limit: int) -> None:
         beneath.fence(root)
         self.root = root
+        self._place = os.fspath(root)
         self.formats = formats
         self._limit = document_limit
 
@@ -96,6 +105,12 @@ class NativeStore:
         """The extension whose message folder it is."""
         return folder.split("/")[1]
 
+    def folder_of(self, path: str) -> str | None:
+        """The message folder that a file lies in by its path; None for any other file."""
+        extension, _, rest = path.removeprefix("mailboxes/").partition("/")
+        folder = self.folder(extension)
+        return folder if is_extension(extension) and path == f"{folder}/{rest.rpartition('/')[2]}" else None
+
     def part_of(self, path: str) -> Part | None:
         """What a file of a message folder is by its name; None for one that vmctl keeps nothing in."""
         ident, _, suffix = path.rpartition("/")[2].rpartition(".")
@@ -123,7 +138,7 @@ class NativeStore:
 
     def _status(self, path: str) -> os.stat_result | None:
         try:
-            return _lstat(self.root / path)
+            return _lstat(f"{self._place}/{path}")
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -241,7 +256,7 @@ class NativeStore:
         except OSError as error:
             raise StoreUnusable(f"cannot read {folder}", why=error.strerror or str(error)) from error
 
-    def walk(self) -> Walk:
+    def walk(self, known: Known | None = None) -> Walk:
         """Everything in the store but the insides of message folders."""
         walk = Walk()
         for name, status in self._entries("", walk):
@@ -257,24 +272,44 @@ class NativeStore:
             self._file(walk, f"prompts/{name}", self._audio_key(Key(PROMPT, None, ""), name), status)
         for name, status in self._entries("mailboxes", walk):
             if is_extension(name) and stat.S_ISDIR(status.st_mode):
-                self._mailbox(walk, name)
+                self._mailbox(walk, name, status, known or _nothing_known)
             else:
                 walk.odd[f"mailboxes/{name}"] = "only folders named by an extension belong here"
         return walk
 
-    def _mailbox(self, walk: Walk, extension: str) -> None:
+    def _mailbox(self, walk: Walk, extension: str, there: os.stat_result, known: Known) -> None:
         base = f"mailboxes/{extension}"
-        for name, status in self._entries(base, walk):
+        odd = len(walk.odd)
+        found = self._inside(base, there, known, walk)
+        for name, status in found:
             if name == "mailbox.yaml":
                 self._file(walk, f"{base}/{name}", mailbox_key(extension), status)
             elif name == "messages" and stat.S_ISDIR(status.st_mode):
                 walk.folders[f"{base}/{name}"] = (extension, status)
             elif name == "greetings" and stat.S_ISDIR(status.st_mode):
-                for greeting, state in self._entries(f"{base}/greetings", walk):
-                    key = self._audio_key(Key(GREETING, extension, ""), greeting)
-                    self._file(walk, f"{base}/greetings/{greeting}", key, state)
+                self._greetings(walk, extension, status, known)
             else:
                 walk.odd[f"{base}/{name}"] = "vmctl keeps nothing of this name here"
+        if odd == len(walk.odd):
+            walk.listed[base] = there, [name for name, _ in found]
+
+    def _greetings(self, walk: Walk, extension: str, there: os.stat_result, known: Known) -> None:
+        base = f"mailboxes/{extension}/greetings"
+        odd = len(walk.odd)
+        found = self._inside(base, there, known, walk)
+        for name, status in found:
+            key = self._audio_key(Key(GREETING, extension, ""), name)
+            self._file(walk, f"{base}/{name}", key, status)
+        if odd == len(walk.odd):
+            walk.listed[base] = there, [name for name, _ in found]
+
+    def _inside(self, folder: str, there: os.stat_result, known: Known, walk: Walk) -> list[tuple[str, os.stat_result]]:
+        """What is in a folder: each by its own stat where the names are known, else by listing it."""
+        names = known(folder, there)
+        if names is not None:
+            with contextlib.suppress(OSError):  # then it is listed
+                return [(name, _peek(f"{self._place}/{folder}/{name}")) for name in names]
+        return list(self._entries(folder, walk))
 
     def _audio_key(self, kind: Key, name: str) -> str | None:
         stem, _, form = name.rpartition(".")

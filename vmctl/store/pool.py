@@ -1,4 +1,8 @@
-"""Recordings by their SHA-256 that are in no place of the store: just come, deleted, or replaced."""
+"""Recordings by their SHA-256 that are in no place of the store: just come, deleted, or replaced.
+
+What has just come is held in memory first: most of it is put into its place at once, and the mail that brought it lies
+in the spool until then. What is left is written here by `put_down`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from vmctl import beneath, durable
 from vmctl.audio import digest_of
 from vmctl.errors import BadAudio, StoreUnusable
 from vmctl.rights import AS_BESIDE
+from vmctl.together import Together
 
 _DIGEST = 64  # characters of a SHA-256 in hex
 _PART = ".part"
@@ -19,6 +24,8 @@ class Pool:
 
     def __init__(self, state: Path) -> None:
         self._folder = state / "audio"
+        self._hand: dict[str, bytes] = {}
+        self._placed: set[str] = set()
 
     def path(self, sha256: str) -> Path:
         """Where a recording is, if it is here."""
@@ -26,7 +33,40 @@ class Pool:
 
     def holds(self, sha256: str) -> bool:
         """Whether it is here."""
-        return beneath.is_file(self.path(sha256))
+        return sha256 in self._hand or beneath.is_file(self.path(sha256))
+
+    # What has just come
+
+    def hold(self, data: bytes, sha256: str) -> None:
+        """Keep a whole recording in memory until `put_down`; the caller has checked its digest, and has it in a mail."""
+        self._hand[sha256] = data
+
+    def in_hand(self, sha256: str) -> bytes | None:
+        """The bytes of one that is held in memory."""
+        return self._hand.get(sha256)
+
+    def placed(self, sha256: str) -> None:
+        """One lies in its place in the store now, and will be durable there before anything else is done."""
+        self._placed.add(sha256)
+
+    def put_down(self) -> None:
+        """Write what was held and lies in no place; afterwards nothing is held."""
+        left = {sha256: data for sha256, data in self._hand.items() if sha256 not in self._placed}
+        if left:
+            with Together(self._folder.parent) as together:
+                staged = {sha256: together.write(self.path(sha256), data) for sha256, data in left.items()}
+                together.settle()
+                for sha256, waiting in staged.items():
+                    together.take_place(waiting, self.path(sha256))
+                together.close()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Hold nothing any more: the mails that brought it are taken again."""
+        self._hand.clear()
+        self._placed.clear()
+
+    # What is here for longer
 
     def copy_in(self, source: Path, sha256: str) -> None:
         """Copy a file in, durably. Raises BadAudio if it changed since its digest was taken."""
@@ -39,12 +79,6 @@ class Pool:
                 raise BadAudio(f"{source} changed while it was read", hint="try again when it is complete")
 
         durable.copy(source, self.path(sha256), check=check)
-
-    def put(self, data: bytes, sha256: str) -> None:
-        """Put a whole recording in; the caller has checked its digest."""
-        if not self.holds(sha256):
-            durable.make_directory(self._folder)
-            durable.write(self.path(sha256), data)
 
     def put_part(self, sha256: str, offset: int, data: bytes) -> None:
         """Put a part of a recording in, durably."""
@@ -78,10 +112,16 @@ class Pool:
 
     def place(self, sha256: str, target: Path, *, last: bool) -> None:
         """Put a recording of the pool at `target` by rename; `last` moves it, else it is copied."""
+        data = self.in_hand(sha256)
+        if data is not None:
+            durable.write(target, data, mode=AS_BESIDE)
+            self.placed(sha256)
+            return
         (durable.move if last else durable.copy)(self.path(sha256), target, mode=AS_BESIDE)
 
     def drop(self, sha256: str) -> None:
         """Remove a recording that lies in its place in the store now."""
+        self._hand.pop(sha256, None)
         durable.remove(self.path(sha256))
 
     def lying(self) -> Iterator[tuple[str, int]]:

@@ -36,7 +36,7 @@ _REPLY = re.compile(rb"[2-5][0-9][0-9][ -][^\r\n]{0,506}\r\n")
 
 COMMANDS = (
     b"EHLO primary.example\r\n", b"HELO x\r\n", b"MAIL FROM:<vmctl@primary.example>\r\n", b"MAIL FROM:<>\r\n", b"MAIL FROM:<eve@example.org> SIZE=10\r\n",
-    b"RCPT TO:<vmctl@secondary.example>\r\n", b"RCPT TO:<eve@example.org>\r\n", b"DATA\r\n", b"BDAT 10 LAST\r\n", b"BDAT 99999999999999999999\r\n", b"RSET\r\n", b"NOOP\r\n", b"VRFY x\r\n",
+    b"RCPT TO:<vmctl@secondary.example>\r\n", b"RCPT TO:<eve@example.org>\r\n", b"DATA\r\n", b"BDAT 10 LAST\r\n", b"BDAT 3\r\nabc", b"BDAT 0 LAST\r\n", b"BDAT 99999999999999999999\r\n", b"RSET\r\n", b"NOOP\r\n", b"VRFY x\r\n",
     b"EXPN x\r\n", b"HELP\r\n", b"HELP DATA\r\n", b"AUTH PLAIN AGEAYg==\r\n", b"AUTH LOGIN\r\n", b"STARTTLS\r\n", b"QUIT\r\n", b"\r\n.\r\n", b".\r\n", b"\n.\n", b"\r.\r", b"\r\n.\n", b"\n.\r\n",
     b"..\r\n", b"\r\n", b"\n", b"\r", b" SIZE=", b" SIZE=999999999999999999999999", b" BODY=8BITMIME", b" BODY=BINARYMIME", b" SMTPUTF8", b" AUTH=<>", b" RET=FULL", b"<@a,@b:c@d>", b"\0", b"\xff",
     b"Subject: disk full\r\n", b"Subject: no store\r\n", b"Subject: a bug\r\n", b"PROXY TCP4 1.1.1.1 2.2.2.2 1 2\r\n",
@@ -277,6 +277,8 @@ class _Server:
     def close(self) -> None: ...
 
     def settimeout(self, _seconds: float) -> None: ...
+
+    def setsockopt(self, *_: int) -> None: ...
 
 
 def _courier() -> Courier:

@@ -15,7 +15,7 @@ from vmctl.clock import Clock
 from vmctl.conversation import refusal
 from vmctl.door import Door, is_of_report
 from vmctl.errors import MailError, MailReport
-from vmctl.mail_parts import one_line
+from vmctl.lines import one_line
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,0 +1,126 @@
+"""Many new files take their places together: one wait for the disk for the bytes of all of them, and one for their names.
+
+Each is written into a folder of vmctl's own, `.vmctl/placing`. Once the bytes of all are durable, each gets its name by a
+rename: so nobody ever reads half of one, and a power cut at any moment leaves each whole or not there. Names are durable
+when `close` returns. What has taken no place goes with `drop`, or, where that is not come to, with the next `recover`.
+
+A few files are waited for one by one; many by their whole file system, where that tells of faults.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Self
+
+from vmctl import beneath, durable, rights
+from vmctl.errors import StoreError
+from vmctl.rights import AS_BESIDE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vmctl.rights import Rights
+
+FOLDER = "placing"  # in the store's `.vmctl`
+_FEW = 16  # files, or folders: more of them cost more than all of their file system
+
+
+class Together:
+    """The new files of one store that are written now; for a `with`. Each method raises DiskFull or StoreUnusable."""
+
+    def __init__(self, state: Path) -> None:
+        """`state` is the store's `.vmctl`."""
+        self._waiting = state / FOLDER
+        self._staged: list[Path] = []
+        self._open: list[int] = []  # of the files staged since the last wait, while they are few
+        self._fresh: list[Path] = []  # the same
+        self._folders: set[Path] = set()  # whose names are not durable yet
+        self._known: dict[Path, Rights] = {}
+        self._disks: dict[int, tuple[int, Path]] = {}  # by device: open since before anything was written there
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Let go of what is open."""
+        for fd in (*self._open, *(fd for fd, _ in self._disks.values())):
+            os.close(fd)
+        self._open.clear()
+        self._disks.clear()
+
+    def write(self, path: Path, data: bytes) -> Path:
+        """Write a file that is to be at `path`, in a folder that is made where it is missing; where it waits."""
+        whose = self._rights(path.parent)
+        self._rights(self._waiting)
+        few = len(self._fresh) < _FEW
+        staged = durable.stage(self._waiting / path.name, data, whose, self._open if few else None)
+        self._staged.append(staged)
+        self._fresh.append(staged)
+        return staged
+
+    def bring(self, source: Path, path: Path) -> Path:
+        """Have a file that is durable already wait for its place at `path` where it lies."""
+        whose = self._rights(path.parent)
+        with durable.disk_faults(path):
+            rights.set_on(source, whose)
+        return source
+
+    def _rights(self, folder: Path) -> Rights:
+        if folder not in self._known:
+            mode = 0o700 if folder == self._waiting else AS_BESIDE
+            durable.make_directory(folder, mode=mode, waits=self._folders if mode == AS_BESIDE else None)
+            with durable.disk_faults(folder):
+                fd = beneath.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+                there = os.fstat(fd)
+                if there.st_dev in self._disks:
+                    os.close(fd)
+                else:
+                    self._disks[there.st_dev] = fd, folder
+            self._known[folder] = rights.in_folder(there)
+        return self._known[folder]
+
+    def settle(self) -> None:
+        """Wait until the bytes of all are durable."""
+        if len(self._fresh) == len(self._open):
+            for fd, path in zip(self._open, self._fresh, strict=True):
+                durable.keep_open(fd, path)
+        elif not self._keep_disks():
+            for path in self._fresh:
+                durable.keep_file(path)
+        for fd in self._open:
+            os.close(fd)
+        self._open.clear()
+        self._fresh.clear()
+
+    def take_place(self, staged: Path, path: Path) -> None:
+        """Give a file its name, in place of what has it."""
+        durable.take_place(staged, path)
+        self._folders |= {staged.parent, path.parent} - {self._waiting}
+
+    def take_free_place(self, staged: Path, path: Path) -> bool:
+        """Give a file its name unless something has that already; tells whether it did."""
+        self._folders.add(path.parent)
+        return durable.take_free_place(staged, path)
+
+    def close(self) -> None:
+        """Wait until all names are durable."""
+        if len(self._folders) <= _FEW or not self._keep_disks():
+            for folder in sorted(self._folders, reverse=True):
+                durable.keep_names(folder)
+        self._folders.clear()
+
+    def _keep_disks(self) -> bool:
+        """Wait for the file systems as a whole; False where that would not tell of faults."""
+        if not all(map(durable.can_keep_disk, self._disks)):
+            return False
+        for fd, folder in self._disks.values():
+            durable.keep_disk(fd, folder)
+        return True
+
+    def drop(self) -> None:
+        """Remove what has taken no place, as far as that can be done."""
+        for staged in self._staged:
+            with contextlib.suppress(StoreError):  # the next `recover` does it
+                durable.discard(staged)
+        self._staged.clear()
