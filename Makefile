@@ -7,7 +7,7 @@ EXIM := .exim/usr/sbin/exim4
 # Without compiled modules every command would compile its own again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test mta exim matrix soak plants crash fuzz lint audit docs clean
+.PHONY: demo test bench mta exim matrix soak plants crash fuzz lint audit docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vmctl demo
@@ -37,6 +37,14 @@ $(EXIM):
 # in network namespaces where root; REST is what `make test` does not play. Prints its table.
 matrix: $(VENV)/.installed-dev
 	cd tests && PYTHONPATH=.. ../$(BIN)/python -m matrix $(if $(REST),--rest) $(if $(ONLY),--only '$(ONLY)')
+
+# make bench [ROWS=first,later] [RUNS=5] [PART=0.1] [LARGE=1] [JSON=FILE] [WHERE=FOLDER]: vmctl beside rsync, unison and lsyncd,
+# as far as they are installed, on stores of realistic size; PART makes them so much smaller. Prints the table of
+# docs/performance.md.
+bench: $(VENV)/.installed-dev
+	cd tests && PYTHONPATH=.. ../$(BIN)/python -m benchmarks $(if $(ROWS),--rows $(ROWS)) $(if $(RUNS),--runs $(RUNS)) \
+	  $(if $(PART),--part $(PART)) $(if $(LARGE),--large) $(if $(JSON),--json $(abspath $(JSON))) \
+	  $(if $(WHERE),--where $(abspath $(WHERE)))
 
 # make soak SEEDS=10000 [FROM=0] [JOBS=2] [SECONDS=7200] [ROLES=1]: schedules of the simulation, of data or of roles, from
 # where the last run stopped.

@@ -1,0 +1,85 @@
+"""`python -m benchmarks`: measures vmctl beside rsync, unison and lsyncd, in turn, and prints a table in Markdown.
+
+`--rows first,later` measures some rows only, `--part 0.1` with stores that are so much smaller, `--large` also with C, where
+nothing but vmctl runs. `--json FILE` keeps all that was measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import tempfile
+from pathlib import Path
+
+from benchmarks import latency, memory, rounds
+from benchmarks.measure import HEAD, Row
+from benchmarks.peers import missing
+from benchmarks.stores import A, B, C, Site, smaller
+
+ROWS = ("first-a", "first", "later", "start", "latency", "memory", "rest")
+
+
+def machine() -> str:
+    """What it runs on, in a line."""
+    model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
+    memory = int(Path("/proc/meminfo").read_text().split()[1]) // 1024**2
+    words = [
+        f"{os.cpu_count()} cores ({model.partition(':')[2].strip()})",
+        f"{memory} GiB",
+        f"Linux {platform.release()}",
+        f"Python {platform.python_version()}",
+    ]
+    return ", ".join(words)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--rows", default=",".join(ROWS))
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--part", type=float, default=1.0)
+    parser.add_argument("--large", action="store_true")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--where", type=Path, help="a folder on the file system that is measured")
+    asked = parser.parse_args()
+    chosen = asked.rows.split(",")
+    print(f"{machine()}\n")
+    if absent := missing():
+        print(f"not installed, so not compared: {', '.join(absent)}\n")
+    print(HEAD, flush=True)
+    root = Path(tempfile.mkdtemp(prefix="bench-", dir=asked.where))
+    found: list[Row] = []
+
+    def show(rows: list[Row]) -> None:
+        for row in rows:
+            print(row.as_line(), flush=True)
+        found.extend(rows)
+
+    try:
+        if "first-a" in chosen:
+            show(rounds.first(Site.build(root / "a", smaller(A, asked.part)), asked.runs, durable=True))
+        site = Site.build(root / "b", smaller(B, asked.part))
+        for name, measured in (
+            ("first", lambda: rounds.first(site, asked.runs, durable=False)),
+            ("later", lambda: rounds.later(site, asked.runs)),
+            ("start", lambda: rounds.start(site, asked.runs)),
+            ("latency", lambda: latency.rows(site)),
+            ("memory", lambda: memory.rows(site)),
+            ("rest", lambda: memory.at_rest(site)),
+        ):
+            if name in chosen:
+                show(measured())
+        if asked.large:
+            large = Site.build(root / "c", smaller(C, asked.part))
+            show(rounds.first(large, 1, durable=False))
+            show(rounds.later(large, 1))
+    finally:
+        shutil.rmtree(root)
+    if asked.json is not None:
+        asked.json.write_text(json.dumps({"machine": machine(), "rows": [row.as_json() for row in found]}, indent=1))
+
+
+main()

@@ -1,0 +1,57 @@
+"""What the daemons need: memory at a first sync and for one very long message, and the processor at rest."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from running import until
+
+from benchmarks.daemons import serving
+from benchmarks.measure import US, Row
+from benchmarks.rounds import vmctl
+from benchmarks.stores import write_message
+
+if TYPE_CHECKING:
+    from benchmarks.stores import Site
+
+_LONG, _LONG_NUMBER = 500_000_000, 90_000_000
+_AT_REST = 60.0
+
+
+def rows(site: Site) -> list[Row]:
+    """Of the daemons of both sides."""
+    site.begin()
+    found = []
+    with serving(site) as both:
+        for name, one in zip(("sender", "receiver"), both, strict=True):
+            row = Row(f"peak memory, first sync of {site.shape.name}, {name}", unit="MB", most=120.0)
+            row.add(US, one.memory)
+            found.append(row)
+    with serving(site) as both:
+        before = [one.memory_now for one in both]
+        folder = site.primary / "mailboxes/20000/messages"
+        ident = write_message(folder, "20000", _LONG_NUMBER, _LONG, "primary-of-the-application")
+        there = site.secondary / "mailboxes/20000/messages" / f"{ident}.json"
+        until(there.exists, within=600, what="the long message")
+        for name, one, rest in zip(("sender", "receiver"), both, before, strict=True):
+            row = Row(f"memory above rest for one message of 500 MB, {name}", unit="MB", most=60.0)
+            row.add(US, one.memory - rest)
+            found.append(row)
+    return found
+
+
+def at_rest(site: Site) -> list[Row]:
+    """The share of a core that a daemon uses while nothing happens."""
+    site.begin()
+    vmctl(site, "sync")
+    found = []
+    with serving(site) as both:
+        time.sleep(10)  # the scans of their start are over
+        before = [one.processor for one in both]
+        time.sleep(_AT_REST)
+        for name, one, used in zip(("primary", "secondary"), both, before, strict=True):
+            row = Row(f"daemon at rest, {site.shape.name}, {name}", unit="% of a core", most=0.5)
+            row.add(US, (one.processor - used) / _AT_REST * 100)
+            found.append(row)
+    return found

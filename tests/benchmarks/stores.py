@@ -1,0 +1,122 @@
+"""Stores of realistic size, made as vmctl would leave them, and a network around them that can be put back to its beginning."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import shutil
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from running import run
+
+from vmctl import identity
+from vmctl.model import Tick, created, message_key
+from vmctl.store import documents
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_FIRST = 1_760_000_000_000_000  # microseconds: the birth of the first message
+_RATE = 8000  # samples of two bytes in a second
+
+
+class Shape(NamedTuple):
+    """How large a store is: mailboxes, messages in each, bytes of each recording."""
+
+    name: str
+    boxes: int
+    messages: int
+    size: int
+
+    @property
+    def total(self) -> int:
+        """Messages in all."""
+        return self.boxes * self.messages
+
+
+A = Shape("A", 10, 100, 240_000)
+B = Shape("B", 5_000, 20, 2_000)
+C = Shape("C", 50_000, 20, 2_000)
+
+
+def smaller(shape: Shape, part: float) -> Shape:
+    """The same with fewer mailboxes, or, where there are few, with fewer messages in each."""
+    if shape.boxes * part >= 10:
+        return shape._replace(boxes=int(shape.boxes * part))
+    return shape._replace(messages=max(1, int(shape.messages * part)))
+
+
+@dataclass
+class Site:
+    """A network of two servers whose primary holds a store of this shape, and whose secondary is empty."""
+
+    root: Path
+    shape: Shape
+
+    @classmethod
+    def build(cls, root: Path, shape: Shape) -> Site:
+        """Make it."""
+        made = cls(root, shape)
+        made._call("init", str(root))
+        shutil.copytree(root, made._pristine)
+        incarnation = identity.read(root / "primary", root.name, "primary").incarnation
+        for number in range(shape.boxes):
+            made._mailbox(f"{20_000 + number}", number, incarnation)
+        return made
+
+    @property
+    def primary(self) -> Path:
+        """Its store."""
+        return self.root / "primary"
+
+    @property
+    def secondary(self) -> Path:
+        """Its store."""
+        return self.root / "secondary"
+
+    @property
+    def _pristine(self) -> Path:
+        return self.root.with_name(f"{self.root.name}.pristine")
+
+    def begin(self) -> None:
+        """As if nothing had been synchronized yet."""
+        shutil.rmtree(self.secondary)
+        shutil.copytree(self._pristine / "secondary", self.secondary)
+        shutil.rmtree(self.primary / ".vmctl")
+        shutil.copytree(self._pristine / "primary/.vmctl", self.primary / ".vmctl")
+
+    def _call(self, *words: str) -> None:
+        done = run(*words, cwd=self.root.parent)
+        assert done.returncode == 0, done.stderr
+
+    def _mailbox(self, extension: str, number: int, incarnation: str) -> None:
+        box = self.primary / "mailboxes" / extension
+        (box / "messages").mkdir(parents=True)
+        (box / "mailbox.yaml").write_text(f"name: Subscriber {extension}\n")
+        for at in range(self.shape.messages):
+            write_message(box / "messages", extension, number * self.shape.messages + at, self.shape.size, incarnation)
+
+
+def write_message(folder: Path, extension: str, number: int, size: int, incarnation: str) -> str:
+    """A message with both its files; its id. The same number is the same message."""
+    ident = f"{_FIRST // 1_000_000 + number}-{number:08x}"
+    sound = recording(number, size)
+    tick = Tick(_FIRST + number, incarnation)
+    document = {
+        "status": "new", "from": f"+4930{number % 10_000_000:07d}", "received": "2026-06-01T12:00:00Z",
+        "seconds": (len(sound) - 44) / (2 * _RATE),
+        "audio": {"sha256": hashlib.sha256(sound).hexdigest(), "size": len(sound), "format": "wav"},
+    }  # fmt: skip
+    record = created(message_key(extension, ident), document, tick, tick.number)
+    (folder / f"{ident}.wav").write_bytes(sound)
+    (folder / f"{ident}.json").write_bytes(documents.write_message(record))
+    return ident
+
+
+def recording(number: int, size: int) -> bytes:
+    """A WAV file of so many bytes of noise; other numbers are other noise, which nothing compresses."""
+    data = random.Random(number).randbytes(size - 44)
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, _RATE, 2 * _RATE, 2, 16)
+    return struct.pack("<4sI4s", b"RIFF", size - 8, b"WAVE") + form + struct.pack("<4sI", b"data", len(data)) + data
