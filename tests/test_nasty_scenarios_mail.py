@@ -8,6 +8,7 @@ from aiosmtpd.controller import Controller
 from wire import Wire, tone
 
 from vmctl.errors import MailError, MailRefused, MailTooLarge, PeerUnreachable
+from vmctl.mail_parts import in_base64
 from vmctl.parked import listing
 from vmctl.receiver import Receiver
 from vmctl.sender import Courier
@@ -64,7 +65,8 @@ def carry(wire, courier, name="primary", **how):
     for parcel in outbox.parcels(**how):
         again = True
         try:
-            courier.send(parcel.raw, servers[name].mail, servers[wire.other(name)].mail)
+            sender, recipient = servers[name].mail, servers[wire.other(name)].mail
+            courier.send(parcel.raw, sender, recipient, as_text=in_base64)
             outbox.left(parcel)
         except PeerUnreachable as error:
             errors.append(error)
@@ -121,7 +123,7 @@ def test_scenario_1_a_bounce_is_taken_and_the_line_stays_open(wire, box):
     """Our receiver takes a report from the null sender, and nothing else from it, and takes the peer's next mail."""
     import smtplib
 
-    (raw,) = wire.send("secondary", always=True)
+    (raw,) = map(in_base64, wire.send("secondary", always=True))
     mine, peer = wire.config.servers["primary"].mail, wire.config.servers["secondary"].mail
     with (
         Receiver(

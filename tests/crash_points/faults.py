@@ -68,7 +68,7 @@ def nothing_taken_back():
 
 def marks_that_nobody_reads():
     """A message whose files were written before a crash, and are gone after it, is written again."""
-    placing.Placing.left = lambda _self: []
+    placing.Placing.left = lambda _self: ([], [])
 
 
 def renamed_first():

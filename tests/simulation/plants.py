@@ -57,12 +57,12 @@ def plant(owner, name, kinds, *, fates=None, power=0.5, acts=30, seeds=150, firs
 
 
 @plant(durable, "_new_file", "crash", power=1.0)
-def renamed_without_fsync(path, data, rights, *, waits=True):
+def renamed_without_fsync(path, data, rights, *, waits=True, kept=None):
     """A new file is renamed into its place before its bytes are durable."""
     temp = durable.temp_beside(path)
     fd = durable._open(temp, durable.os.O_WRONLY | durable.os.O_CREAT | durable.os.O_EXCL, rights.mode)
     durable._write(fd, data)
-    durable.os.close(fd)
+    durable.os.close(fd) if kept is None else kept.append(fd)
     return temp
 
 
