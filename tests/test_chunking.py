@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import smtplib
 import socket
 from typing import TYPE_CHECKING
@@ -213,3 +214,17 @@ def test_faults_of_a_binary_mail_are_told_apart(courier: Courier, taken: list[by
         courier.send(b"x", f"{PEER}>\r\nRSET\r\n<", MINE, as_text=never)
     courier.send(b"x", PEER, MINE, as_text=never)
     assert taken == [b"x"]
+
+
+@pytest.mark.parametrize("farewell", ["QUIT", "BDAT x"])
+def test_nothing_is_taken_behind_a_farewell(receiver: Receiver, taken: list[bytes], farewell: str) -> None:
+    """Whether the client said it or the server: what was sent ahead, behind it, is no mail, as nobody would hear of it."""
+    envelope = f"MAIL FROM:<{PEER}> BODY=BINARYMIME\r\nRCPT TO:<{MINE}>\r\n"
+    mails = f"BDAT 3 LAST\r\nabc{envelope}BDAT 3 LAST\r\nabc"
+    with socket.create_connection(("127.0.0.1", receiver.port)) as sock, sock.makefile("rb") as replies:
+        sock.sendall(f"EHLO x\r\n{envelope}{farewell}\r\n{mails}{envelope}DATA\r\nabc\r\n.\r\n".encode())
+        with contextlib.suppress(ConnectionError):
+            assert replies.read().count(b"\r\n") == 11
+    with Courier(("127.0.0.1", receiver.port), helo="x.invalid", timeout=10, mail_max=MAX, tls=None) as courier:
+        courier.send(b"whole", PEER, MINE, as_text=never)
+    assert taken == [b"whole"]

@@ -206,6 +206,8 @@ class Conversation(SMTP):
 
     async def smtp_DATA(self, arg: str | None) -> None:  # noqa: N802
         """Take a mail, and count how fast it comes."""
+        if self._is_over:
+            return
         if self._is_binary or self._chunks:
             await self.push("503 5.5.1 this mail comes by BDAT")
             return
@@ -218,6 +220,8 @@ class Conversation(SMTP):
     async def smtp_BDAT(self, arg: str | None) -> None:  # noqa: N802
         """Take a chunk of a mail (RFC 3030, 2). What is not wanted is read all the same: commands come behind it."""
         found = _CHUNK.fullmatch(arg or "")
+        if self._is_over:
+            return
         if found is None or int(found[1]) > MUCH * self._rules.mail_max:
             self._hang_up("501 5.5.4 BDAT takes a size and LAST")  # nobody knows where the chunk ends
             return
@@ -228,6 +232,11 @@ class Conversation(SMTP):
             await self._take_chunk(size, last=last)
         except asyncio.IncompleteReadError as error:
             raise ConnectionResetError from error
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether goodbye was said: aiosmtpd goes on with what was sent behind that, and nobody would hear of a mail in it."""
+        return not isinstance(self.transport, asyncio.Transport) or self.transport.is_closing()
 
     async def _take_chunk(self, size: int, *, last: bool) -> None:
         before = sum(map(len, self._chunks))

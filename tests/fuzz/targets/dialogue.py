@@ -175,7 +175,9 @@ def run_receiver(data: bytes) -> None:
     assert said.count(b"250 2.0.0 taken") == len(taken)
     assert all(len(raw) <= MOST for raw in taken)
     if taken:
-        assert set(taken) <= _ended(data), "a mail was taken that no client has ended"
+        chunks = _chunks(data)
+        unknown = [raw for raw in taken if raw not in _ended(data) and not _is_of(raw, chunks)]
+        assert not unknown, "a mail was taken that no client has ended"
         assert re.search(rb"(?i)mail\s", data)
         assert re.search(rb"(?i)rcpt\s", data)
 
@@ -204,12 +206,31 @@ def _tls() -> ssl.SSLContext:
 
 
 def _ended(data: bytes) -> set[bytes]:
-    """Every mail that may stand in what a client said: from a line's end to the next line that is a dot (RFC 5321, 4.5.2)."""
+    """Every mail that may stand in what a client said: from DATA, which LF alone may end, to a line that is a dot (RFC 5321, 4.5.2)."""
     found = set()
-    for begin in re.finditer(rb"\r\n", data):
-        if (end := data.find(b"\r\n.\r\n", begin.start())) >= 0:
+    for begin in re.finditer(rb"(?i)data[^\n]*\n", data):
+        if data.startswith(b".\r\n", begin.end()):
+            found.add(b"")
+        if (end := data.find(b"\r\n.\r\n", begin.end())) >= 0:
             found.add(b"".join(one.removeprefix(b".") for one in _lines(data[begin.end() : end + 2])))
     return found
+
+
+def _chunks(data: bytes) -> list[tuple[bytes, bool]]:
+    """Every chunk that may stand in what a client said, and whether it is the last of a mail (RFC 3030)."""
+    found = re.finditer(rb"(?i)bdat\s+(\d{1,15})(\s+last)?[^\n]*\n", data)
+    return [(data[one.end() : one.end() + int(one[1])], one[2] is not None) for one in found]
+
+
+def _is_of(raw: bytes, chunks: list[tuple[bytes, bool]]) -> bool:
+    """Whether a mail is made of chunks in their order, of which some may have been refused, up to a last one."""
+    begun = {0}  # how much of it the chunks so far may have brought
+    for chunk, last in chunks:
+        reached = {at + len(chunk) for at in begun if raw.startswith(chunk, at)}
+        if last and len(raw) in reached:
+            return True
+        begun |= reached
+    return False
 
 
 def _lines(raw: bytes) -> list[bytes]:
@@ -228,6 +249,13 @@ def said_by_clients() -> list[bytes]:
         + COMMANDS[4]
         + COMMANDS[6]
         + b"VRFY root\r\nEXPN all\r\nHELP\r\nNOOP\r\nSTARTTLS\r\nAUTH PLAIN\r\n",
+        COMMANDS[0]
+        + COMMANDS[2]
+        + COMMANDS[5]
+        + b"BDAT 3\r\nabcBDAT 0 LAST\r\n"
+        + COMMANDS[2]
+        + COMMANDS[5]
+        + b"BDAT 6 LAST\r\nQUIT\r\n",
         begin + b"Subject: smuggled\r\n\r\n\n.\r\n" + begin + b"x\r\n.\r\n",
         b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
     ]
