@@ -309,6 +309,16 @@ def test_directories_are_made_for_their_owner(tmp_path):
     assert (tmp_path / "a" / "b" / "c").is_dir()
 
 
+def test_nothing_is_made_in_place_of_a_store_that_is_gone(tmp_path):
+    """A directory that has to be there already is not made again: what is mounted there later would hide it."""
+    with pytest.raises(StoreUnusable):
+        durable.make_directory(tmp_path / "store" / ".vmctl" / "spool", below=tmp_path / "store" / ".vmctl")
+    assert not (tmp_path / "store").exists()
+    (tmp_path / "store" / ".vmctl").mkdir(parents=True)
+    durable.make_directory(tmp_path / "store" / ".vmctl" / "spool", below=tmp_path / "store" / ".vmctl")
+    assert (tmp_path / "store" / ".vmctl" / "spool").is_dir()
+
+
 @pytest.mark.parametrize("path", ["target", "target/inner"])
 def test_a_file_in_the_way_of_a_directory_is_named(target, path):
     """Nobody is told that a directory is there when it is a file."""

@@ -308,15 +308,18 @@ def keep_owner(path: Path, before: os.stat_result) -> None:
             os.chown(path, before.st_uid, before.st_gid, follow_symlinks=False)
 
 
-def make_directory(path: Path, *, mode: int = 0o700, waits: set[Path] | None = None) -> None:
+def make_directory(path: Path, *, mode: int = 0o700, below: Path | None = None, waits: set[Path] | None = None) -> None:
     """Make `path` and what is missing above it; each new name is durable in its parent.
 
-    AS_BESIDE lets the group do in a new folder what it may do in the one that holds it. With `waits` nobody waits for the
-    disk: the parents are added to it.
+    AS_BESIDE lets the group do in a new folder what it may do in the one that holds it. `below` has to be there already: a
+    store that is unmounted this moment must not be made again in its place. With `waits` nobody waits for the disk: the
+    parents are added to it.
     """
     with disk_faults(path):
         missing = []
         while not beneath.is_folder(path):
+            if path == below:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
             missing.append(path)
             path = path.parent
         for folder in reversed(missing):

@@ -152,7 +152,7 @@ class Replacing:
             self._index.looks.drop_file(_name(aside))
 
     def _aside(self, path: str, expected: str, intended: str) -> Path:
-        durable.make_directory(self._folder)
+        durable.make_directory(self._folder, below=self._folder.parent)
         name = f"{path.replace('/', '%')}.{expected}.{intended[:_INTENDED]}{secrets.token_hex(_TOKEN // 2)}"
         return self._folder / name
 

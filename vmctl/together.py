@@ -31,6 +31,7 @@ class Together:
 
     def __init__(self, state: Path) -> None:
         """`state` is the store's `.vmctl`."""
+        self._state = state
         self._waiting = state / FOLDER
         self._staged: list[Path] = []
         self._open: list[int] = []  # of the files staged since the last wait, while they are few
@@ -68,8 +69,10 @@ class Together:
 
     def _rights(self, folder: Path) -> Rights:
         if folder not in self._known:
-            mode = 0o700 if folder == self._waiting else AS_BESIDE
-            durable.make_directory(folder, mode=mode, waits=self._folders if mode == AS_BESIDE else None)
+            if folder.is_relative_to(self._state):
+                durable.make_directory(folder, below=self._state)
+            else:
+                durable.make_directory(folder, mode=AS_BESIDE, below=self._state.parent, waits=self._folders)
             with durable.disk_faults(folder):
                 fd = beneath.open(folder, os.O_RDONLY | os.O_DIRECTORY)
                 there = os.fstat(fd)

@@ -136,6 +136,11 @@ class Host:
             return self.net.status()
         return {"services": [], "in_step": False, "servers": {}}
 
+    def last_words(self) -> str:
+        """What its daemon wrote last, if it has ended by itself."""
+        ended = self.process is not None and self.process.poll() is not None
+        return f", and its daemon ended: {self.log()[-2000:]}" if ended else ""
+
     def log(self) -> str:
         """What its daemon wrote."""
         return (self.net.root / "log").read_text()

@@ -115,10 +115,10 @@ class Stage:
         wait(self.is_normal, "normal operation", self.told)
 
     def told(self) -> str:
-        """What both say of the services, for a failure."""
+        """What both say of the services, and the last words of a daemon that has ended by itself, for a failure."""
         words = ("name", "serving", "state", "cause", "waiting_for")
         return "; ".join(
-            f"{name}: {[tuple(one[word] for word in words) for one in host.status()['services']]}"
+            f"{name}: {[tuple(one[word] for word in words) for one in host.status()['services']]}{host.last_words()}"
             for name, host in self.hosts.items()
         )
 

@@ -155,7 +155,9 @@ class NativeStore:
                 status = _lstat(
                     f"{self.root}/." if folder == "." else self.root / folder
                 )  # links to the store are followed
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                if folder == ".":  # it went this very moment
+                    raise StoreUnusable(f"the store {self.root} is not there") from error
                 continue
             except OSError as error:
                 raise StoreUnusable(f"cannot look at {folder}", why=error.strerror or str(error)) from error
