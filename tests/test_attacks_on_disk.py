@@ -257,14 +257,14 @@ def test_a_recording_exchanged_for_a_link_while_a_piece_of_it_is_read(wire, iden
     secret.write_bytes(SECRET * audio["size"])
     find = wire.a.recordings.find
 
-    def found(sha256):
-        path = find(sha256)
+    def found(sha256, named):
+        path = find(sha256, named)
         place.unlink(missing_ok=True)
         place.symlink_to(secret)
         return path
 
     monkeypatch.setattr(wire.a.recordings, "find", found)
-    assert wire.a.outbox._packer._sound(audio["sha256"], 0, 100) is None
+    assert wire.a.outbox._packer._sound(audio["sha256"], 0, 100, [entry]) is None
 
 
 @pytest.mark.parametrize(

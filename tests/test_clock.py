@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import re
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vmctl import clock
 from vmctl.clock import Clock, duration, parse_duration, parse_rfc3339, rfc3339, tick
 
 READINGS = st.integers(0, 2**53 - 1)
@@ -121,3 +124,16 @@ def test_the_machine_has_its_clocks():
     before = clock.steady()
     assert 0 < before <= clock.steady()
     assert clock.boot() == clock.boot() != ""
+
+
+def test_a_boot_that_could_not_be_told_once_is_told_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that could open no file for a moment must not take itself to be of another boot for ever."""
+
+    def refused(*_: Any, **__: Any) -> str:
+        raise OSError(24, "Too many open files")
+
+    clock._boot.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", refused)
+        assert Clock().boot() == "unknown"
+    assert Clock().boot() not in {"unknown", ""}

@@ -312,10 +312,14 @@ def test_directories_are_made_for_their_owner(tmp_path):
 def test_nothing_is_made_in_place_of_a_store_that_is_gone(tmp_path):
     """A directory that has to be there already is not made again: what is mounted there later would hide it."""
     with pytest.raises(StoreUnusable):
-        durable.make_directory(tmp_path / "store" / ".vmctl" / "spool", below=tmp_path / "store" / ".vmctl")
+        durable.make_directory(tmp_path / "store" / ".vmctl" / "spool", needs=tmp_path / "store" / ".vmctl")
     assert not (tmp_path / "store").exists()
-    (tmp_path / "store" / ".vmctl").mkdir(parents=True)
-    durable.make_directory(tmp_path / "store" / ".vmctl" / "spool", below=tmp_path / "store" / ".vmctl")
+    (tmp_path / "store").mkdir()  # an empty mount point
+    with pytest.raises(StoreUnusable):
+        durable.make_directory(tmp_path / "store" / "callflows", needs=tmp_path / "store" / ".vmctl")
+    assert list((tmp_path / "store").iterdir()) == []
+    (tmp_path / "store" / ".vmctl").mkdir()
+    durable.make_directory(tmp_path / "store" / ".vmctl" / "spool", needs=tmp_path / "store" / ".vmctl")
     assert (tmp_path / "store" / ".vmctl" / "spool").is_dir()
 
 

@@ -326,3 +326,18 @@ def test_the_recording_that_lost_is_asked_for_and_acknowledged_with_its_conflict
     for replica in narrow.servers.values():
         found = replica.store.root / replica.recordings.find(sha256)
         assert lost.read_bytes() == found.read_bytes()
+
+
+def test_a_recording_that_goes_before_it_is_acknowledged_is_not(wire, recording):
+    """Who acknowledges it says that it is here: it is asked for again, not counted as kept."""
+    wire.desk().create_mailbox("2001", {"name": "Ada"})
+    wire.in_step()
+    ident = wire.desk().leave("2001", recording())
+    wire.send("primary")
+    wire.deliver()
+    (wire.root("secondary") / f"mailboxes/2001/messages/{ident}.wav").unlink()
+    words = [parcel.word for parcel in wire.b.outbox.parcels(always=True, anew=True)]
+    assert [ack for word in words for ack in word.acks if ident in ack[0]] == []
+    assert [want for word in words for want in word.wants["audio"]] != []
+    wire.in_step()
+    assert (wire.root("secondary") / f"mailboxes/2001/messages/{ident}.wav").exists()

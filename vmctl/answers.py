@@ -46,9 +46,7 @@ class Answers:
         acked = []
         for ack in _rows(acks, 2):
             key, version = str(ack[0]), str(ack[1])
-            entry = self._index.get(key)
-            if entry is not None and entry.record.version == version:
-                self._index.put(replace(entry, base=entry.record), self._clock.wall())
+            if self._index.acknowledge(key, version):
                 self._outbox.acknowledged(key)
                 acked.append(key)
         return acked

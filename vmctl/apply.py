@@ -301,7 +301,7 @@ class Applier:
             return False
         if self._store.is_edited(kind):
             data = self._store.text(record)
-            durable.make_directory((self._store.root / path).parent, mode=AS_BESIDE, below=self._store.root)
+            durable.make_directory((self._store.root / path).parent, mode=AS_BESIDE, needs=self._store.state)
             self._replacing.write(entry, path, data)
             return True
         return self._write_with_audio(entry, path, marked=marked)
@@ -312,7 +312,7 @@ class Applier:
         if audio is None or audio["format"] not in self._store.formats:
             return False
         target = self._store.audio_path(record.key, audio["format"])
-        durable.make_directory((self._store.root / target).parent, mode=AS_BESIDE, below=self._store.root)
+        durable.make_directory((self._store.root / target).parent, mode=AS_BESIDE, needs=self._store.state)
         there = self._recordings.place(entry, audio, target)
         if there and record.kind == MESSAGE:
             return self._write_message(entry, path, marked=marked)
@@ -381,8 +381,8 @@ class Applier:
 
     def _shown(self, entry: Entry, path: str, digest: str) -> None:
         with self._index.transaction():
-            self._index.looks.set_file(path, self._store.look_now(self._store.root / path), digest)
-            self._index.put(replace(entry, shown=entry.record), self._clock.wall())
+            self._index.looks.set_file(path, self._store.look_now(path), digest)
+            self._index.show(entry, self._clock.wall())
             self._index.faults.drop(path)
 
     def _tidy(self, path: str) -> None:

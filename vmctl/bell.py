@@ -25,6 +25,10 @@ class Bell:
         for fd in (self._reads, self._writes):
             weakref.finalize(self, os.close, fd)
 
+    def fileno(self) -> int:
+        """What can be read while it rings, for `select`."""
+        return self._reads
+
     def set(self) -> None:
         """Ring: who waits goes on."""
         with contextlib.suppress(BlockingIOError):  # the pipe is full, so it rings already

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from datetime import UTC, datetime, timedelta
@@ -36,9 +37,14 @@ class Clock:
     def boot(self) -> str:
         """The id of this boot, which tells whether two `steady` readings can be compared."""
         try:
-            return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+            return _boot()
         except OSError:
             return "unknown"
+
+
+@functools.cache
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 class Deadline:

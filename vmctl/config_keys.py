@@ -288,7 +288,7 @@ KEYS: Final = (
         OPTIONAL,
         "The environment variable with the password. Programs that vmctl runs do not get it.",
     ),
-    Key("mail.max", size("64kB", "512MB"), "16MB", "The largest sync mail; longer audio is split. Same on both."),
+    Key("mail.max", size("64kB", "512MB"), "16MB", "The largest sync mail; audio of some MB is split. Same on both."),
     Key(
         "mail.seal",
         one_of("auto", "always", "never"),

@@ -94,15 +94,23 @@ def _of_libc(name: str) -> Callable[..., int] | None:
     return getattr(ctypes.CDLL(None, use_errno=True), name, None)
 
 
-@contextlib.contextmanager
-def disk_faults(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals into ours: DiskFull or StoreUnusable, with the path."""
-    try:
-        yield
-    except OSError as error:
+class disk_faults:  # noqa: N801 - it is used as a function is; a class, as it stands around each file of thousands
+    """For a `with`: turn the operating system's refusals into ours, DiskFull or StoreUnusable, with the path."""
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if not isinstance(error, OSError):
+            return
         if error.errno in _FULL:
-            raise DiskFull(f"no room on the disk for {path}", why=os.strerror(error.errno or 0)) from error
-        raise StoreUnusable(f"cannot write {path}", why=error.strerror or str(error)) from error
+            raise DiskFull(f"no room on the disk for {self._path}", why=os.strerror(error.errno or 0)) from error
+        raise StoreUnusable(f"cannot write {self._path}", why=error.strerror or str(error)) from error
 
 
 def temp_beside(path: Path) -> Path:
@@ -308,20 +316,20 @@ def keep_owner(path: Path, before: os.stat_result) -> None:
             os.chown(path, before.st_uid, before.st_gid, follow_symlinks=False)
 
 
-def make_directory(path: Path, *, mode: int = 0o700, below: Path | None = None, waits: set[Path] | None = None) -> None:
+def make_directory(path: Path, *, mode: int = 0o700, needs: Path | None = None, waits: set[Path] | None = None) -> None:
     """Make `path` and what is missing above it; each new name is durable in its parent.
 
-    AS_BESIDE lets the group do in a new folder what it may do in the one that holds it. `below` has to be there already: a
-    store that is unmounted this moment must not be made again in its place. With `waits` nobody waits for the disk: the
-    parents are added to it.
+    AS_BESIDE lets the group do in a new folder what it may do in the one that holds it. Nothing is made where `needs`, a
+    folder, is not there: a store that is unmounted this moment must not be made again in its place. With `waits` nobody
+    waits for the disk: the parents are added to it.
     """
     with disk_faults(path):
         missing = []
         while not beneath.is_folder(path):
-            if path == below:
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
             missing.append(path)
             path = path.parent
+        if missing and needs is not None and not beneath.is_folder(needs):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(needs))
         for folder in reversed(missing):
             try:
                 _mkdir(folder, 0o700)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from vmctl.rare import Rare
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -18,6 +20,7 @@ class Faults:
 
     def __init__(self, run: Callable[..., Any]) -> None:
         self._run = run
+        self.rare = Rare(run, "faults")
 
     def all(self) -> list[dict[str, Any]]:
         """What is at fault, most of it files that cannot be read or are odd: path, why, mend, since (microseconds)."""
@@ -30,6 +33,7 @@ class Faults:
         if old is not None and old[0] == why:
             return False
         self._run("INSERT OR REPLACE INTO faults VALUES (?,?,?,?)", (path, why, mend, since))
+        self.rare.filled()
         return True
 
     def has(self, path: str) -> bool:
@@ -38,4 +42,5 @@ class Faults:
 
     def drop(self, path: str) -> None:
         """The fault is mended."""
-        self._run("DELETE FROM faults WHERE path = ?", (path,))
+        if self.rare:
+            self._run("DELETE FROM faults WHERE path = ?", (path,))

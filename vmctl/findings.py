@@ -41,6 +41,7 @@ class Findings:
         self._index = index
         self._clock = clock
         self._faulty: set[str] = set()
+        self._before: set[str] = set()  # what was at fault when the look began
         self._new: list[str] = []
         self.report = Report()
 
@@ -63,6 +64,10 @@ class Findings:
             self._new.append(path)
         self._index.looks.set_file(path, look, digest)
 
+    def remember_faults(self) -> None:
+        """What is at fault now may turn out to be mended."""
+        self._before = {fault["path"] for fault in self._index.faults.all()}
+
     def keep_new(self) -> None:
         """What was taken in is accepted, so it is made durable first: whoever wrote it may not have waited for the disk."""
         durable.keep((self._store.root / path for path in self._new), self._store.root)
@@ -75,9 +80,11 @@ class Findings:
         self._index.faults.set(shown, why, mend, self._clock.wall())
 
     def forget_mended(self, walk: Walk, listed: set[str]) -> None:
-        """Forget the faults that a scan has not found again, though it looked where they were."""
-        for fault in self._index.faults.all():
-            path = fault["path"]
+        """Forget the faults that a scan has not found again, though it looked where they were.
+
+        What others have named since it began is theirs.
+        """
+        for path in self._before:
             folder = path.rpartition("/")[0]
             if path.startswith(NO_FILE):
                 continue  # whoever named it knows when it is mended

@@ -42,7 +42,7 @@ class Graves:
         """Say durably that a record is dead."""
         tomb = self.tomb(record.key)
         data = {"key": record.key} | record.as_json()
-        durable.make_directory(tomb.parent, below=self._store.state)
+        durable.make_directory(tomb.parent, needs=self._store.state)
         text = self._store.text(record) if record.kind == MESSAGE else (json.dumps(data, indent=1) + "\n").encode()
         durable.write(tomb, text)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from vmctl import (
@@ -46,6 +47,7 @@ _REMEMBERED, _BESIDES = (
 # The order of shipping: what a server needs to answer calls at all comes before what callers left.
 _RANK = {SETTINGS: 0, CALLFLOW: 0, MAILBOX: 0, PROMPT: 1, GREETING: 1, MESSAGE: 3}
 _OTHER_RANK = 2
+_RANKS = ", ".join(map(str, sorted({*_RANK.values(), _OTHER_RANK})))  # named, so that numbers are looked up in each
 
 # What a message is, and since when: by the clock that said so, but never before this server's numbers got there.
 _STATUS = "CASE WHEN json_valid(state) THEN json_extract(state, '$.fields.status.is') END"
@@ -167,6 +169,7 @@ class Index:
         self.faults = fault_list.Faults(self._run)
         self.lamps = lamp_list.Lamps(self._run, _SERVICE)
         self.tombstones = tombstones.Tombstones(self._run, self.note, self.set_note)
+        self._rare = (*self.replies.rare, *self.tombstones.rare, self.faults.rare)
 
     @property
     def is_there(self) -> bool:
@@ -220,6 +223,8 @@ class Index:
             return
         self._run("BEGIN IMMEDIATE")
         self._depth = 1
+        for table in self._rare:
+            table.begin()
         try:
             self._last = self._began = int(self.meta("last", "0"))
             self._digest = int(self.meta("digest", "0"), 16)
@@ -238,6 +243,8 @@ class Index:
             raise
         finally:
             self._depth = 0
+            for table in self._rare:
+                table.end()
 
     def _run(self, query: str, values: tuple[Any, ...] = ()) -> database.Rows:
         try:
@@ -332,6 +339,20 @@ class Index:
         )  # fmt: skip
         self._note_unacked(record.key, base, number, new=old is None or number != old[1])
 
+    def show(self, entry: Entry, wall: int) -> None:
+        """The file of a record shows the version that is here."""
+        row = entry.record.key, entry.record.version
+        if self._run("UPDATE records SET shown = '=', todo = 0 WHERE key = ? AND version = ?", row).rowcount == 0:
+            self.put(replace(entry, shown=entry.record), wall)
+
+    def acknowledge(self, key: str, version: str) -> bool:
+        """The peer holds a version of a record; tells whether that is the one that is here."""
+        row = key, version
+        here = self._run("UPDATE records SET base = '=' WHERE key = ? AND version = ?", row).rowcount > 0
+        if here:
+            self._run("DELETE FROM unacked WHERE key = ?", (key,))
+        return here
+
     def _note_unacked(self, key: str, base: str | None, number: int, *, new: bool) -> None:
         """Keep of what the peer lacks since which change it does: all that it lacks of it is `above` a number.
 
@@ -422,14 +443,18 @@ class Index:
         query = f"SELECT key FROM records WHERE todo AND NOT {replies.WAITS} ORDER BY rank, key"  # noqa: S608 - our own words; values are parameters
         return [row[0] for row in self._run(query)]
 
-    def pending(self) -> list[tuple[str, str, str]]:
-        """Key, kind and version of what the peer lacks: settings, callflows and mailboxes first, then the newest."""
-        query = "SELECT key, kind, version FROM records WHERE base IS NOT '=' ORDER BY rank, number DESC"
-        return [(row[0], row[1], row[2]) for row in self._run(query)]
+    def pending(self, above: int = -1) -> list[tuple[str, str, str]]:
+        """Key, kind and version of what the peer lacks: settings, callflows and mailboxes first, then the newest.
+
+        Of the changes `above` a number only.
+        """
+        query = f"""SELECT key, kind, version FROM records WHERE base IS NOT '=' AND rank IN ({_RANKS}) AND number > ?
+            ORDER BY rank, number DESC"""  # noqa: S608 - our own words
+        return [(row[0], row[1], row[2]) for row in self._run(query, (above,))]
 
     def pending_count(self) -> int:
         """How many records the peer lacks."""
-        return int(self._run("SELECT count(*) FROM records WHERE base IS NOT '='").fetchone()[0])
+        return int(self._run("SELECT count(*) FROM unacked").fetchone()[0])
 
     def oldest_pending(self) -> int | None:
         """The change number (a clock reading, microseconds) of the oldest change that the peer lacks."""

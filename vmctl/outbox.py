@@ -107,12 +107,13 @@ class Outbox:
         self._due: tuple[deque[str], deque[str]] | None = None
 
     def parcels(
-        self, *, always: bool = False, anew: bool = False, request: dict[str, Any] | None = None,
+        self, *, always: bool = False, anew: bool = False, eager: bool = False, request: dict[str, Any] | None = None,
         status: Callable[[], dict[str, Any]] = dict,
     ) -> Iterator[Parcel]:  # fmt: skip
         """The mails that are due, each built when it is asked for, inside a transaction of its own.
 
-        `always` makes at least one, a heartbeat; `anew` also sends again what left and was not acknowledged yet.
+        `always` makes at least one, a heartbeat; `eager` asks at once for whatever is missing, and `anew` also sends again
+        what left and was not acknowledged yet.
         `request`, and what `status` gives at that moment, is added to each. Say what became of one (`left`, `refused`
         `put_off` or `too_large`; none of them: it is tried again) before the next is asked for.
         """
@@ -125,19 +126,36 @@ class Outbox:
         while True:
             urgent, messages = self._due = self._due or self._find_due()
             group = self._group(others=bool(urgent or messages))
-            word = self._asker.word(self._packer.bound, eager=anew) if group is None else Word()
+            word = self._asker.word(self._packer.bound, eager=eager or anew) if group is None else Word()
+            beats = always and count == 0
+            if group is None and not (urgent or messages or word or beats or self._index.offers.recordings()):
+                return  # as nearly each time: to say how things are takes longer than to see that nobody needs to hear it
             facts = status() | word.as_json()
             load = Load(size=estimate([facts, request or {}]))
             if group is None:
                 self._fill(load, urgent, messages, word, oldest=count % _OLDEST_EVERY == _OLDEST_EVERY - 1)
             elif group and not self._fill_with(load, group):
                 continue
-            if group is None and not (load or word or (always and count == 0)):
+            if group is None and not (load or word or beats):
                 return
             yield Parcel(*self._writer.write(load, facts, request or {}), load, word)
             count += 1
             if group is None and not load and not self._asker.unfinished(word):
                 return
+
+    def found(self, above: int, status: Callable[[], dict[str, Any]]) -> Iterator[Parcel]:
+        """Mails with what came into the index above a number, and nothing else, while more is being looked for.
+
+        As `parcels` are they built, and settled before the next is asked for.
+        """
+        urgent, messages = self._find_due(above)
+        while (urgent or messages) and not self._deferrals.asks_for_a_bare_mail:
+            facts = status() | Word().as_json()
+            load = Load(size=estimate([facts]))
+            self._fill_with_records(load, urgent, messages)
+            if not load:
+                return
+            yield Parcel(*self._writer.write(load, facts, {}), load)
 
     def _group(self, *, others: bool) -> Group | None:
         """What the next mail brings: nothing, a group of suspects, or None for an ordinary mail."""
@@ -179,6 +197,11 @@ class Outbox:
             if (waiting := self._deferrals.as_json()) != (self._index.note(_PUT_OFF) or []):
                 self._index.set_note(_PUT_OFF, waiting)
         self._evidence.clear()
+
+    def left_now(self) -> None:
+        """The peer could not answer before this moment: what has left since long ago is not due again yet."""
+        now = self._clock.steady() + self._resend
+        self._sent = {key: sent._replace(due=max(sent.due, now)) for key, sent in self._sent.items()}
 
     def refused(self, parcel: Parcel, reply: str) -> bool:
         """A server refused it for good; tells whether another mail may go at once, to find out what it was."""
@@ -246,17 +269,18 @@ class Outbox:
 
     # Filling one mail
 
-    def _find_due(self) -> tuple[deque[str], deque[str]]:
+    def _find_due(self, above: int = -1) -> tuple[deque[str], deque[str]]:
+        """The keys of what is to leave now, of the changes above a number: what is urgent, and messages."""
         now = self._clock.steady()
         urgent: deque[str] = deque()
         messages: deque[str] = deque()
         parked = self._lot.versions()
         suspects = {thing for thing in self._suspects() if isinstance(thing, Version)}
-        pending = [row for row in self._index.pending() if (row[0], row[2]) not in parked]
-        still = {
-            key for key, _, _ in pending
-        }  # a suspect, too: that it left before says that its recording is on its way
-        self._sent = {key: sent for key, sent in self._sent.items() if key in still}
+        pending = [row for row in self._index.pending(above) if (row[0], row[2]) not in parked]
+        if above < 0:
+            # a suspect, too: that it left before says that its recording is on its way
+            still = {key for key, _, _ in pending}
+            self._sent = {key: sent for key, sent in self._sent.items() if key in still}
         for key, kind, version in pending:
             sent = self._sent.get(key)
             if (key, version) not in suspects and (sent is None or now >= sent.due or sent.version != version):
@@ -273,20 +297,28 @@ class Outbox:
         return self._refusals.suspects() | self._deferrals.suspects()
 
     def _fill(self, load: Load, urgent: deque[str], messages: deque[str], word: Word, *, oldest: bool) -> None:
+        if not self._fill_with_records(load, urgent, messages, oldest=oldest):
+            return
+        if not (urgent or messages):
+            for piece in self._pieces(word.lost):
+                if not self._packer.add_piece(load, piece):
+                    return
+
+    def _fill_with_records(
+        self, load: Load, urgent: deque[str], messages: deque[str], *, oldest: bool = False
+    ) -> bool:  # fmt: skip
+        """Fill a mail with the records that are due; False when it is full before one of them."""
         while len(load.records) < MOST_RECORDS and len(load.audio) < MAX_AUDIO and (urgent or messages):
             queue = urgent or messages
             last = oldest and not urgent
             entry = self._index.get(queue[-1] if last else queue[0])
             if entry is not None and entry.pending and not self._add(load, entry):
-                return
+                return False
             if last:
                 queue.pop()
             else:
                 queue.popleft()
-        if not (urgent or messages):
-            for piece in self._pieces(word.lost):
-                if not self._packer.add_piece(load, piece):
-                    return
+        return True
 
     def _fill_with(self, load: Load, group: Group) -> bool:
         """Fill a mail with suspects, and nothing else; tells whether there are any left."""

@@ -34,6 +34,8 @@ MOST_RECORDS = 500
 SMALLEST_BOUND = 64_000  # bytes: the least that `mail.max` may be
 _FOR = 86_400_000_000  # microseconds
 _SHORTEST_PIECE = 4096
+# Bytes in one mail: each end has some times as much in memory, and what is urgent waits behind it.
+_MOST_IN_PIECES = 4_000_000
 
 
 @dataclass(slots=True)
@@ -89,7 +91,7 @@ class Packer:
     def piece(self) -> int:
         """Bytes of a piece that fits a mail with nothing else in it."""
         overhead = FRAME + 2 * AUDIO_FRAME + 8192
-        return max(_SHORTEST_PIECE, int((self.bound - overhead) / BASE64_GROWTH))
+        return max(_SHORTEST_PIECE, int((min(self.bound, _MOST_IN_PIECES) - overhead) / BASE64_GROWTH))
 
     def narrow(self, size: int, limit: int | None) -> bool:
         """A mail of `size` bytes was too large for a server that takes `limit`, or does not say; tells whether less goes."""
@@ -111,7 +113,7 @@ class Packer:
         size = estimate([value]) - FRAME
         if FRAME + size > self.bound:
             raise TooLarge(FRAME + size)
-        audio = self._audio_for(entry)
+        audio, named = self._audio_for(entry)
         long = audio is not None and audio["size"] > self.piece
         if audio is not None and not long:
             size += estimate([], [audio["size"]]) - FRAME
@@ -120,7 +122,7 @@ class Packer:
         if audio is not None:
             if long and not again:
                 load.long.append((audio["sha256"], audio["size"]))
-            elif not long and (sound := self._sound(audio["sha256"], 0, audio["size"])) is not None:
+            elif not long and (sound := self._sound(audio["sha256"], 0, audio["size"], named)) is not None:
                 load.audio.append(sound)
         load.records.append(value)
         load.versions[entry.record.key] = entry.record.version
@@ -130,33 +132,34 @@ class Packer:
     def add_piece(self, load: Load, piece: Piece) -> bool:
         """Add a piece of a recording, if it is here; False when the mail is full."""
         size = estimate([], [piece.stop - piece.start]) - FRAME
-        if load and (load.size + size > self.bound or len(load.audio) >= MAX_AUDIO):
+        if load and (load.size + size > min(self.bound, _MOST_IN_PIECES) or len(load.audio) >= MAX_AUDIO):
             return False
-        sound = self._sound(*piece)
+        sound = self._sound(*piece, self._index.with_audio(piece.sha256))
         if sound is not None:
             load.audio.append(sound)
             load.size += size
             load.pieces.append(piece)
         return True
 
-    def _audio_for(self, entry: Entry) -> dict[str, Any] | None:
-        """The recording that has to travel with a record, if the peer is not known to hold it.
+    def _audio_for(self, entry: Entry) -> tuple[dict[str, Any] | None, list[Entry]]:
+        """The recording that has to travel with a record, if the peer is not known to hold it; and who else names it.
 
-        It holds it when it acknowledged a version with it, of this record or of one that lived.
+        The peer holds it when it acknowledged a version with it, of this record or of one that lived.
         """
         audio = audio_of(entry.record.document) if entry.record.lives else None
         if audio is None:
-            return None
-        bases = [other.base for other in self._index.with_audio(audio["sha256"]) if other.base and other.base.lives]
+            return None, []
+        named = self._index.with_audio(audio["sha256"])
+        bases = [other.base for other in named if other.base and other.base.lives]
         held = [audio_of(base.document) for base in (entry.base, *bases) if base is not None]
-        return None if any(one is not None and one["sha256"] == audio["sha256"] for one in held) else audio
+        return (None if any(one is not None and one["sha256"] == audio["sha256"] for one in held) else audio), named
 
-    def _sound(self, sha256: str, start: int, stop: int) -> Audio | None:
-        """The bytes of a recording as an attachment; None where it is not here."""
-        path = self._recordings.find(sha256)
+    def _sound(self, sha256: str, start: int, stop: int, named: list[Entry]) -> Audio | None:
+        """The bytes of a recording, which these entries name, as an attachment; None where it is not here."""
+        path = self._recordings.find(sha256, named)
         if path is None:
             return None
-        entry = next(iter(self._index.with_audio(sha256)), None)
+        entry = next(iter(named), None)
         document = entry.record.document if entry else {}
         audio = audio_of(document) or {"size": stop, "format": WAV}
         try:

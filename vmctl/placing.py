@@ -50,7 +50,7 @@ class Placing:
         lines = [[record.key, record.version, staged.name, sound] for record, staged, sound in waiting]
         if self._boot == _UNKNOWN or not lines:
             return
-        durable.make_directory(self._folder, below=self._folder.parent)
+        durable.make_directory(self._folder, needs=self._folder.parent)
         mark = self._folder / (os.urandom(8).hex() + self._suffix)
         durable.take_place(durable.stage(mark, json.dumps(lines).encode(), Rights(0o600)), mark)
         self._marks.append(mark)

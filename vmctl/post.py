@@ -241,8 +241,9 @@ class Post:
         return bool(self._answers)
 
     def parcels(
-        self, *, always: bool = False, anew: bool = False, request: dict[str, Any] | None = None, answer: bool = True
-    ) -> Iterator[Parcel]:
+        self, *, always: bool = False, anew: bool = False, eager: bool = False, request: dict[str, Any] | None = None,
+        answer: bool = True,
+    ) -> Iterator[Parcel]:  # fmt: skip
         """The mails that are due, with what the peer must know of the roles and, with `answer`, the answer it waits for."""
         answers: list[str] = []
         if answer:
@@ -250,8 +251,13 @@ class Post:
         proof, self.proof = self.proof, None
         extra = ({"answers": answers} if answers else {}) | ({"proof": proof} if proof else {})
         yield from self.replica.outbox.parcels(
-            always=always or bool(extra), anew=anew, request=request, status=lambda: self.failover.facts() | extra
-        )
+            always=always or bool(extra), anew=anew, eager=eager, request=request,
+            status=lambda: self.failover.facts() | extra,
+        )  # fmt: skip
+
+    def found(self, above: int) -> Iterator[Parcel]:
+        """The mails with what a scan that goes on has found so far: the changes above a number."""
+        yield from self.replica.outbox.found(above, self.failover.facts)
 
     def carry(self, parcel: Parcel) -> None:
         """Hand one mail to the peer's server. Raises PeerUnreachable, MailRefused, MailTooLarge. For one thread at a time."""

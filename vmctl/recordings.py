@@ -35,14 +35,23 @@ class Recordings:
 
     def are_here(self, entry: Entry) -> bool:
         """Whether the recording that a record names, if it does, is here: in the pool or in its place."""
-        audio = audio_of(entry.record.document)
-        return audio is None or not entry.record.lives or self.find(audio["sha256"]) is not None
+        audio, record = audio_of(entry.record.document), entry.record
+        if audio is None or not record.lives:
+            return True
+        if entry.shown is not None and record.kind == MESSAGE and audio["format"] in self._store.formats:
+            place = self._store.audio_path(record.key, audio["format"])  # where it nearly always lies
+            if self.lies_at(place, audio["sha256"], audio["size"]):
+                return True
+        return self.find(audio["sha256"]) is not None
 
-    def find(self, sha256: str) -> str | None:
-        """A file with this recording, relative to the store, if any; one in the store is known by its unchanged look."""
+    def find(self, sha256: str, named: list[Entry] | None = None) -> str | None:
+        """A file with this recording, relative to the store, if any; one in the store is known by its unchanged look.
+
+        `named` are the entries that name it, where the caller has asked for them already.
+        """
         if self._pool.holds(sha256):
             return f".vmctl/audio/{sha256}"
-        for entry in self._index.with_audio(sha256):
+        for entry in self._index.with_audio(sha256) if named is None else named:
             audio, key = audio_of(entry.record.document), _place_of(entry.record)
             if audio and audio["format"] in self._store.formats and key is not None:
                 path = self._store.audio_path(key, audio["format"])
@@ -85,7 +94,7 @@ class Recordings:
 
     def staged(self, audio: dict[str, Any], target: str) -> None:
         """What `stage` gave has its place now."""
-        self._index.looks.set_file(target, self._store.look_now(self._store.root / target), audio["sha256"])
+        self._index.looks.set_file(target, self._store.look_now(target), audio["sha256"])
         self._pool.placed(audio["sha256"])
 
     def place(self, entry: Entry, audio: dict[str, Any], target: str) -> bool:
@@ -111,7 +120,7 @@ class Recordings:
         else:
             durable.copy(self._store.root / source, place, mode=AS_BESIDE)
         self.drop_former_format(entry, target)
-        self._index.looks.set_file(target, self._store.look_now(place), sha256)
+        self._index.looks.set_file(target, self._store.look_now(target), sha256)
         return True
 
     def drop_former_format(self, entry: Entry, target: str) -> None:

@@ -52,7 +52,7 @@ class Replacing:
         replaced = durable.exchange(self._store.root / path, data, aside, mode=AS_BESIDE)
         with self._index.transaction():
             late, settled = self._merge_late(entry, path, aside, expected) if replaced else (False, False)
-            self._index.looks.set_file(path, self._store.look_now(self._store.root / path), intended)
+            self._index.looks.set_file(path, self._store.look_now(path), intended)
             if not late:
                 self._index.put(replace(entry, shown=entry.record), self._clock.wall())
             self._index.faults.drop(path)
@@ -135,11 +135,13 @@ class Replacing:
         shown = before.shown.document if before.shown else {}
         if before.record.kind == MESSAGE:  # an application need not write what it cannot change
             document = {name: shown[name] for name in ("audio", "seconds") if name in shown} | document
-        self._edits.found(before.record.key, document, self._store.look_now(aside).mtime // 1000)
+        self._edits.found(before.record.key, document, self._store.look_now(_name(aside)).mtime // 1000)
         merged = self._index.get(before.record.key)
         if merged is not None:
             self._index.put(replace(merged, shown=before.record), self._clock.wall())
-        self._index.looks.set_file(_name(aside), self._store.look_now(aside), "")  # merged, once this is committed
+        self._index.looks.set_file(
+            _name(aside), self._store.look_now(_name(aside)), ""
+        )  # merged, once this is committed
         return True, True
 
     def _name_fault(self, aside: Path, path: str, why: str) -> None:
@@ -152,7 +154,7 @@ class Replacing:
             self._index.looks.drop_file(_name(aside))
 
     def _aside(self, path: str, expected: str, intended: str) -> Path:
-        durable.make_directory(self._folder, below=self._folder.parent)
+        durable.make_directory(self._folder, needs=self._folder.parent)
         name = f"{path.replace('/', '%')}.{expected}.{intended[:_INTENDED]}{secrets.token_hex(_TOKEN // 2)}"
         return self._folder / name
 

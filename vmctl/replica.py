@@ -26,7 +26,7 @@ from vmctl.journal import Journal
 from vmctl.outbox import Outbox
 from vmctl.parked import Lot
 from vmctl.recordings import Recordings
-from vmctl.scan import Scanner
+from vmctl.scan import PART, Scanner
 from vmctl.spool import Spool
 from vmctl.store.native import NativeStore
 from vmctl.store.pool import Pool
@@ -50,6 +50,7 @@ _MAILDIR = "vmctl:maildir"
 _MOST_LOOKS = 3
 _LONGEST_WRITING = 3_600_000_000  # microseconds
 _GULP = 32_000_000  # bytes of mails whose recordings are in memory at once, and the last of them
+_OVER = object()
 _SHARE_OF_DIGESTS = 8  # one part in so many of a mail may be digests
 
 
@@ -159,16 +160,33 @@ class Replica:
 
     # From the store into the index
 
-    def scan(self, *, full: bool = False, accept_deletions: bool = False) -> Report:
-        """One look at the store; files that lag behind the index are written."""
-        with self.locked():
-            full = full or self._full_is_due()
-            report = self.scanner.scan(full=full, accept_deletions=accept_deletions)
-            self.applier.apply_all(self._deadline())
-            if full:
-                self._clear_leftovers()
-            if report.held != (self.index.note("held") or []):
-                self.index.set_note("held", report.held)
+    def scan(
+        self, *, full: bool = False, accept_deletions: bool = False, pause: Callable[[], object] | None = None
+    ) -> Report:
+        """One look at the store; files that lag behind the index are written.
+
+        With `pause`, which is called now and then where much is found, others need not wait for the end of it.
+        """
+        full = full or self._full_is_due()
+        if pause is None:
+            with self.locked():
+                self.scanner.scan(full=full, accept_deletions=accept_deletions)
+                return self._scanned(full=full)
+        parts = self.scanner.parts(full=full, accept_deletions=accept_deletions, size=PART)
+        while True:
+            with self.locked():
+                if next(parts, _OVER) is _OVER:
+                    return self._scanned(full=full)
+            pause()
+
+    def _scanned(self, *, full: bool) -> Report:
+        """What follows on a scan: files are written, what was left half-written goes."""
+        report = self.scanner.report
+        self.applier.apply_all(self._deadline())
+        if full:
+            self._clear_leftovers()
+        if report.held != (self.index.note("held") or []):
+            self.index.set_note("held", report.held)
         return report
 
     def scan_folders(self, folders: set[str]) -> Report | None:
@@ -189,10 +207,11 @@ class Replica:
                     durable.discard(path)
 
     def scan_settled(
-        self, wait: Callable[[float], object], *, full: bool = False, accept_deletions: bool = False
-    ) -> Report:
+        self, wait: Callable[[float], object], *, full: bool = False, accept_deletions: bool = False,
+        pause: Callable[[], object] | None = None,
+    ) -> Report:  # fmt: skip
         """A scan, and the second look that it owes to files that have not stood still or are gone."""
-        report = self.scan(full=full, accept_deletions=accept_deletions)
+        report = self.scan(full=full, accept_deletions=accept_deletions, pause=pause)
         for _ in range(_MOST_LOOKS):
             if not report.again:
                 break

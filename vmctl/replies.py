@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from vmctl.rare import Rare
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -26,6 +28,7 @@ class Replies:
 
     def __init__(self, run: Callable[..., Any]) -> None:
         self._run = run
+        self.rare = self._wants, self._awaited = Rare(run, "wants"), Rare(run, "awaited")
 
     # Versions that are here
 
@@ -53,6 +56,7 @@ class Replies:
     def add_want(self, key: str) -> None:
         """Remember to ask for a record whole."""
         self._run("INSERT OR REPLACE INTO wants VALUES (?)", (key,))
+        self._wants.filled()
 
     def wants(self) -> list[str]:
         """The records to ask for."""
@@ -60,7 +64,8 @@ class Replies:
 
     def drop_want(self, key: str) -> None:
         """The record came whole."""
-        self._run("DELETE FROM wants WHERE key = ?", (key,))
+        if self._wants:
+            self._run("DELETE FROM wants WHERE key = ?", (key,))
 
     def drop_wants(self) -> None:
         """The peer sends everything again."""
@@ -71,10 +76,11 @@ class Replies:
     def awaits(self, sha256: str) -> None:
         """A recording was looked for and is not here."""
         self._run("INSERT OR IGNORE INTO awaited VALUES (?)", (sha256,))
+        self._awaited.filled()
 
     def came(self, recordings: Iterable[str]) -> None:
         """These recordings are here."""
-        for sha256 in recordings:
+        for sha256 in recordings if self._awaited else ():
             self._run("DELETE FROM awaited WHERE sha256 = ?", (sha256,))
 
     def awaited(self) -> dict[str, int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import stat
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from vmctl.absence import Absences, Missing
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 # A directory changed as lately as this before it was listed may change again without a new mtime.
 _RACY_NS = 2_000_000_000
 _LITTER_SECONDS = 60
+PART = 500  # records: a mail of them
 
 
 class Scanner:
@@ -55,6 +57,7 @@ class Scanner:
         self._findings = Findings(store, index, clock)
         self._set_back: dict[str, str] = {}
         self._listings: dict[str, tuple[int, dict[str, os.stat_result] | None]] = {}
+        self._judged_late = False  # whether others may have changed the store since it was looked at as a whole
         self._plain_pin = False
         self._at_once = False  # what is complete need not have stood still
         self._young: set[str] = set()  # what was taken so
@@ -62,41 +65,78 @@ class Scanner:
 
     def scan(self, *, full: bool = False, accept_deletions: bool = False) -> Report:
         """One look at the whole store, in one transaction of the index."""
-        self._report = self._findings.begin()
+        for _ in self.parts(full=full, accept_deletions=accept_deletions):
+            pass
+        return self._report
+
+    @property
+    def report(self) -> Report:
+        """What the newest look has found so far."""
+        return self._report
+
+    def parts(self, *, full: bool, accept_deletions: bool, size: float = float("inf")) -> Iterator[None]:
+        """The same in parts, each of so many records that are found: others may change the store before the next one.
+
+        Each is a transaction. What is gone is judged in the last one. Between them nothing else may be asked of this scanner.
+        """
+        report = self._report = self._findings.begin()
         self._listings.clear()
-        with self._index.transaction():
-            listed_before = {} if full else self._index.looks.listed()
-            looked = self._clock.wall() * 1000
+        self._judged_late = False
+        walk: Walk | None = None
+        while True:
+            with self._index.transaction():
+                if walk is None:
+                    walk, listed, waiting = self._begin(full=full, accept_deletions=accept_deletions)
+                while waiting and len(self.edits.changed) < size:
+                    self._message_folder(walk, waiting.popleft())
+                if not waiting:
+                    self._end(walk, listed, full=full, accept_deletions=accept_deletions)
+                self._findings.keep_new()
+            report.changed += self.edits.changed
+            self.edits.changed = []
+            if not waiting:
+                return
+            yield
+            self._listings.clear()  # they are of before
+            self._judged_late = True
 
-            def known_names(folder: str, status: os.stat_result) -> list[str] | None:
-                before = listed_before.get(folder)
-                return None if before is None or _changed(status, before[0]) else before[1]
+    def _begin(self, *, full: bool, accept_deletions: bool) -> tuple[Walk, set[str], deque[str]]:
+        """Look at all but the message folders; those in which something may be gone, and those to look into."""
+        self._findings.remember_faults()
+        listed_before = {} if full else self._index.looks.listed()
+        looked = self._clock.wall() * 1000
 
-            walk = self._store.walk(known_names)
-            for path, why in {**walk.odd, **walk.unread}.items():
-                self._findings.fault(path, why, "move it out of the store, or mend its name or permissions")
-            folders = self._folders_to_list(walk, full=full)
-            self._hold({} if accept_deletions else set_back(self._store, self._index, walk, self._listed(folders)))
-            known = self._index.looks.hand_files()
-            for path, (key, look) in walk.files.items():
-                if path in self._set_back:
-                    continue
-                if path not in known or known[path][0] != look or (full and self._settled(look)):
-                    self._hand_file(key, path, look)
-            self._remember_listed(walk, looked, listed_before)
-            listed = self._message_folders(walk, folders)
-            distrust = bool(self._set_back)
-            self._missing(self._absences.look(walk, listed, accept=accept_deletions, distrust=distrust))
-            for fault in self.edits.clashes():
-                self._findings.fault(*fault)
-            self._findings.forget_mended(walk, listed)
-            if full:
-                self._index.set_meta("full_scan", str(self._clock.wall()))
-            if self._index.is_new and self._index.meta("full_scan", "0") != "0":
-                # a file that this scan could not read, or that had not stood still, is looked at by each until it is known
-                self._index.set_meta("seen_all", str(int(not walk.unread and not self._is_old_unsettled())))
-            self._findings.keep_new()
-        return self._reported()
+        def known_names(folder: str, status: os.stat_result) -> list[str] | None:
+            before = listed_before.get(folder)
+            return None if before is None or _changed(status, before[0]) else before[1]
+
+        walk = self._store.walk(known_names)
+        for path, why in {**walk.odd, **walk.unread}.items():
+            self._findings.fault(path, why, "move it out of the store, or mend its name or permissions")
+        folders = self._folders_to_list(walk, full=full)
+        self._hold({} if accept_deletions else set_back(self._store, self._index, walk, self._listed(folders)))
+        known = self._index.looks.hand_files()
+        for path, (key, look) in walk.files.items():
+            if path in self._set_back:
+                continue
+            if path not in known or known[path][0] != look or (full and self._settled(look)):
+                self._hand_file(key, path, look)
+        self._remember_listed(walk, looked, listed_before)
+        listed = {*folders, *(self._index.looks.folders().keys() - walk.folders.keys())}
+        return walk, listed, deque(folders)
+
+    def _end(self, walk: Walk, listed: set[str], *, full: bool, accept_deletions: bool) -> None:
+        """Judge what is gone, now that all has been looked at."""
+        distrust = bool(self._set_back)
+        self._missing(self._absences.look(walk, listed, accept=accept_deletions, distrust=distrust))
+        for fault in self.edits.clashes():
+            self._findings.fault(*fault)
+        self._findings.forget_mended(walk, listed)
+        if full:
+            self._index.set_meta("full_scan", str(self._clock.wall()))
+        if self._index.is_new and self._index.meta("full_scan", "0") != "0":
+            # a file that this scan could not read, or that had not stood still, is looked at by each until it is known
+            self._index.set_meta("seen_all", str(int(not walk.unread and not self._is_old_unsettled())))
 
     def _remember_listed(
         self, walk: Walk, looked: int, before: dict[str, tuple[tuple[int, int, int, int], list[str]]]
@@ -249,24 +289,32 @@ class Scanner:
         parts = [part for path in known if (part := self._store.part_of(path)) is not None and part.form is None]
         return all(self._unchanged(message_key(extension, part.ident), there, known) for part in parts)
 
-    def _message_folders(self, walk: Walk, folders: list[str]) -> set[str]:
-        known = self._index.looks.folders()
-        for folder in folders:
-            extension, status = walk.folders[folder]
-            looked = self._clock.wall() * 1000
-            try:
-                if folder in self._listings:
-                    looked, found = self._listings.pop(folder)
-                else:
-                    found = self._store.messages(folder)
-                well = found is None or self._messages(extension, folder, found)
-            except StoreUnusable as error:
-                walk.unread[folder], well = error.words, False
-                self._findings.fault(folder, error.words, error.hint)
-            self._index.looks.set_folder(
-                folder, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, looked if well else 0
-            )
-        return {*folders, *(known.keys() - walk.folders.keys())}
+    def _message_folder(self, walk: Walk, folder: str) -> None:
+        extension, status = walk.folders[folder]
+        looked = self._clock.wall() * 1000
+        try:
+            if folder in self._listings:
+                looked, found = self._listings.pop(folder)
+            else:
+                found = self._store.messages(folder)
+            late = self._set_back_since(folder, found)
+            self._report.unsettled |= late
+            well = not late and (found is None or self._messages(extension, folder, found))
+        except StoreUnusable as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return  # it went since the walk: the next one sees what that means
+            walk.unread[folder], well = error.words, False
+            self._findings.fault(folder, error.words, error.hint)
+        self._index.looks.set_folder(
+            folder, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, looked if well else 0
+        )
+
+    def _set_back_since(self, folder: str, found: dict[str, os.stat_result] | None) -> set[str]:
+        """What was put back from a backup after this scan had looked for that: the next one is to judge it, with all else."""
+        if not self._judged_late or found is None or self._index.is_new:
+            return set()
+        listing = Listing(folder, found, self._index.looks.files_in(folder))
+        return older(self._store, self._index, listing).keys() - self._set_back.keys()
 
     def _messages(self, extension: str, folder: str, found: dict[str, os.stat_result]) -> bool:
         """Look at each message of a folder; tells whether all was well, so that it need not be listed again."""

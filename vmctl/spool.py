@@ -28,7 +28,7 @@ class Spool:
 
     def put(self, raw: bytes, packet: str, wall: int) -> Path:
         """Keep a mail; when this returns, no power cut loses it. `packet` becomes a part of its name."""
-        durable.make_directory(self._folder, below=self._state)
+        durable.make_directory(self._folder, needs=self._state)
         path = self._folder / f"{wall:016d}-{packet}{_SUFFIX}"
         durable.write(path, raw)
         return path
@@ -68,7 +68,7 @@ class Spool:
 
     def refuse(self, path: Path, why: str) -> Path:
         """Set a mail aside that cannot be taken, and why, for a person to look at."""
-        durable.make_directory(self._refused, below=self._state)
+        durable.make_directory(self._refused, needs=self._state)
         target = self._refused / path.name
         durable.write(target.with_suffix(_WHY), why.encode("utf-8", "replace"))
         durable.move(path, target)
@@ -88,7 +88,7 @@ class Spool:
     def take_up(self, ident: str) -> None:
         """Put a mail that was set aside back among those that wait. `ident` is its file's stem. Raises NotFound."""
         path = self._one_refused(ident)
-        durable.make_directory(self._folder, below=self._state)
+        durable.make_directory(self._folder, needs=self._state)
         durable.move(path, self._folder / path.name)
         durable.discard(path.with_suffix(_WHY))
 
@@ -108,7 +108,7 @@ class Spool:
 
     def park(self, raw: bytes, packet: str, wall: int) -> None:
         """Keep a mail that the peer does not take; the oldest goes when there are too many."""
-        durable.make_directory(self._parked, below=self._state)
+        durable.make_directory(self._parked, needs=self._state)
         self.unpark(packet)
         for path in _mails(self._parked)[: -(_MOST_PARKED - 1)]:
             durable.discard(path)

@@ -33,7 +33,7 @@ class Together:
         """`state` is the store's `.vmctl`."""
         self._state = state
         self._waiting = state / FOLDER
-        self._staged: list[Path] = []
+        self._staged: set[Path] = set()
         self._open: list[int] = []  # of the files staged since the last wait, while they are few
         self._fresh: list[Path] = []  # the same
         self._folders: set[Path] = set()  # whose names are not durable yet
@@ -56,7 +56,7 @@ class Together:
         self._rights(self._waiting)
         few = len(self._fresh) < _FEW
         staged = durable.stage(self._waiting / path.name, data, whose, self._open if few else None)
-        self._staged.append(staged)
+        self._staged.add(staged)
         self._fresh.append(staged)
         return staged
 
@@ -70,9 +70,9 @@ class Together:
     def _rights(self, folder: Path) -> Rights:
         if folder not in self._known:
             if folder.is_relative_to(self._state):
-                durable.make_directory(folder, below=self._state)
+                durable.make_directory(folder, needs=self._state)
             else:
-                durable.make_directory(folder, mode=AS_BESIDE, below=self._state.parent, waits=self._folders)
+                durable.make_directory(folder, mode=AS_BESIDE, needs=self._state, waits=self._folders)
             with durable.disk_faults(folder):
                 fd = beneath.open(folder, os.O_RDONLY | os.O_DIRECTORY)
                 there = os.fstat(fd)
@@ -99,12 +99,16 @@ class Together:
     def take_place(self, staged: Path, path: Path) -> None:
         """Give a file its name, in place of what has it."""
         durable.take_place(staged, path)
+        self._staged.discard(staged)
         self._folders |= {staged.parent, path.parent} - {self._waiting}
 
     def take_free_place(self, staged: Path, path: Path) -> bool:
         """Give a file its name unless something has that already; tells whether it did."""
         self._folders.add(path.parent)
-        return durable.take_free_place(staged, path)
+        taken = durable.take_free_place(staged, path)
+        if taken:
+            self._staged.discard(staged)
+        return taken
 
     def close(self) -> None:
         """Wait until all names are durable."""

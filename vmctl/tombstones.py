@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from vmctl.model import KINDS
+from vmctl.rare import Rare
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,15 +51,19 @@ class Tombstones:
         self._run = run
         self._note = note
         self._set_note = set_note
+        self.rare = self._dead, self._unburied = Rare(run, "dead"), Rare(run, "unburied")
 
     def take(self, record: Record, wall: int) -> None:
         """Note whether a record is dead or purged now, and since when.
 
         A clock that is behind must not end a retention early, so no time counts that is below the change itself.
         """
+        if record.lives and not self._dead:
+            return
         row = self._run("SELECT purged FROM dead WHERE key = ?", (record.key,)).fetchone()
         if record.kind in KINDS and (row is not None if record.lives else not record.is_purged):
             self._run("INSERT OR IGNORE INTO unburied VALUES (?)", (record.key,))
+            self._unburied.filled()
         if record.lives:
             if row is not None:
                 self._run("DELETE FROM dead WHERE key = ?", (record.key,))
@@ -66,6 +71,7 @@ class Tombstones:
         if row is None or bool(row[0]) != record.is_purged:
             since = max(wall, record.changed_at)
             self._run("INSERT OR REPLACE INTO dead VALUES (?,?,?,0)", (record.key, since, record.is_purged))
+            self._dead.filled()
 
     def unburied(self) -> list[str]:
         """What died, or lives again, since its tomb was written last: the file is to be written, or to be removed."""
@@ -73,7 +79,7 @@ class Tombstones:
 
     def is_unburied(self, key: str) -> bool:
         """Whether the tomb of a record is to be written or removed."""
-        return self._run("SELECT 1 FROM unburied WHERE key = ?", (key,)).fetchone() is not None
+        return bool(self._unburied) and self._run("SELECT 1 FROM unburied WHERE key = ?", (key,)).fetchone() is not None
 
     def buried(self, key: str) -> None:
         """The tomb of a record says what the index does."""

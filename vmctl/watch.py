@@ -100,7 +100,7 @@ class Watcher:
             # vmctl's own folder is left out: the index changes with every mail
             observer.schedule(Handler(), str(self._root), recursive=False, event_filter=kinds)
             for folder in _FOLDERS:
-                durable.make_directory(self._root / folder, mode=AS_BESIDE, below=self._root)
+                durable.make_directory(self._root / folder, mode=AS_BESIDE, needs=self._root)
                 observer.schedule(Handler(), str(self._root / folder), recursive=True, event_filter=kinds)
             observer.start()
         except (OSError, StoreUnusable, DiskFull) as error:

@@ -13,10 +13,12 @@ from benchmarks.rounds import vmctl
 from benchmarks.stores import write_message
 
 if TYPE_CHECKING:
+    from benchmarks.daemons import Serving
     from benchmarks.stores import Site
 
 _LONG, _LONG_NUMBER = 500_000_000, 90_000_000
 _AT_REST = 60.0
+_LOOK = 5.0
 
 
 def rows(site: Site) -> list[Row]:
@@ -47,7 +49,7 @@ def at_rest(site: Site) -> list[Row]:
     vmctl(site, "sync")
     found = []
     with serving(site) as both:
-        time.sleep(10)  # the scans of their start are over
+        until(lambda: not any(map(_is_busy, both)), within=600, what="the end of the scans of their start")
         before = [one.processor for one in both]
         time.sleep(_AT_REST)
         for name, one, used in zip(("primary", "secondary"), both, before, strict=True):
@@ -55,3 +57,10 @@ def at_rest(site: Site) -> list[Row]:
             row.add(US, (one.processor - used) / _AT_REST * 100)
             found.append(row)
     return found
+
+
+def _is_busy(one: Serving) -> bool:
+    """Whether a daemon has more to do than to wait, in the next seconds."""
+    before = one.processor
+    time.sleep(_LOOK)
+    return one.processor - before > _LOOK / 20

@@ -67,7 +67,7 @@ class Unison:
 
     def forget(self) -> None:
         """As if it had never seen the two."""
-        shutil.rmtree(self._home, ignore_errors=True)
+        shutil.rmtree(self._home, ignore_errors=True)  # a few files
         self._home.mkdir()
 
 

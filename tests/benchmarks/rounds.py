@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from running import environment
 
 from benchmarks.measure import US, Ran, Row, timed
 from benchmarks.peers import RSYNC, UNISON, Rsync, Unison, missing
-from benchmarks.stores import Site, write_message
+from benchmarks.stores import Site, put_aside, write_message
 from vmctl import config
 from vmctl.clock import Clock
 from vmctl.desk import Desk
@@ -63,6 +63,8 @@ def later(site: Site, runs: int) -> list[Row]:
     with _copies(site) as copies:
         copies.settle()
         for run in range(runs):
+            # what was written a moment ago may change again without a new time, so it is listed once more, untimed
+            vmctl(site, "sync")
             nothing.add(US, vmctl(site, "sync").seconds)
             copies.measure(nothing)
             _leave(site, site.primary, _FIRST_OF_OTHERS + run, 1)
@@ -148,8 +150,9 @@ def _copies(site: Site) -> Iterator[_Copies]:
 
 
 def _emptied(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
+    put_aside(folder, folder.with_name(f"{folder.name}.gone"))
     folder.mkdir()
+    os.sync()
 
 
 def _boxes(site: Site, store: Path) -> list[Path]:

@@ -121,8 +121,8 @@ class Format(Protocol):
     def look(self, path: str) -> Look | None:
         """How a file looks; None where there is none. Raises StoreUnusable, so that a fault is no absence."""
 
-    def look_now(self, path: Path) -> Look:
-        """How a file looks that was written a moment ago, by its whole path. Raises StoreUnusable."""
+    def look_now(self, path: str) -> Look:
+        """How a file looks that was written a moment ago. Raises StoreUnusable."""
 
     def file_systems(self) -> dict[str, int]:
         """The file system (st_dev) of the store, `.`, and of each of its folders that is there. Raises StoreUnusable."""

@@ -165,10 +165,10 @@ class NativeStore:
                 found[folder] = status.st_dev
         return found
 
-    def look_now(self, path: Path) -> Look:
+    def look_now(self, path: str) -> Look:
         """How a file looks that was written a moment ago. Raises StoreUnusable: somebody may have removed it."""
         try:
-            return look_of(_lstat(path))
+            return look_of(_lstat(f"{self._place}/{path}"))
         except OSError as error:
             raise StoreUnusable(f"cannot look at {path}", why=error.strerror or str(error)) from error
 

@@ -72,7 +72,7 @@ class Pool:
         """Copy a file in, durably. Raises BadAudio if it changed since its digest was taken."""
         if self.holds(sha256):
             return
-        durable.make_directory(self._folder, below=self._folder.parent)
+        durable.make_directory(self._folder, needs=self._folder.parent)
 
         def check(copied: Path) -> None:
             if digest_of(copied)[0] != sha256:
@@ -82,7 +82,7 @@ class Pool:
 
     def put_part(self, sha256: str, offset: int, data: bytes) -> None:
         """Put a part of a recording in, durably."""
-        durable.make_directory(self._folder, below=self._folder.parent)
+        durable.make_directory(self._folder, needs=self._folder.parent)
         durable.write_at(self._part(sha256), offset, data)
 
     def finish(self, sha256: str) -> bool:
@@ -99,12 +99,12 @@ class Pool:
 
     def take_in(self, source: Path, sha256: str) -> None:
         """Move a file of the store in."""
-        durable.make_directory(self._folder, below=self._folder.parent)
+        durable.make_directory(self._folder, needs=self._folder.parent)
         durable.move(source, self.path(sha256))
 
     def keep(self, source: Path, sha256: str) -> None:
         """Keep a file of the store that is about to be replaced: until then it stays in its place, too."""
-        durable.make_directory(self._folder, below=self._folder.parent)
+        durable.make_directory(self._folder, needs=self._folder.parent)
         try:
             durable.link(source, self.path(sha256))
         except StoreUnusable:  # of somebody else's file, where the system lets only its owner link it

@@ -1,0 +1,225 @@
+"""A scan that finds much: what it has found is committed and leaves while it goes on, and others may act in between."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+from wire import SETTLE, Wire, tone
+
+from vmctl import replica
+from vmctl.index import Index
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+BOXES = ("2001", "2002", "2003", "2004", "2005", "2006")
+EACH = 3  # messages
+
+
+@pytest.fixture
+def dropped(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> Wire:
+    """Six mailboxes that are known, into each of which an application has put three messages; a part is four records."""
+    monkeypatch.setattr(replica, "PART", 4)
+    for box in BOXES:
+        wire.desk().create_mailbox(box, {"name": box})
+    wire.in_step()
+    for box in BOXES:
+        folder = wire.root() / f"mailboxes/{box}/messages"
+        folder.mkdir(exist_ok=True)
+        for number in range(EACH):
+            drop(wire, folder, f"m{box}{number}", seed=int(box) * 10 + number)
+    wire.tick()
+    wire.clock.advance(SETTLE + 0.1)
+    return wire
+
+
+def drop(wire: Wire, folder: Path, ident: str, seed: int) -> None:
+    """A recording and a document that names no recording."""
+    shutil.move(tone(wire.directory / "dropped.wav", seed=seed), folder / f"{ident}.wav")
+    (folder / f"{ident}.json").write_text('{"from": "+4930123", "received": "2026-06-01T12:00:00Z", "status": "new"}\n')
+
+
+def known(wire: Wire) -> int:
+    """How many messages another process finds in the primary's index."""
+    with contextlib.closing(Index.open(wire.root() / ".vmctl/index.db")) as index:
+        return index.count("kind = 'message'")
+
+
+def pausing(wire: Wire, act: Callable[[int], object]) -> list[int]:
+    """Scan in parts, and act in each pause; how many messages were known in each."""
+    found: list[int] = []
+
+    def pause() -> None:
+        found.append(known(wire))
+        act(len(found))
+
+    wire.a.scan(pause=pause)
+    return found
+
+
+def test_each_part_is_committed(dropped: Wire) -> None:
+    """Another process sees in each pause what was found so far; at the end all is."""
+    found = pausing(dropped, lambda _: None)
+    assert found == [6, 12]
+    assert known(dropped) == len(BOXES) * EACH
+    dropped.in_step()
+    assert dropped.b.store.names("message", "2004") == [f"m2004{number}" for number in range(EACH)]
+
+
+def test_a_small_scan_has_one_part(wire: Wire) -> None:
+    """Where little is found nobody pauses: it is one transaction."""
+    wire.desk().create_mailbox("2001", {"name": "Ada"})
+    assert pausing(wire, lambda _: None) == []
+
+
+def test_what_is_found_leaves_meanwhile(dropped: Wire) -> None:
+    """In each pause the newest leave, and nothing else; they do not leave again before an answer may have come."""
+    above, left = [dropped.a.index.last_number], []
+
+    def act(_: int) -> None:
+        before, above[0] = above[0], dropped.a.index.last_number
+        for parcel in dropped.a.outbox.found(before, dict):
+            left.append(sorted(parcel.versions))
+            assert not parcel.word
+            dropped.a.outbox.left(parcel)
+            dropped.under_way.append(("secondary", parcel.raw))
+
+    pausing(dropped, act)
+    assert [len(keys) for keys in left] == [6, 6]
+    later = [sorted(parcel.versions) for parcel in dropped.a.outbox.parcels(eager=True) if parcel.versions]
+    assert [len(keys) for keys in later] == [6]
+    assert len({key for keys in left + later for key in keys}) == len(BOXES) * EACH
+    dropped.deliver()
+    assert len(dropped.b.store.names("message", "2001")) == EACH
+    dropped.in_step()
+
+
+def test_what_has_left_in_a_long_scan_is_not_due_again_at_its_end(dropped: Wire) -> None:
+    """Nobody was listened to meanwhile, so its silence tells nothing; after `sync.resend` it does."""
+    above = dropped.a.index.last_number
+    dropped.scan()
+    for parcel in dropped.a.outbox.found(above, dict):
+        dropped.a.outbox.left(parcel)
+    dropped.clock.advance(2 * dropped.config.sync.resend)
+    dropped.a.outbox.left_now()
+    assert [parcel for parcel in dropped.a.outbox.parcels() if parcel.versions] == []
+    dropped.clock.advance(2 * dropped.config.sync.resend)
+    assert [parcel for parcel in dropped.a.outbox.parcels() if parcel.versions] != []
+
+
+def test_what_is_put_back_from_a_backup_in_between_is_held(dropped: Wire) -> None:
+    """It is older than what was there, as at any other time: the folder is not read before all is judged together."""
+    dropped.in_step()
+    box = dropped.root() / "mailboxes/2006/messages"
+    for number in range(EACH, 25):
+        drop(dropped, box, f"m2006{number}", seed=20060 + number)
+    dropped.in_step()
+    backup = dropped.directory / "backup"
+    shutil.copytree(box, backup, copy_function=shutil.copy2)
+    for path in box.glob("*.json"):
+        dropped.desk().mark("2006", path.stem, "saved")
+    dropped.in_step()
+    drop(dropped, box, "new", seed=1)
+    for number in range(EACH, 3 * EACH):
+        drop(dropped, dropped.root() / "mailboxes/2001/messages", f"m2001{number}", seed=20010 + number)
+    dropped.tick()
+    dropped.clock.advance(SETTLE + 0.1)
+
+    def act(pause: int) -> None:
+        for path in backup.glob("*.json") if pause == 1 else ():
+            shutil.copy2(path, box / f"{path.name}.tmp")
+            (box / f"{path.name}.tmp").rename(box / path.name)
+
+    assert pausing(dropped, act)
+    report = dropped.scan()
+    assert len(report.held) == 25
+    kept = [dropped.a.index.get(f"message/2006/{path.stem}") for path in backup.glob("*.json")]
+    assert {entry.record.document["status"] for entry in kept if entry} == {"saved"}
+
+
+def test_a_server_that_puts_mails_off_is_left_alone(dropped: Wire) -> None:
+    """One mail is put off, and no other becomes a suspect for that: a mail that brings nothing goes first."""
+    above = dropped.a.index.last_number
+    dropped.scan()
+    dropped.desk().set_settings({"a.b": "1"})
+    tries = 0
+    for parcel in dropped.a.outbox.found(above, dict):
+        dropped.a.outbox.put_off(parcel, "452 later")
+        tries += 1
+    assert tries == 1
+    assert list(dropped.a.outbox.found(above, dict)) == []
+
+
+def test_others_may_act_in_between(dropped: Wire) -> None:
+    """A message that is left, one that is deleted, and a mailbox that goes: none of it becomes a fault, and all of it counts."""
+    desk = dropped.desk()
+    left: list[str] = []
+
+    def act(pause: int) -> None:
+        if pause == 1:
+            left.append(desk.leave("2001", tone(dropped.directory / "left.wav", seed=99)))
+            desk.delete_message("2006", "m20061")
+            desk.delete_mailbox("2002")  # of which all is known
+
+    pausing(dropped, act)
+    assert dropped.faults() == set()
+    dropped.in_step()
+    assert dropped.faults() == set()
+    for server in (dropped.a, dropped.b):
+        assert server.store.names("message", "2001") == sorted([*left, *(f"m2001{number}" for number in range(EACH))])
+        assert server.store.names("message", "2006") == ["m20060", "m20062"]
+        assert "2002" not in server.store.names("mailbox")
+
+
+def test_a_fault_that_others_name_in_between_stays(dropped: Wire) -> None:
+    """The scan has not seen it, so it cannot know that it is mended."""
+    faults = dropped.a.index.faults
+    pausing(dropped, lambda _: faults.set("mailboxes/2001/mailbox.yaml", "it is odd", "mend it", 1))
+    assert dropped.faults() == {"mailboxes/2001/mailbox.yaml"}
+    dropped.scan()
+    assert dropped.faults() == set()
+
+
+def test_the_next_one_goes_on_where_one_was_cut_off(dropped: Wire) -> None:
+    """What had been found stays found, what had not is found then, and what is gone is judged by a whole look only."""
+    dropped.in_step()
+    gone = dropped.root() / "mailboxes/2004/messages"
+    (gone / "m20041.json").unlink()
+    (gone / "m20041.wav").unlink()
+    for box in BOXES:
+        for number in range(EACH, 2 * EACH):
+            drop(dropped, dropped.root() / f"mailboxes/{box}/messages", f"m{box}{number}", seed=int(box) * 10 + number)
+    dropped.tick()
+    dropped.clock.advance(SETTLE + 0.1)
+
+    def act(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pausing(dropped, act)
+    assert len(BOXES) * EACH < known(dropped) < 2 * len(BOXES) * EACH
+    entry = dropped.a.index.get("message/2004/m20041")
+    assert entry is not None
+    assert entry.record.lives
+    dropped.crash("primary")
+    dropped.in_step()
+    assert len(dropped.b.store.names("message", "2001")) == 2 * EACH
+    assert dropped.b.store.names("message", "2004") == [f"m2004{number}" for number in (0, 2, 3, 4, 5)]
+
+
+def test_a_new_index_has_not_seen_all_before_the_last_part(dropped: Wire) -> None:
+    """Until all was looked at, a file that it does not know may have been there for ever."""
+    dropped.in_step()
+    dropped.servers["primary"].close()
+    for path in (dropped.root() / ".vmctl").glob("index.db*"):
+        path.unlink()
+    dropped.open("primary")
+    seen: list[bool] = []
+    pausing(dropped, lambda _: seen.append(dropped.a.index.is_new))
+    assert seen
+    assert all(seen)
+    assert not dropped.a.index.is_new
