@@ -295,7 +295,7 @@ class Applier:
         kind = parse_key(record.key).kind
         path = self._store.path(record.key)
         if kind != MESSAGE and entry.shown and canonical(entry.shown.document) == canonical(record.document):
-            self._index.put(replace(entry, shown=record), self._clock.wall())  # another version of what is there
+            self._index.show(entry, self._clock.wall())  # another version of what is there
             return True
         if entry.shown is None and is_elsewhere(self._store, self._index, record.key):
             return False

@@ -88,10 +88,14 @@ class Packer:
         return self.bound > before
 
     @property
+    def _bound_of_pieces(self) -> int:
+        return min(self.bound, _MOST_IN_PIECES)
+
+    @property
     def piece(self) -> int:
         """Bytes of a piece that fits a mail with nothing else in it."""
         overhead = FRAME + 2 * AUDIO_FRAME + 8192
-        return max(_SHORTEST_PIECE, int((min(self.bound, _MOST_IN_PIECES) - overhead) / BASE64_GROWTH))
+        return max(_SHORTEST_PIECE, int((self._bound_of_pieces - overhead) / BASE64_GROWTH))
 
     def narrow(self, size: int, limit: int | None) -> bool:
         """A mail of `size` bytes was too large for a server that takes `limit`, or does not say; tells whether less goes."""
@@ -132,7 +136,7 @@ class Packer:
     def add_piece(self, load: Load, piece: Piece) -> bool:
         """Add a piece of a recording, if it is here; False when the mail is full."""
         size = estimate([], [piece.stop - piece.start]) - FRAME
-        if load and (load.size + size > min(self.bound, _MOST_IN_PIECES) or len(load.audio) >= MAX_AUDIO):
+        if load and (load.size + size > self._bound_of_pieces or len(load.audio) >= MAX_AUDIO):
             return False
         sound = self._sound(*piece, self._index.with_audio(piece.sha256))
         if sound is not None:

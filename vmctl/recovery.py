@@ -6,7 +6,6 @@ index: a file that holds it already is noted, all else is written by the next `a
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vmctl import beneath, durable
@@ -93,7 +92,7 @@ class Recovery:
                         continue
                     if entry.record.lives:
                         self._index.looks.expect_folder(self._store.folder(str(parse_key(key).mailbox)))
-                        self._index.put(replace(entry, shown=entry.record), self._clock.wall())
+                        self._index.show(entry, self._clock.wall())
         self._placing.clear()
 
     def _take_back(self, key: str, sound: str) -> None:

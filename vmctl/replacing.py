@@ -54,7 +54,7 @@ class Replacing:
             late, settled = self._merge_late(entry, path, aside, expected) if replaced else (False, False)
             self._index.looks.set_file(path, self._store.look_now(path), intended)
             if not late:
-                self._index.put(replace(entry, shown=entry.record), self._clock.wall())
+                self._index.show(entry, self._clock.wall())
             self._index.faults.drop(path)
         if settled:
             self._asides.append(aside)
@@ -114,7 +114,7 @@ class Replacing:
         with self._index.transaction():
             late, settled = self._merge_late(entry, path, aside, known[1] if known else "unknown")
             if not late:
-                self._index.put(replace(entry, shown=entry.record), self._clock.wall())
+                self._index.show(entry, self._clock.wall())
             self._index.looks.drop_file(path)  # to be read again: a person may have saved into the new one since
         return settled
 
@@ -139,9 +139,8 @@ class Replacing:
         merged = self._index.get(before.record.key)
         if merged is not None:
             self._index.put(replace(merged, shown=before.record), self._clock.wall())
-        self._index.looks.set_file(
-            _name(aside), self._store.look_now(_name(aside)), ""
-        )  # merged, once this is committed
+        # merged, once this is committed
+        self._index.looks.set_file(_name(aside), self._store.look_now(_name(aside)), "")
         return True, True
 
     def _name_fault(self, aside: Path, path: str, why: str) -> None:

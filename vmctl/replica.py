@@ -168,16 +168,14 @@ class Replica:
         With `pause`, which is called now and then where much is found, others need not wait for the end of it.
         """
         full = full or self._full_is_due()
-        if pause is None:
-            with self.locked():
-                self.scanner.scan(full=full, accept_deletions=accept_deletions)
-                return self._scanned(full=full)
-        parts = self.scanner.parts(full=full, accept_deletions=accept_deletions, size=PART)
+        size = float("inf") if pause is None else PART
+        parts = self.scanner.parts(full=full, accept_deletions=accept_deletions, size=size)
         while True:
             with self.locked():
                 if next(parts, _OVER) is _OVER:
                     return self._scanned(full=full)
-            pause()
+            if pause is not None:
+                pause()
 
     def _scanned(self, *, full: bool) -> Report:
         """What follows on a scan: files are written, what was left half-written goes."""
