@@ -1,12 +1,16 @@
 """What several test files share: a pair of servers with a wire between them, and recordings."""
 
 import itertools
+import signal
 
 import pytest
 from hypothesis import settings
 
 settings.register_profile("vmctl", deadline=None)  # a busy machine is no fault
 settings.load_profile("vmctl")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job ignores it, and so would all it starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest.register_assert_rewrite("wire", "contract", "matrix", "mta")  # before it is imported
 from contract import FORMATS, Pair  # noqa: E402

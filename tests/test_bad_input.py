@@ -25,7 +25,7 @@ import pytest
 from running import ROOT, SERVERS, Net, environment, until, wav
 from typer.testing import CliRunner
 
-from vmctl import durable, errors, identity, keys, mail, mail_content
+from vmctl import durable, errors, identity, keys, mail, mail_content, strays
 from vmctl.cli.app import app
 from vmctl.clock import Clock
 from vmctl.desk import Desk
@@ -611,6 +611,8 @@ def test_mails_that_are_not_the_peers(net: Net, tmp_path: Path, monkeypatch: pyt
         assert replies(net, good, sender="primary").startswith("550 5.7.1")
         assert replies(net, good, recipient="secondary").startswith("550 5.1.1")
         assert "Traceback" not in net.log("primary")
+        counts = {"forged": 4, "garbage": 3, "misdirected": 3, "newer": 1, "stranger": 2}
+        until(lambda: counts == counted(net), what="each in the counts")  # which are written a second later
         assert {} == differences(before, lasting(net))
         assert daemon.poll() is None
 
@@ -623,6 +625,11 @@ def test_mails_that_are_not_the_peers(net: Net, tmp_path: Path, monkeypatch: pyt
         # the same mail without a fault is taken: so each was refused for its fault alone
         assert replies(net, good).startswith("250 ")
         until(net.path("primary", "mailboxes/2003/mailbox.yaml").exists, what="the mailbox")
+
+
+def counted(net: Net) -> dict[str, int]:
+    """How many of each kind the primary has counted."""
+    return {kind: each["count"] for kind, each in strays.read(net.path("primary", ".vmctl")).items()}
 
 
 def lasting(net: Net) -> dict[str, Any]:
