@@ -384,14 +384,14 @@ def test_a_save_while_a_tomb_is_written_outlives_the_peers_delete(wire, box, rec
     wire.desk("secondary").delete_message("2001", ident)
     wire.send("secondary")
     wire.deliver(take=False)
-    dig = Graves.dig
+    text = Graves.text
 
-    def dig_and_save(graves, record):
-        dig(graves, record)
+    def text_and_save(graves, record):
         marked_by_hand(wire, ident, "saved")
+        return text(graves, record)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Graves, "dig", dig_and_save)
+        patch.setattr(Graves, "text", text_and_save)
         wire.a.take()
     wire.in_step()
     assert [[ident], [ident]] == [wire.messages("2001", name) for name in wire.servers]

@@ -90,7 +90,7 @@ def test_a_forged_mail(pair, recording, tmp_path):
     pair.lose()
     keys.generate(tmp_path / "eve.pem", "primary")
     eve = keys.load_private(tmp_path / "eve.pem")
-    changes = next(part.content() for part in leaves(raw) if part.filename == "changes.json")
+    changes = next(part.content() for part in leaves(raw) if part.head.filename == "changes.json")
     before = state(pair)
     proof = json.dumps({
         "algorithm": "Ed25519", "key": pair.config.servers["primary"].public_key,
@@ -318,7 +318,10 @@ def test_command_injection_through_headers(pair, text):
         mail, sender_address="a@b.example", recipient_address="b@a.example", message_id="<1@b.example>",
         sign=lambda data: key.signatures(data, former=False), subject=subject, summary=summary,
     )  # fmt: skip
-    for lines in (raw.partition(b"\r\n\r\n")[0], *(bytes(part.headers) for part in leaves(raw))):
+    delimiter = raw.partition(b'boundary="')[2].partition(b'"')[0]
+    heads = [part.partition(b"\r\n\r\n")[0] for part in raw.split(b"\r\n--" + delimiter)]
+    assert len(heads) == 6  # of the mail, of its four parts, and what ends it
+    for lines in heads[:-1]:
         names = {
             line.partition(b":")[0] for line in lines.splitlines() if line.strip() and line[:1] not in {b" ", b"\t"}
         }
@@ -353,7 +356,7 @@ def test_what_a_relay_sees(pair, recording):
     pair.lose()
     captured = sealed_for(pair, raw)
     sealed = unwrap(captured)
-    audio = next(part.content() for part in leaves(raw) if part.content_type == "audio/wav")
+    audio = next(part.content() for part in leaves(raw) if part.head.content_type == "audio/wav")
     secrets = [
         b"2001", b"Ada", b"Byron", b"Grace", b"Hopper", b"442079460123", ident.encode(), b"RIFF", b"WAVE", b"changes", b"records",
         b"voicemail", b"message", b"signature", b"ed25519", b"packet", b"mailbox", audio[44:60],

@@ -6,6 +6,7 @@ The numbers are those of today and a little more: who makes something dearer is 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,9 @@ from wire import Wire, tone
 
 from vmctl import asking, beneath, database, durable
 from vmctl.clock import Clock
+from vmctl.model import Tick, created, message_key
 from vmctl.round import Round
-from vmctl.store import native
+from vmctl.store import documents, native
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,6 +50,7 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Callable[[], contextlib.Abstrac
     count(database.Connection, "execute", "statements")
     count(native, "_listed", "listings")
     count(beneath, "reach", "paths")
+    count(beneath, "_into", "walks")
 
     @contextlib.contextmanager
     def block() -> Iterator[Counter[str]]:
@@ -92,10 +95,39 @@ def test_a_first_copy(wire: Wire, dropped: Any, counting: Any) -> None:
         wire.exchange()
     (_, taken, _), (sent, more, size) = found
     assert max(more["waits"], taken["waits"]) <= 12
-    assert more["statements"] - taken["statements"] <= 20 * 40
-    assert more["paths"] - taken["paths"] <= 20 * 26
-    assert sent["statements"] <= 40 * 6 + 60
+    assert more["statements"] - taken["statements"] <= 20 * 8
+    assert more["paths"] - taken["paths"] <= 20 * 10
+    assert more["walks"] <= 45
+    assert sent["statements"] <= 40 * 3 + 40
+    assert sent["walks"] <= 5
     assert size <= 40 * (RECORDING + 1700) + 6000
+
+
+def test_a_scan_that_finds_much(wire: Wire, counting: Any) -> None:
+    """Of messages that are whole, as after a store was copied: the statements and the paths of each, and no walk for each."""
+    wire.desk().create_mailbox("2001", {"name": "Ada"})
+    wire.scan()
+    folder = wire.root() / "mailboxes/2001/messages"
+    folder.mkdir(exist_ok=True)
+    found = []
+    for numbers in (range(60), range(60, 180)):
+        for number in numbers:
+            sound = b"RIFF" + number.to_bytes(2, "big") * 100
+            audio = {"sha256": hashlib.sha256(sound).hexdigest(), "size": len(sound), "format": "wav"}
+            words = {"received": "2026-06-01T12:00:00Z", "status": "new", "audio": audio}
+            record = created(
+                message_key("2001", f"m{number}"), words, Tick(1_760_000_000_000_000 + number, "elsewhere"), 1
+            )
+            (folder / f"m{number}.wav").write_bytes(sound)
+            (folder / f"m{number}.json").write_bytes(documents.write_message(record))
+        wire.clock.advance(10)
+        with counting() as work:
+            report = wire.a.scan()
+        assert len(report.changed) == len(numbers)
+        found.append(work)
+    assert found[1]["statements"] - found[0]["statements"] <= 60 * 6
+    assert found[1]["paths"] - found[0]["paths"] <= 60 * 3
+    assert abs(found[1]["walks"] - found[0]["walks"]) <= 3
 
 
 def test_a_scan_where_nothing_has_changed(wire: Wire, dropped: Any, counting: Any) -> None:

@@ -134,15 +134,15 @@ def test_a_recording_that_cannot_be_read_is_not_shipped_and_not_lost(wire, recor
     wire.desk().create_mailbox("2001", {})
     ident = wire.desk().leave("2001", recording())
     audio = wire.root() / f"mailboxes/2001/messages/{ident}.wav"
-    opened = beneath.file
+    opened = beneath._plain
 
-    def refused(path, *words, **more):
-        if path == audio:
+    def refused(path):
+        if os.fspath(path) == os.fspath(audio):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return opened(path, *words, **more)
+        return opened(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(beneath, "file", refused)
+        patch.setattr(beneath, "_plain", refused)
         wire.exchange(4)
         assert [] == wire.messages("2001", "secondary")
         assert wire.a.index.get(f"message/2001/{ident}").pending

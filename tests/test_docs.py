@@ -111,7 +111,9 @@ def test_the_mail_on_the_page_is_one(example: Wire) -> None:
     assert [ident] == example.b.store.names("message", "2001")
     sound = example.root("secondary") / example.b.store.audio_path(brought[-1], "wav")
     assert mail.audio[0].data == sound.read_bytes()
-    assert {(record["key"], record["version"]) for record in mail.records} <= set(example.b.index.replies.acks())
+    assert {(record["key"], record["version"]) for record in mail.records} <= {
+        ack[:2] for ack in example.b.index.replies.acks()
+    }
 
 
 def test_the_page_says_what_is_sent(wire: Wire) -> None:

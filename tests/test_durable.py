@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from vmctl import durable
+from vmctl import beneath, durable
 from vmctl.errors import DiskFull, NotFound, StoreBusy, StoreUnusable
+from vmctl.rights import Rights
 
 OLD, NEW = b"the old content\n", b"what is to be there now\n"
 FAULTS = [
@@ -424,7 +425,7 @@ def test_what_an_application_made_with_its_folders_is_durable(tmp_path, monkeypa
     file.write_bytes(b"RIFF")
     synced = []
     monkeypatch.setattr(durable, "_fsync", lambda fd: synced.append(str(Path(f"/proc/self/fd/{fd}").readlink())))
-    durable.keep([file], tmp_path / "root")
+    durable.keep([str(file.relative_to(tmp_path / "root"))], tmp_path / "root")
     folders = ["root/mailboxes/2001/messages", "root/mailboxes/2001", "root/mailboxes", "root"]
     assert [str(file), *(str(tmp_path / folder) for folder in folders)] == synced
 
@@ -437,3 +438,53 @@ def test_a_lock_after_a_refusal_is_no_lock_after_a_kill(tmp_path):
             raise error
         with durable.lock(path, timeout=1, what="it", shared_text="me") as turn:
             assert (False, killed) == (turn.follows_well, turn.follows_kill)
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_a_new_file_takes_no_name_that_is_taken(target, monkeypatch, knows):
+    """Neither where the file system renames only onto a free name, nor where it does not know how."""
+    if not knows:
+        monkeypatch.setattr(durable, "_rename_free", lambda *_: (_ for _ in ()).throw(OSError(errno.EINVAL, "no")))
+    folder, before = str(target.parent), target.read_bytes()
+    staged = durable.stage(folder, b"new", Rights(0o600))
+    assert not durable.take_place(staged, str(target))
+    assert (before, b"new") == (target.read_bytes(), Path(staged).read_bytes())
+    free = target.with_name("free")
+    assert durable.take_place(staged, str(free))
+    assert b"new" == free.read_bytes()
+    assert not Path(staged).exists()
+
+
+def test_a_name_that_is_taken_in_the_very_moment_is_not_replaced(target):
+    """The look and the rename are one step."""
+    staged = durable.stage(str(target.parent), b"new", Rights(0o600))
+    other = target.with_name("other")
+    other.symlink_to("nowhere")
+    with pytest.raises(FileExistsError):
+        durable._rename_free(staged, str(other))
+    assert not durable.take_place(staged, str(other))
+    assert other.is_symlink()
+
+
+@pytest.mark.parametrize("edited", [True, False])
+def test_where_names_cannot_be_given_in_one_step(target, monkeypatch, edited):
+    """What people edit is never replaced, be it saved in that very moment; a fault of the disk is none of a free name."""
+    monkeypatch.setattr(durable, "_rename_free", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "no")))
+    staged, free = durable.stage(str(target.parent), b"new", Rights(0o600)), target.with_name("free")
+    look, link = beneath.status, durable._link
+
+    def save(*values, real):
+        if not free.exists():
+            free.write_bytes(b"somebody's")
+        return real(*values)
+
+    if edited:
+        monkeypatch.setattr(durable, "_link", lambda *values: save(*values, real=link))
+        assert not durable.take_place(staged, str(free), edited=True)
+        assert b"somebody's" == free.read_bytes()
+    else:
+        monkeypatch.setattr(beneath, "status", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
+        with pytest.raises(StoreUnusable):
+            durable.take_place(staged, str(free))
+        monkeypatch.setattr(beneath, "status", look)
+        assert durable.take_place(staged, str(free))

@@ -34,7 +34,7 @@ FLOORS = (
     "mail_sealed reports strays agreement recap telling config_checks config_text mail store.native edits doubt graves",
     "failover",
     # the way of the data: scan, ship, take in, apply
-    "config at_work gone leaving placing proof recordings replacing setback findings",
+    "config at_work gone leaving placing proof recordings removing replacing setback findings",
     "absence overruled door config_edit",
     "scan recovery",
     "apply parked",
@@ -46,7 +46,7 @@ FLOORS = (
     "rejoin",
     "replica knowledge routes_file",
     # one server at work: what commands do, what it tells
-    "access carriage",
+    "access carriage carrier",
     "desk status post purge reindex lamps",
     "undo desk_mailboxes enrol",
     # both servers

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from wire import Wire, lose_index
@@ -149,14 +150,17 @@ def test_one_deletion_is_one_small_write(wire, box, recording, monkeypatch):
     MAKE["greeting/2001/busy"](wire.desk(), recording())
     wire.in_step()
     written = []
-    write = durable.write
 
-    def counted(place, data, **how):
-        if "/.vmctl/deleted/" in str(place):
-            written.append(place.name)
-        write(place, data, **how)
+    def counting(act, place):
+        def counted(*values, **how):
+            if "/.vmctl/deleted/" in str(values[place]):
+                written.append(Path(values[place]).name)
+            act(*values, **how)
 
-    monkeypatch.setattr(durable, "write", counted)
+        return counted
+
+    monkeypatch.setattr(durable, "write", counting(durable.write, 0))
+    monkeypatch.setattr(durable, "replace", counting(durable.replace, 1))
     delete(wire, "greeting/2001/busy", "desk")
     for _ in range(3):
         wire.in_step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
 import stat
 from dataclasses import replace
@@ -106,7 +107,7 @@ def test_what_the_peer_lacks_is_listed_by_need(index):
     assert listed[2:] == ["greeting/201/busy", "fax/201/x", "message/201/new", "message/201/old"]
     assert index.oldest_pending() == WALL
     put(index, *[Entry(record, base=record) for record in records])
-    assert (index.pending(), index.pending_count(), index.oldest_pending()) == ([], 0, None)
+    assert (list(index.pending()), index.pending_count(), index.oldest_pending()) == ([], 0, None)
     index.forget_bases()
     assert index.pending_count() == len(keys)
 
@@ -341,9 +342,9 @@ def test_acks_wants_and_ranges_are_kept_until_dropped(index):
     """Each is there once, in order, and goes when it is told to."""
     index.replies.add_ack("settings", "v1")
     index.replies.add_ack("settings", "v2")
-    assert index.replies.acks() == [("settings", "v2")]
+    assert index.replies.acks() == [("settings", "v2", None, False)]
     index.replies.drop_ack("settings", "v1")
-    assert index.replies.acks() == [("settings", "v2")]
+    assert index.replies.acks() == [("settings", "v2", None, False)]
     index.replies.add_want("settings")
     assert index.replies.wants() == ["settings"]
     index.replies.drop_want("settings")
@@ -375,3 +376,72 @@ def test_an_index_of_the_first_format_is_taken_over(tmp_path):
         assert FORMAT == new._db.execute("PRAGMA user_version").fetchone()[0]
     finally:
         new.close()
+
+
+def test_looks_that_are_not_written_yet_are_known(index):
+    """In a transaction they are found one by one and by their folder; what is dropped is gone."""
+    look = Look(1, 2, 3, 4)
+    with index.transaction():
+        for name in ("a", "b", "c"):
+            index.looks.set_file(f"box/{name}", look, SHA)
+        index.looks.set_file("box.d/x", look, SHA)
+        assert (look, SHA) == index.looks.file("box/a")
+        index.looks.drop_file("box/b")
+        assert index.looks.file("box/b") is None
+        assert {"box/a", "box/c"} == index.looks.files_in("box").keys()
+        assert {"box/a", "box/c", "box.d/x"} == index.looks.hand_files().keys()
+    assert {"box/a", "box/c"} == index.looks.files_in("box").keys()
+
+
+def test_looks_and_notes_of_a_transaction_that_failed_are_forgotten(index):
+    """Nothing of it is known afterwards, neither on the disk nor in memory."""
+    index.set_meta("note", "before")
+    with contextlib.suppress(RuntimeError), index.transaction():
+        index.looks.set_file("box/a", Look(1, 2, 3, 4), SHA)
+        index.looks.expect_folder("box")
+        index.set_meta("note", "within")
+        assert "within" == index.meta("note")
+        raise RuntimeError
+    assert (None, "before", {}) == (index.looks.file("box/a"), index.meta("note"), index.looks.folders())
+    with index.transaction():
+        index.looks.expect_folder("box")
+        assert (None, "before") == (index.looks.file("box/a"), index.meta("note"))
+    assert ["box"] == list(index.looks.folders())
+
+
+def test_a_note_that_another_process_sets_is_seen(index, tmp_path):
+    """What is remembered lasts no longer than the transaction that keeps others from writing."""
+    with index.transaction():
+        assert "" == index.meta("note")
+    with contextlib.closing(Index.open(tmp_path / "index.db")) as other:
+        other.set_meta("note", "theirs")
+    assert "theirs" == index.meta("note")
+    with index.transaction():
+        assert "theirs" == index.meta("note")
+
+
+def test_the_text_of_a_record_holds_all_of_it(index):
+    """For the wire: what the index keeps, and beside that what is said of it."""
+    record = message(caller="Ünïcode")
+    put(index, record)
+    value = record.as_json() | {"key": record.key, "version": record.version, "base": None}
+    for known in (record, index.get(record.key).record):
+        assert value == json.loads(index.text(known, value))
+
+
+def test_looks_that_could_not_be_written_are_written_later(index, monkeypatch):
+    """A fault that somebody goes on after loses none of them."""
+    real, left = index._run_many, [1]
+
+    def refused(query, rows):
+        if left[0]:
+            left[0] -= 1
+            raise StoreUnusable("the disk")
+        real(query, rows)
+
+    monkeypatch.setattr(index.looks, "_run_many", refused)
+    with index.transaction():
+        index.looks.set_file("box/a", Look(1, 2, 3, 4), SHA)
+        with contextlib.suppress(StoreUnusable):
+            index.looks.files_in("box")
+    assert ["box/a"] == list(index.looks.files_in("box"))

@@ -28,7 +28,7 @@ def deliver_altered(wire, monkeypatch, alter):
     """All that the primary has to say reaches the secondary, altered before it was signed."""
     compose = writing.compose
     with monkeypatch.context() as patch:
-        patch.setattr(writing, "compose", lambda mail, **how: compose(alter(mail), **how))
+        patch.setattr(writing, "compose", lambda mail, **how: compose(alter(mail), **how | {"records": None}))
         wire.send("primary", always=True)
     wire.deliver()
 

@@ -158,7 +158,7 @@ def test_a_mark_never_says_more_than_was_done(wire, box, recording, monkeypatch,
     class Killed(BaseException):
         pass
 
-    for name in ("_open", "_rename", "_unlink"):
+    for name in ("_open", "_rename", "_rename_free", "_unlink"):
         real = getattr(durable, name)
 
         def counted(*values, real=real):

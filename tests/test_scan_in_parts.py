@@ -9,12 +9,19 @@ from typing import TYPE_CHECKING
 import pytest
 from wire import SETTLE, Wire, tone
 
-from vmctl import replica
+from vmctl import outbox, replica
+from vmctl.end import End
+from vmctl.entry import Entry
+from vmctl.errors import MailTooLarge
 from vmctl.index import Index
+from vmctl.model import Tick, created
+from vmctl.packing import Load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from vmctl.outbox import Parcel
 
 BOXES = ("2001", "2002", "2003", "2004", "2005", "2006")
 EACH = 3  # messages
@@ -223,3 +230,39 @@ def test_a_new_index_has_not_seen_all_before_the_last_part(dropped: Wire) -> Non
     assert seen
     assert all(seen)
     assert not dropped.a.index.is_new
+
+
+def test_a_record_that_is_not_ascii_takes_no_more_room_than_in_utf_8(wire: Wire) -> None:
+    """A callflow of 60 kB of Cyrillic fits a mail of 256 kB."""
+    wire.a.outbox._packer.bound = 256_000
+    flow = created("callflow/main", {"text": "\N{CYRILLIC SMALL LETTER PE}" * 30_000}, Tick(5, "p"), 5)
+    assert wire.a.outbox._packer.add(Load(), Entry(flow))
+
+
+def test_a_mail_that_was_built_before_the_one_under_way_was_refused_is_not_sent(dropped: Wire) -> None:
+    """It is as large as that one: a server that takes only smaller mails is not asked again, and nothing is suspected."""
+    end = End(dropped.config, "primary", dropped.clock, lambda *_: None)
+    sent: list[Parcel] = []
+
+    class Refusing:
+        peer = dropped.config.servers["secondary"]._replace(store=None)
+        replica = dropped.a
+
+        def found(self, above: int) -> Iterator[Parcel]:
+            yield from dropped.a.outbox.found(above, dict)
+
+        def carry(self, parcel: Parcel) -> None:
+            sent.append(parcel)
+            raise MailTooLarge("too large", limit=64_000)
+
+        def settled(self, parcel: Parcel, error: MailTooLarge) -> bool:
+            assert dropped.a.outbox.too_large(parcel, error.limit, "552")
+            return False
+
+    end._post, end._ships = Refusing(), True  # type: ignore[assignment]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outbox, "MOST_RECORDS", 2)
+        pausing(dropped, lambda _number: end._ship_found() if not sent else None)
+    assert 1 == len(sent)
+    assert not dropped.a.outbox._refusals.suspects()
+    dropped.in_step()

@@ -25,7 +25,8 @@ ACTS = (
     "keep",
     "stage",
     "take_place",
-    "take_free_place",
+    "replace",
+    "discard",
     "keep_open",
     "keep_file",
     "keep_names",
@@ -69,7 +70,13 @@ def steps(wire, monkeypatch):
 
     def watched(name, act):
         def take(*values, **words):
-            paths = list(values[0]) if name in MANY else [one for one in values if isinstance(one, Path)]
+            paths = list(values[0]) if name in MANY else [one for one in values if isinstance(one, str | Path)]
+            if name == "keep":
+                paths = [values[1] / one for one in paths]
+            if name == "stage":
+                paths = [f"{values[0]}/FILE"]
+            if name == "discard" and "/placing/" in str(paths[0]):
+                paths = []  # a mark, or what has taken no place
             if any(str(path).startswith(str(wire.root("secondary"))) for path in paths):
                 paths = [inside(path) for path in sorted(paths)] if name in MANY else list(map(inside, paths))
                 word = MANY.get(name) or WORDS.get(name, name.replace("_", " "))

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import os
 
 import pytest
@@ -162,3 +163,138 @@ def test_what_cannot_be_kept_as_a_whole_is_known(tmp_path, monkeypatch, kind, re
     monkeypatch.setattr(durable, "_MOUNTS", str(mounts))
     monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "host", release, "#1", "x86_64")))
     assert durable.can_keep_disk.__wrapped__(os.makedev(0, 99)) is can
+
+
+@pytest.fixture
+def deleted(wire, under_way):
+    """The same messages are at both servers, and their deletion, all at once, is in the spool of the secondary."""
+    wire.in_step()
+    for box, idents in under_way.items():
+        for ident in idents:
+            wire.desk().delete_message(box, ident)
+    wire.send("primary")
+    wire.deliver(take=False)
+    return under_way
+
+
+def waits_for(wire, monkeypatch):
+    """How often the secondary waits for the disk while it takes in what has come."""
+    waits = []
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "_fsync", waits.append)
+        patch.setattr(durable, "_syncfs", waits.append)
+        wire.b.take()
+    return len(waits)
+
+
+def test_many_deletions_wait_for_the_disk_a_few_times(wire, deleted, monkeypatch):
+    """For the bytes of all tombs, for the few folders with their names, for those of what went; not for each of thirty."""
+    assert waits_for(wire, monkeypatch) <= 16
+    assert [[], []] == [wire.messages(box, "secondary") for box in deleted]
+    state = wire.root("secondary") / ".vmctl"
+    assert 30 == len(list(state.glob("deleted/mailboxes/*/messages/*.json")))
+    assert 30 == len(list((state / "audio").iterdir()))
+    wire.in_step()
+
+
+def test_a_tomb_that_cannot_be_written_keeps_no_other_deletion_from_being_done(wire, deleted):
+    """That one waits and is named; when what is in its way is gone it is done."""
+    one = deleted["2001"][0]
+    in_the_way = wire.root("secondary") / f".vmctl/deleted/mailboxes/2001/messages/{one}.json"
+    in_the_way.mkdir(parents=True)
+    wire.b.take()
+    assert [[one], []] == [wire.messages(box, "secondary") for box in deleted]
+    assert wire.b.index.faults.all()
+    in_the_way.rmdir()
+    wire.in_step()
+    assert [[], []] == [wire.messages(box, "secondary") for box in deleted]
+    assert [] == wire.b.index.faults.all()
+
+
+@pytest.mark.parametrize("step", range(1, 121, 17))
+def test_a_kill_in_the_middle_of_many_deletions_leaves_work_and_no_loss(wire, deleted, monkeypatch, step):
+    """Wherever it was: the next start goes on, each is deleted, and each can be restored."""
+    left = [step]
+
+    def counted(real):
+        def act(*values, **words):
+            left[0] -= 1
+            if left[0] == 0:
+                raise KeyboardInterrupt
+            return real(*values, **words)
+
+        return act
+
+    with monkeypatch.context() as patch:
+        for name in ("stage", "replace", "discard"):
+            patch.setattr(durable, name, counted(getattr(durable, name)))
+        with pytest.raises(KeyboardInterrupt):
+            wire.b.take()
+    wire.crash("secondary")
+    wire.in_step()
+    assert [[], []] == [wire.messages(box, "secondary") for box in deleted]
+    for box, idents in deleted.items():
+        for ident in idents:
+            wire.desk("secondary").restore_message(box, ident)
+    wire.in_step()
+    assert list(deleted.values()) == [sorted(wire.messages(box, "secondary")) for box in deleted]
+
+
+def test_a_recording_that_does_not_fit_keeps_no_edit_from_its_file(wire, recording, monkeypatch):
+    """A full disk has room for little things: they are not made to wait for a large one that came with them."""
+    wire.desk().create_mailbox("2001", {"name": "Ada"})
+    wire.in_step()
+    wire.desk().set_mailbox("2001", {"language": "en-GB"})
+    ident = wire.desk().leave("2001", recording())
+    wire.send("primary")
+    wire.deliver(take=False)
+    real = durable._write
+
+    def write(fd, data):
+        if bytes(data[:4]) == b"RIFF":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(fd, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "_write", write)
+        with pytest.raises(DiskFull):
+            wire.b.take()
+    assert "en-GB" in (wire.root("secondary") / "mailboxes/2001/mailbox.yaml").read_text()
+    wire.in_step()
+    assert [ident] == wire.messages("2001", "secondary")
+
+
+def test_an_edit_that_does_not_fit_keeps_no_new_message_from_its_place(wire, recording, monkeypatch):
+    """What was written by then takes its place, and is noted."""
+    wire.desk().create_mailbox("2001", {"name": "Ada"})
+    wire.in_step()
+    wire.desk().set_mailbox("2001", {"language": "en-GB"})
+    ident = wire.desk().leave("2001", recording())
+    wire.send("primary")
+    wire.deliver(take=False)
+    with monkeypatch.context() as patch:
+        refuse(patch, "_swap", errno.ENOSPC)
+        with pytest.raises(DiskFull):
+            wire.b.take()
+    assert [ident] == wire.messages("2001", "secondary")
+    assert not wire.b.index.get(f"message/2001/{ident}").todo
+    wire.in_step()
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "rotten"])
+def test_what_lies_in_the_place_of_a_recording_in_the_pool_never_counts_as_it(wire, kind):
+    """It is replaced, or the recording is not said to be put down: its mail would go."""
+    data, pool = b"RIFF, or so", wire.a.pool
+    sha256 = hashlib.sha256(data).hexdigest()
+    place = pool.path(sha256)
+    place.parent.mkdir(exist_ok=True)
+    pool.hold(data, sha256)
+    {"link": lambda: place.symlink_to("/etc/hostname"), "folder": place.mkdir, "rotten": place.touch}[kind]()
+    if kind == "folder":
+        with pytest.raises(StoreUnusable):
+            pool.put_down()
+        assert pool.holds(sha256)
+    else:
+        pool.put_down()
+        assert data == place.read_bytes()
+        assert not place.is_symlink()

@@ -327,12 +327,12 @@ def test_a_recording_that_came_by_itself_is_found_when_it_is_due_to_be_asked_for
     key = waiting_for_audio(narrow, "2001", 1, recording)[0]
     audio = narrow.b.index.get(key).record.document["audio"]
     narrow.b.pool.copy_in(narrow.root() / narrow.a.store.audio_path(key, "wav"), audio["sha256"])
-    assert [(key, narrow.a.index.get(key).record.version)] != narrow.b.index.replies.acks()
+    assert [(key, narrow.a.index.get(key).record.version)] != [ack[:2] for ack in narrow.b.index.replies.acks()]
     for _ in range(2):
         words = [parcel.word for parcel in narrow.b.outbox.parcels(always=True)]
         narrow.clock.advance(3)
     assert [[]] == [word.wants["audio"] for word in words]
-    assert (key, narrow.a.index.get(key).record.version) in narrow.b.index.replies.acks()
+    assert (key, narrow.a.index.get(key).record.version) in [ack[:2] for ack in narrow.b.index.replies.acks()]
     narrow.b.take()
     assert [] == narrow.b.index.todo()
     narrow.in_step()

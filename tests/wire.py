@@ -176,7 +176,7 @@ class Wire:
         for name, replica in self.servers.items():
             index = replica.index
             if index.pending_count():
-                found.append(f"{name} has to ship {index.pending()}")
+                found.append(f"{name} has to ship {list(index.pending())}")
             if index.todo():
                 found.append(f"{name} has to write {index.todo()}")
             reading = proof.read_store(replica.store)

@@ -69,12 +69,20 @@ class Absences:
             inside = self._index.keys("mailbox = ? AND kind = 'message' AND shown IS NOT NULL", (extension,))
             if not inside and folder not in walk.folders:  # else it is asked for until it is known to be gone
                 self._index.looks.drop_folder(folder)
-            keys += inside
+            keys += self._not_among_names(inside, extension) if folder in walk.folders else inside
         missing = {key for key in keys if not self._is_there(key, walk)}
         for key in missing:  # to be listed again, by another process too, until the absence is decided
             if parse_key(key).kind == MESSAGE:
                 self._index.looks.set_folder(self._store.folder(str(parse_key(key).mailbox)), 0, 0, 0, 0)
         return missing
+
+    def _not_among_names(self, keys: list[str], extension: str) -> list[str]:
+        """Of these messages of a mailbox those that a list of its messages does not show."""
+        try:
+            names = set(self._store.names(MESSAGE, extension))
+        except StoreError:
+            return keys
+        return [key for key in keys if parse_key(key).name not in names]
 
     def _is_there(self, key: str, walk: Walk) -> bool:
         path = self._store.path(key)

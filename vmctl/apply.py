@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from dataclasses import dataclass, field, replace
-from pathlib import Path  # noqa: TC003 - of a named tuple
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from vmctl import durable
-from vmctl.audio import digest_of
+from vmctl import beneath, durable
 from vmctl.entry import Entry, audio_of
 from vmctl.errors import DiskFull, RecordError, StoreUnusable
 from vmctl.gone import is_elsewhere
@@ -22,12 +20,13 @@ from vmctl.graves import Graves
 from vmctl.model import MESSAGE, canonical, parse_key
 from vmctl.placing import Placing
 from vmctl.recovery import Recovery
+from vmctl.removing import Removing
 from vmctl.replacing import Replacing
 from vmctl.rights import AS_BESIDE
 from vmctl.together import Together
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from vmctl.clock import Clock, Deadline
     from vmctl.errors import VmctlError
@@ -65,8 +64,8 @@ class _New(NamedTuple):
     path: str
     data: bytes
     target: str
-    document: Path
-    sound: Path | None
+    document: str
+    sound: str | None
 
 
 class Applier:
@@ -76,17 +75,20 @@ class Applier:
         self, store: Format, index: Index, pool: Pool, recordings: Recordings, scanner: Scanner, clock: Clock
     ) -> None:
         self._store = store
+        self._root = str(store.root)
         self._index = index
         self._pool = pool
         self._recordings = recordings
         self._scanner = scanner
         self._clock = clock
         self._graves = Graves(store)
+        self._removing = Removing(store, index, pool, clock, self._as_last_seen)
         self._placing = Placing(store, clock)
         self._replacing = Replacing(store, index, scanner.edits, clock)
         self._recovery = Recovery(
             store, index, pool, recordings, self._replacing, self._placing, clock, shown=self._shown
         )
+        self._elsewhere: dict[str, bool] = {}
         self.unfinished = False  # whether a file may have been written without being noted
 
     def recover(self, *, kept: bool) -> None:
@@ -138,58 +140,78 @@ class Applier:
         self._index.tombstones.buried(key)
 
     def _apply_some(self, keys: list[str], done: Applied, deadline: Deadline | None, *, begun: bool) -> None:
-        full: DiskFull | None = None
+        self._elsewhere.clear()
         with Together(self._store.state) as together:
             with self._index.transaction():
-                new: list[_New] = []
-                for at, key in enumerate(keys):
-                    done.more = (begun or at > 0) and deadline is not None and deadline.over
-                    if done.more:
-                        break
-                    try:
-                        self._apply_one(key, done, together, new)
-                    except DiskFull as error:  # what was written by then may take its place all the same
-                        full = error
-                        break
-                self._place(new, done, together)
+                new, others, full = self._stage_some(keys, done, together, deadline, begun=begun)
+                try:
+                    self._apply_others(others, done)
+                except DiskFull as error:
+                    full = error
+                self._place(new, done, together)  # what was written by then may take its place all the same
             self._replacing.noted()
             self._placing.noted()
             together.drop()
         if full is not None:
             raise full
 
-    def _apply_one(self, key: str, done: Applied, together: Together, new: list[_New]) -> None:
-        with self._one_of_many(key, done):
-            staged = self._stage(key, together)
-            if staged is not None:
-                new.append(staged)
-            else:
-                (done.written if self._apply(key, marked=True) else done.waiting).append(key)
+    def _apply_others(self, keys: list[str], done: Applied) -> None:
+        """Write what replaces a file, and remove what is deleted; as a rule many messages go at once."""
+        dying: list[Entry] = []
+        for key in keys:
+            with self._one_of_many(key, done):
+                entry = self._index.get(key)
+                if entry is not None and entry.todo and not entry.record.lives and self._as_last_seen(key):
+                    dying.append(entry)
+                else:
+                    (done.written if self._apply(key, marked=True) else done.waiting).append(key)
+        if dying:
+            for key, gone in self._removing.remove(dying, lambda key: self._one_of_many(key, done)).items():
+                (done.written if gone else done.waiting).append(key)
+
+    def _stage_some(
+        self, keys: list[str], done: Applied, together: Together, deadline: Deadline | None, *, begun: bool
+    ) -> tuple[list[_New], list[str], DiskFull | None]:
+        """Write new files beside their places, until the deadline or the disk ends that; the keys of all that is not new."""
+        new: list[_New] = []
+        others: list[str] = []
+        with beneath.holding():
+            for at, key in enumerate(keys):
+                done.more = (begun or at > 0) and deadline is not None and deadline.over
+                if done.more:
+                    break
+                try:
+                    with self._one_of_many(key, done):
+                        staged = self._stage(key, together)
+                        new.append(staged) if staged is not None else others.append(key)
+                except DiskFull as error:
+                    return new, others, error
+        return new, others, None
 
     def _place(self, new: list[_New], done: Applied, together: Together) -> None:
         """Have the files take their places that wait for them: recordings first, so that a document means a message."""
         together.settle()
         self._placing.mark((one.entry.record, one.document, one.target) for one in new if one.sound is not None)
-        ready: list[_New] = []
-        for one in new:
-            with self._one_of_many(one.entry.record.key, done):
-                if self._place_sound(one, together):
-                    ready.append(one)
-                else:
-                    self._by_itself(one, done)
-        together.close()
-        for one in ready:
-            with self._one_of_many(one.entry.record.key, done):
-                if self._place_document(one, together):
-                    done.written.append(one.entry.record.key)
-                else:
-                    self._by_itself(one, done)
-        together.close()
+        for place in (self._place_sound, self._place_document):
+            new, late = self._each_in_place(new, place, done, together)
+            for one in late:  # somebody was quicker: what lies there is looked at first
+                key = one.entry.record.key
+                with self._one_of_many(key, done):
+                    (done.written if self._apply(key, marked=True) else done.waiting).append(key)
+            together.close()
+        done.written += [one.entry.record.key for one in new]
 
-    def _by_itself(self, new: _New, done: Applied) -> None:
-        """Somebody was quicker: what lies in the place of a new file is looked at first."""
-        key = new.entry.record.key
-        (done.written if self._apply(key, marked=True) else done.waiting).append(key)
+    def _each_in_place(
+        self, new: list[_New], place: Callable[[_New, Together], bool], done: Applied, together: Together
+    ) -> tuple[list[_New], list[_New]]:
+        """Have a file of each take its place; those of which it did, and those where something lies there."""
+        placed: list[_New] = []
+        late: list[_New] = []
+        with beneath.holding():
+            for one in new:
+                with self._one_of_many(one.entry.record.key, done):
+                    (placed if place(one, together) else late).append(one)
+        return placed, late
 
     @contextlib.contextmanager
     def _one_of_many(self, key: str, done: Applied) -> Iterator[None]:
@@ -221,7 +243,10 @@ class Applier:
                 return False  # a person is at it: when the file stands still it is merged first
         entry = self._index.get(key)
         if entry is not None and entry.todo:
-            shows = self._write(entry, marked=marked) if entry.record.lives else self._remove(entry)
+            if entry.record.lives:
+                shows = self._write(entry, marked=marked)
+            else:
+                shows = self._removing.remove([entry], lambda _: contextlib.nullcontext())[key]
             if not shows:
                 return False
         if self._index.tombstones.is_unburied(key):
@@ -239,9 +264,7 @@ class Applier:
         audio = audio_of(entry.record.document) if kind == MESSAGE else None
         if not (self._store.is_edited(kind) or (audio is not None and audio["format"] in self._store.formats)):
             return None
-        if self._store.look(path) is not None or self._index.tombstones.is_unburied(key):
-            return None
-        if is_elsewhere(self._store, self._index, key):
+        if self._index.tombstones.is_unburied(key) or self._is_elsewhere(key):
             return None
         data = self._store.text(entry.record)
         sound, target = None, ""
@@ -250,29 +273,34 @@ class Applier:
             sound = self._recordings.stage(entry, audio, target, together)
             if sound is None:
                 return None
-        return _New(entry, path, data, target, together.write(self._store.root / path, data), sound)
+        return _New(entry, path, data, target, together.write(f"{self._root}/{path}", data), sound)
+
+    def _is_elsewhere(self, key: str) -> bool:
+        """As `is_elsewhere`, which is asked once of what lies in one mailbox: right before its first file is written."""
+        box = parse_key(key).mailbox
+        if box is None:
+            return is_elsewhere(self._store, self._index, key)
+        if box not in self._elsewhere:
+            self._elsewhere[box] = is_elsewhere(self._store, self._index, key)
+        return self._elsewhere[box]
 
     def _place_sound(self, new: _New, together: Together) -> bool:
         """Have the recording of a record take its place, if it has one; False where something lies there."""
         if new.sound is not None:
             audio = audio_of(new.entry.record.document)
             assert audio is not None, "a recording waits for the record that names it"  # noqa: S101
-            if self._store.look(new.path) is not None or self._store.look(new.target) is not None:
+            if self._store.look(new.path) is not None:
+                return False  # somebody's message waits for its recording there
+            if not together.take_place(new.sound, f"{self._root}/{new.target}"):
                 return False
-            together.take_place(new.sound, self._store.root / new.target)
             self._recordings.staged(audio, new.target)
         return True
 
     def _place_document(self, new: _New, together: Together) -> bool:
         """Have the document of a record take its place, and note it; False where something lies there."""
-        place = self._store.root / new.path
-        if new.sound is None:
-            if not together.take_free_place(new.document, place):
-                return False
-        else:
-            if self._store.look(new.path) is not None:
-                return False
-            together.take_place(new.document, place)
+        if not together.take_place(new.document, f"{self._root}/{new.path}", edited=new.sound is None):
+            return False
+        if new.sound is not None:
             folder = self._store.folder(str(parse_key(new.entry.record.key).mailbox))
             self._index.looks.expect_folder(folder)  # should all of it go
         self._shown(new.entry, new.path, hashlib.sha256(new.data).hexdigest())
@@ -336,47 +364,17 @@ class Applier:
             return True
         if marked and self._store.look(path) is None:
             with Together(self._store.state) as alone:
-                staged = alone.write(self._store.root / path, data)
+                staged = alone.write(f"{self._root}/{path}", data)
                 alone.settle()
                 audio = audio_of(record.document) or {"format": ""}
                 self._placing.mark([(record, staged, self._store.audio_path(record.key, audio["format"]))])
-                alone.take_place(staged, self._store.root / path)
+                if not alone.take_place(staged, f"{self._root}/{path}"):
+                    alone.drop()
+                    return False
                 alone.close()
         else:
             durable.write(self._store.root / path, data, mode=AS_BESIDE)
         self._shown(entry, path, hashlib.sha256(data).hexdigest())
-        return True
-
-    def _remove(self, entry: Entry) -> bool:
-        """Take a deleted record's files out of the store; what can be restored stays under .vmctl.
-
-        False where somebody saved into one while its tomb was written: that outlives the deletion, once it is merged.
-        """
-        key = entry.record.key
-        kind = parse_key(key).kind
-        # of a damaged message the shown document lacks the recording
-        shown = audio_of(entry.shown.document if entry.shown else {}) or audio_of(entry.record.document)
-        paths = [self._store.path(key, shown["format"] if shown else "wav")]
-        self._graves.dig(entry.record)
-        if not self._as_last_seen(key):
-            return False
-        if kind == MESSAGE:
-            durable.remove(self._store.root / paths[0])
-        if shown is not None:
-            paths.append(self._store.audio_path(key, shown["format"]))
-        last = self._store.root / paths[-1]
-        if self._store.look(paths[-1]) is None:
-            durable.remove(last)  # a power cut must not bring back what somebody else removed
-        elif shown is not None:
-            self._pool.take_in(last, digest_of(last)[0])
-        elif self._store.is_edited(kind):
-            durable.move(last, self._graves.document(key))
-        with self._index.transaction():
-            for path in paths:
-                self._index.looks.drop_file(path)
-            self._index.put(replace(entry, shown=None), self._clock.wall())
-            self._index.tombstones.buried(key)
-        self._tidy(paths[0])
         return True
 
     def _shown(self, entry: Entry, path: str, digest: str) -> None:
@@ -384,8 +382,3 @@ class Applier:
             self._index.looks.set_file(path, self._store.look_now(path), digest)
             self._index.show(entry, self._clock.wall())
             self._index.faults.drop(path)
-
-    def _tidy(self, path: str) -> None:
-        """Remove the folders that a deleted mailbox leaves empty."""
-        for folder in self._store.emptied(path):
-            durable.remove_empty(self._store.root / folder)

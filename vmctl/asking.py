@@ -130,8 +130,9 @@ class Asker:
         """The versions to acknowledge, a record with its recording once that is durable here."""
         while True:
             acks, waiting = [], []
-            for key, version in self._index.replies.acks(most):  # the others are looked at when these have left
-                entry = self._index.get(key)
+            for key, version, audio, shown in self._index.replies.acks(most):  # the others when these have left
+                here = audio is None or (shown and self._recordings.is_in_place(key, audio))  # as nearly all are
+                entry = None if here else self._index.get(key)
                 if entry is not None and not self._recordings.are_here(entry):
                     waiting.append(entry)
                 else:

@@ -50,14 +50,13 @@ def inspect(path: Path, *, formats: tuple[str, ...], longest: float) -> Recordin
     return Recording(digest, size, form, wav_seconds(path, longest) if form == WAV else None)
 
 
-def digest_of(path: Path) -> tuple[str, int]:
+def digest_of(path: Path | str) -> tuple[str, int]:
     """SHA-256 (hex) and size in bytes of a file. Raises StoreUnusable."""
     sha, size = hashlib.sha256(), 0
     try:
-        with beneath.file(path) as file:
-            while block := file.read(_BLOCK):
-                sha.update(block)
-                size += len(block)
+        for block in beneath.blocks(path, _BLOCK):
+            sha.update(block)
+            size += len(block)
     except OSError as error:
         raise StoreUnusable(f"cannot read {path}", why=error.strerror or str(error)) from error
     return sha.hexdigest(), size

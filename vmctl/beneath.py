@@ -19,10 +19,11 @@ import contextlib
 import errno
 import os
 import stat
+import threading
 from typing import TYPE_CHECKING, BinaryIO, Final, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 _FOLDER: Final = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -30,8 +31,17 @@ _WORDS: Final = "a symbolic link is in its way"
 _HERE: Final = -1  # in the place of a descriptor: a path beneath no fence is used as it is
 _OPENAT2, _AT_CWD, _NO_SYMLINKS = 437, -100, 4  # the first one has this number on every architecture
 _FEW = 100  # paths: to load what calls openat2 takes as long as to walk some hundreds step by step
-_MOST_KNOWN = 4096  # folders
+_MOST_KNOWN, _MOST_HELD = 4096, 8  # folders
+_BLOCK = 1 << 24  # bytes
 
+
+class _Mine(threading.local):
+    """What one thread holds open: folders, by path."""
+
+    held: dict[str, int] | None = None
+
+
+_mine = _Mine()
 _roots: set[str] = set()
 _known: dict[str, tuple[str, str] | None] = {}  # folders, each cut at the fence above it
 _step = os.open  # into the next folder: tests exchange what is there before it is taken
@@ -61,18 +71,43 @@ def open(path: Path | str, flags: int, mode: int = 0o600) -> int:  # noqa: A001 
 
 
 def file(path: Path) -> BinaryIO:
-    """A plain file, open for reading; a pipe does not make us wait for its writer. Raises OSError."""
+    """A plain file, open for reading. Raises OSError."""
+    return os.fdopen(_plain(path)[0], "rb")
+
+
+def read(path: Path | str, most: int | None = None) -> bytes:
+    """The bytes of a plain file; once there are `most` of them, no more is read. Raises OSError."""
+    pieces, size = [], 0
+    for block in blocks(path, _BLOCK if most is None else most):
+        pieces.append(block)
+        size += len(block)
+        if most is not None and size >= most:
+            break
+    return b"".join(pieces)
+
+
+def blocks(path: Path | str, most: int) -> Iterator[bytes]:
+    """The bytes of a plain file, block after block, none larger than `most`. Raises OSError."""
+    fd, size = _plain(path)
+    left = size + 1  # it ends where a byte more than there are is asked for in vain
+    try:
+        while block := os.read(fd, min(left if left > 0 else _BLOCK, most)):
+            yield block
+            left -= len(block)
+            if left == 1:
+                return
+    finally:
+        os.close(fd)
+
+
+def _plain(path: Path | str) -> tuple[int, int]:
+    """A plain file, open for reading, and its size; a pipe does not make us wait for its writer. Raises OSError."""
     fd = open(path, os.O_RDONLY | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+    there = os.fstat(fd)
+    if not stat.S_ISREG(there.st_mode):
         os.close(fd)
         raise OSError(errno.EINVAL, "it is no plain file", os.fspath(path))
-    return os.fdopen(fd, "rb")
-
-
-def read(path: Path) -> bytes:
-    """The bytes of a plain file. Raises OSError."""
-    with file(path) as opened:
-        return opened.read()
+    return fd, there.st_size
 
 
 def status(path: Path | str) -> os.stat_result:
@@ -96,19 +131,24 @@ def entries(folder: Path | str) -> list[tuple[str, os.stat_result]]:
         os.close(fd)
 
 
-def names(folder: Path) -> list[str]:
-    """The names in a folder, in order; none where it is no folder that can be read."""
+def listing(folder: Path | str) -> list[str]:
+    """The names in a folder, in any order. Raises OSError."""
+    fd = open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fd = open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError:
-        return []
-    try:
-        return sorted(os.listdir(fd))  # noqa: PTH208 - of a descriptor
+        return os.listdir(fd)  # noqa: PTH208 - of a descriptor
     finally:
         os.close(fd)
 
 
-def is_file(path: Path) -> bool:
+def names(folder: Path) -> list[str]:
+    """The names in a folder, in order; none where it is no folder that can be read."""
+    try:
+        return sorted(listing(folder))
+    except OSError:
+        return []
+
+
+def is_file(path: Path | str) -> bool:
     """Whether a plain file is there, and no link in its way."""
     return _is(path, stat.S_ISREG)
 
@@ -120,24 +160,24 @@ def is_folder(path: Path) -> bool:
     return _is(path, stat.S_ISDIR)
 
 
-def is_there(path: Path) -> bool:
+def is_there(path: Path | str) -> bool:
     """Whether anything has this name, a link too; False where a link is in its way."""
     return _is(path, bool)
 
 
-def rename(source: Path, target: Path) -> None:
+def rename(source: Path | str, target: Path | str) -> None:
     """As `os.rename`."""
     with Way(source) as old, Way(target) as new:
         os.rename(old.name, new.name, src_dir_fd=old.fd, dst_dir_fd=new.fd)
 
 
-def link(source: Path, target: Path) -> None:
+def link(source: Path | str, target: Path | str) -> None:
     """As `os.link`; of a link, the link itself gets a second name."""
     with Way(source) as old, Way(target) as new:
         os.link(old.name, new.name, src_dir_fd=old.fd, dst_dir_fd=new.fd, follow_symlinks=False)
 
 
-def unlink(path: Path) -> None:
+def unlink(path: Path | str) -> None:
     """As `os.unlink`."""
     with Way(path) as way:
         os.unlink(way.name, dir_fd=way.fd)
@@ -153,6 +193,24 @@ def rmdir(path: Path) -> None:
     """As `os.rmdir`."""
     with Way(path) as way:
         os.rmdir(way.name, dir_fd=way.fd)
+
+
+class holding:  # noqa: N801 - it is used as a function is
+    """For a `with`: folders that this thread reaches stay open, so that the way to the next file is no way.
+
+    For as long as this lasts a folder that was reached is used, be it moved elsewhere or not: so it is for a moment, and who has
+    to know that a file lies at its path looks at that outside of it.
+    """
+
+    __slots__ = ("_outer",)
+
+    def __enter__(self) -> None:
+        self._outer, _mine.held = _mine.held, {}
+
+    def __exit__(self, *exc: object) -> None:
+        held, _mine.held = _mine.held, self._outer
+        for fd in (held or {}).values():
+            os.close(fd)
 
 
 class Way:
@@ -185,11 +243,23 @@ def reach(path: Path | str) -> tuple[int, str]:
         return _HERE, text
     if name in {"", ".", ".."}:
         raise OSError(errno.EINVAL, "it does not stay beneath its store", text)
+    held = _mine.held
+    if held is None:
+        return _into(folder, cut, path), name
+    if folder not in held:
+        if len(held) >= _MOST_HELD:
+            os.close(held.pop(next(iter(held))))
+        held[folder] = _into(folder, cut, path)
+    return os.dup(held[folder]), name
+
+
+def _into(folder: str, cut: tuple[str, str], path: Path | str) -> int:
+    """Open a folder beneath a fence. Raises OSError."""
     if _at_once is not None:
         fd = _at_once(os.fsencode(folder))
         if fd >= 0:
-            return fd, name
-    return _walk(cut[0], cut[1], path), name
+            return fd
+    return _walk(cut[0], cut[1], path)
 
 
 def _cut_folder(folder: str) -> tuple[str, str] | None:
@@ -266,7 +336,7 @@ def _name_link(fd: int, name: str, path: Path | str) -> None:
             raise OSError(errno.ELOOP, _WORDS, os.fspath(path))
 
 
-def _is(path: Path, kind: Callable[[int], bool]) -> bool:
+def _is(path: Path | str, kind: Callable[[int], bool]) -> bool:
     try:
         return kind(status(path).st_mode)
     except OSError:

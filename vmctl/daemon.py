@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import queue
 import secrets
 import signal
 import threading
@@ -19,6 +18,7 @@ from vmctl import supervisor
 from vmctl.at_work import DAEMON
 from vmctl.backoff import backoff
 from vmctl.bell import Bell
+from vmctl.carrier import Carrier
 from vmctl.errors import JournalError, StoreError, StoreExchanged, SyncError, VmctlError
 from vmctl.lamps import Lamps
 from vmctl.leases import Leases
@@ -65,7 +65,7 @@ class Daemon:
         self._writing = threading.Lock()
         self._look_again: dict[str, float] = {}  # those in which something had not stood still
         self._debounce = Debounce(config.scan.debounce, config.scan.debounce_max)
-        self._carrier = _Carrier(self._wake)
+        self._carrier = Carrier(self._wake.set)
         self._mails: Iterator[Parcel] | None = None
         self._on_its_way: Parcel | None = None
         self._next_scan = 0.0
@@ -106,7 +106,7 @@ class Daemon:
 
     def _serve(self) -> None:
         """Serve with the store as it is now, until told to stop or until the store is another one."""
-        self._carrier, self._mails, self._on_its_way = _Carrier(self._wake), None, None
+        self._carrier, self._mails, self._on_its_way = Carrier(self._wake.set), None, None
         self._next_scan = self._next_beat = 0.0  # a store that was opened again is looked at and told of at once
         self._look_again.clear()
         with (
@@ -124,7 +124,7 @@ class Daemon:
             post.listen()
             post.connect()
             post.failover.ask_from_now()
-            self._carrier.start(post)
+            self._carrier.start(post.carry)
             try:
                 folder_of = post.replica.store.folder_of
 
@@ -459,44 +459,3 @@ def _starting(status: dict[str, Any]) -> bool:
     """Whether a mail is from a server that starts: it must hear of us before its wait is over."""
     views = status.get("views")
     return isinstance(views, dict) and any(isinstance(v, dict) and v.get("state") == "starting" for v in views.values())
-
-
-class _Carrier:
-    """A thread that hands one mail at a time to the peer's server."""
-
-    def __init__(self, wake: Bell) -> None:
-        self._wake = wake
-        self._work: queue.SimpleQueue[Parcel | None] = queue.SimpleQueue()
-        self._done: queue.SimpleQueue[tuple[Parcel, SyncError | None]] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
-
-    def start(self, post: Post) -> None:
-        self._thread = threading.Thread(target=self._run, args=(post,), name="vmctl carrier", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop after the mail that is on its way; a peer that hangs is not waited for."""
-        self._work.put(None)
-        if self._thread is not None:
-            self._thread.join(timeout=5.0)
-
-    def carry(self, parcel: Parcel) -> None:
-        self._work.put(parcel)
-
-    def result(self) -> tuple[Parcel, SyncError | None] | None:
-        try:
-            return self._done.get_nowait()
-        except queue.Empty:
-            return None
-
-    def _run(self, post: Post) -> None:
-        while (parcel := self._work.get()) is not None:
-            try:
-                post.carry(parcel)
-                error: SyncError | None = None
-            except SyncError as fault:
-                error = fault
-            except Exception as fault:  # noqa: BLE001 - whatever it is, the loop must hear of it
-                error = SyncError("a mail could not be sent", why=f"{type(fault).__name__}: {fault}")
-            self._done.put((parcel, error))
-            self._wake.set()

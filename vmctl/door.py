@@ -33,7 +33,7 @@ log = logging.getLogger("vmctl.door")
 
 _LATER = 60.0  # seconds until a mail in the Maildir that cannot be taken now is looked at again
 _MOST_REPORTS = 100  # that wait; there are more of them where somebody makes them up
-_MOST_AT_HAND = 16_000_000  # bytes of mails
+_MOST_AT_HAND, _RECORD = 16_000_000, 8000  # bytes of mails; and of a record, when it was read, besides
 _ADDED = 1 << 20  # bytes that servers on the way may add, besides doubling all of it
 
 
@@ -46,7 +46,7 @@ class _AtHand:
         self._size = 0
 
     def put(self, path: Path, mail: SyncMail, size: int) -> None:
-        """Keep a mail of so many bytes, while there is room."""
+        """Keep a mail that takes so many bytes, while there is room."""
         with self._lock:
             if self._size + size <= _MOST_AT_HAND:
                 self._mails[path] = mail, size
@@ -97,7 +97,7 @@ class Door:
         self._check_store()
         if not self._spool.holds(content, mail.packet):
             path = self._spool.put(content, mail.packet, self._clock.wall())
-            self._at_hand.put(path, mail, len(content))
+            self._at_hand.put(path, mail, len(content) + _RECORD * len(mail.records))
 
     def waiting(self, path: Path) -> SyncMail:
         """A mail that waits in the spool: as it was read when it came, where that is still at hand. Raises as `read` does."""

@@ -1,9 +1,9 @@
 """The one place that makes files durable: temp beside the target, fsync, rename, fsync the directory.
 
 Each function promises that after its return a power cut finds the new content, and that before it the old content is
-whole: nobody ever reads half of either. Only what `vmctl.together` is made of (`stage`, `take_place`, `take_free_place`, and
+whole: nobody ever reads half of either. Only what `vmctl.together` is made of (`stage`, `take_place`, `replace`, `discard`, and
 `make_directory` with `waits`) leaves the waiting to that. Nothing else in vmctl changes a file. Every step goes through a module-level
-name (`_open`, `_write`, `_truncate`, `_fsync`, `_rename`, `_swap`, `_link`, `_unlink`, `_mkdir`, `_rmdir`, `_sync`, `_syncfs`), so
+name (`_open`, `_write`, `_truncate`, `_fsync`, `_rename`, `_rename_free`, `_swap`, `_link`, `_unlink`, `_mkdir`, `_rmdir`, `_sync`, `_syncfs`), so
 that a test can make each of them fail, end the process at it, or lose what was not synced. Not promised: what a disk does that lies
 about fsync.
 
@@ -39,7 +39,8 @@ _MOUNTS = "/proc/self/mountinfo"  # proc(5)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _CANNOT_LINK = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
 _CANNOT_SWAP = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
-_AT_CWD, _EXCHANGE = -100, 2  # of renameat2(2)
+_CANNOT_RENAME_FREE = (*_CANNOT_SWAP, errno.EPERM)  # a container may not be let do it
+_AT_CWD, _NO_REPLACE, _EXCHANGE = -100, 1, 2  # of renameat2(2)
 
 _CHUNK = 1 << 20
 _MOST_SINGLY = 100  # files: more are made durable by one sync of everything
@@ -73,16 +74,25 @@ def _syncfs(fd: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def _swap(one: Path, other: Path) -> None:
+def _swap(one: Path | str, other: Path | str) -> None:
     """Two files get each other's names, at one moment. Raises one of `_CANNOT_SWAP` where that cannot be had."""
+    _rename_how(one, other, _EXCHANGE)
+
+
+def _rename_free(source: Path | str, target: Path | str) -> None:
+    """As `_rename`; FileExistsError where anything has the name. Raises one of `_CANNOT_SWAP` where that cannot be had."""
+    _rename_how(source, target, _NO_REPLACE)
+
+
+def _rename_how(source: Path | str, target: Path | str, flag: int) -> None:
     import ctypes
 
     found = _of_libc("renameat2")
     if found is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    with beneath.Way(one) as first, beneath.Way(other) as second:
-        folders = [_AT_CWD if way.fd is None else way.fd for way in (first, second)]
-        if found(folders[0], os.fsencode(first.name), folders[1], os.fsencode(second.name), _EXCHANGE):
+    with beneath.Way(source) as old, beneath.Way(target) as new:
+        folders = [_AT_CWD if way.fd is None else way.fd for way in (old, new)]
+        if found(folders[0], os.fsencode(old.name), folders[1], os.fsencode(new.name), flag):
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
 
@@ -99,7 +109,7 @@ class disk_faults:  # noqa: N801 - it is used as a function is; a class, as it s
 
     __slots__ = ("_path",)
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | str) -> None:
         self._path = path
 
     def __enter__(self) -> None:
@@ -115,7 +125,11 @@ class disk_faults:  # noqa: N801 - it is used as a function is; a class, as it s
 
 def temp_beside(path: Path) -> Path:
     """A name for a new file in the same directory, which scans leave alone."""
-    return path.with_name(TEMP_PREFIX + os.urandom(8).hex())
+    return path.with_name(_temp_name())
+
+
+def _temp_name() -> str:
+    return TEMP_PREFIX + os.urandom(8).hex()
 
 
 def temporary(root: Path) -> Iterator[Path]:
@@ -169,52 +183,79 @@ def exchange(path: Path, data: bytes, aside: Path, *, mode: int = 0o600) -> bool
         return kept
 
 
-def stage(path: Path, data: bytes, whose: Rights, kept: list[int] | None = None) -> Path:
-    """Put `data` into a new file beside `path` for which nobody has waited yet; `kept` gets its descriptor. See `vmctl.together`."""
+def stage(folder: str, data: bytes, whose: Rights, kept: list[int] | None = None) -> str:
+    """Put `data` into a new file in a folder, for which nobody has waited yet; its path, and `kept` gets its descriptor.
+
+    See `vmctl.together`.
+    """
+    path = f"{folder}/{_temp_name()}"
     with disk_faults(path):
-        return _new_file(path, data, whose, waits=False, kept=kept)
+        _fill_new(path, data, whose, waits=False, kept=kept)
+    return path
 
 
-def take_place(staged: Path, path: Path) -> None:
-    """Give a file that is durable by now its name; the name is not, yet."""
+def take_place(staged: str, path: str, *, edited: bool = False) -> bool:
+    """Give a file that is durable by now its name, unless something has that already; tells whether it did.
+
+    The name is not durable yet. Where the file system cannot do that in one step, a file that people edit (`edited`) gets a
+    second name and then loses the first one; any other is renamed after a look, as it must never have both.
+    """
     with disk_faults(path):
-        _rename(staged, path)
+        try:
+            _rename_free(staged, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _CANNOT_RENAME_FREE:
+                raise
+            return _take_free_place(staged, path, edited=edited)
+        return True
 
 
-def take_free_place(staged: Path, path: Path) -> bool:
-    """As `take_place`, unless something has the name already, or the file system gives no second names; tells whether it did."""
-    with disk_faults(path):
+def _take_free_place(staged: str, path: str, *, edited: bool) -> bool:
+    if edited:
         try:
             _link(staged, path)
         except FileExistsError:
             return False
         except OSError as error:
-            if error.errno in _CANNOT_LINK:
-                return False
-            raise
-        _unlink(staged)
-        return True
+            if error.errno not in _CANNOT_LINK:
+                raise
+        else:
+            _unlink(staged)
+            return True
+    with contextlib.suppress(FileNotFoundError):
+        beneath.status(path)
+        return False
+    _rename(staged, path)
+    return True
 
 
-def keep_open(fd: int, path: Path) -> None:
+def replace(source: str, path: str) -> None:
+    """Give a file that is durable by now its name, in place of what has it; the name is not durable yet."""
+    with disk_faults(path):
+        _rename(source, path)
+
+
+def keep_open(fd: int, path: Path | str) -> None:
     """Make the bytes of an open file durable; `path` is for words."""
     with disk_faults(path):
         _fsync(fd)
 
 
-def keep_file(path: Path) -> None:
+def keep_file(path: Path | str) -> None:
     """Make the bytes of a file durable."""
     with disk_faults(path):
         _sync_one(path, os.O_RDONLY | os.O_NOFOLLOW)
 
 
-def keep_names(folder: Path) -> None:
+def keep_names(folder: Path | str) -> None:
     """Make the names in a folder durable, if it is there still."""
     with disk_faults(folder), contextlib.suppress(FileNotFoundError):
         fsync_directory(folder)
 
 
-def keep_disk(fd: int, path: Path) -> None:
+def keep_disk(fd: int, path: Path | str) -> None:
     """Make all of a file system durable; `fd` was opened there before anything was written that counts.
 
     Of a fault in between only such a descriptor is sure to be told (syncfs(2)). `path` is for words.
@@ -316,7 +357,7 @@ def keep_owner(path: Path, before: os.stat_result) -> None:
             os.chown(path, before.st_uid, before.st_gid, follow_symlinks=False)
 
 
-def make_directory(path: Path, *, mode: int = 0o700, needs: Path | None = None, waits: set[Path] | None = None) -> None:
+def make_directory(path: Path, *, mode: int = 0o700, needs: Path | None = None, waits: set[str] | None = None) -> None:
     """Make `path` and what is missing above it; each new name is durable in its parent.
 
     AS_BESIDE lets the group do in a new folder what it may do in the one that holds it. Nothing is made where `needs`, a
@@ -341,7 +382,7 @@ def make_directory(path: Path, *, mode: int = 0o700, needs: Path | None = None, 
             if waits is None:
                 fsync_directory(folder.parent)
             else:
-                waits.add(folder.parent)
+                waits.add(str(folder.parent))
 
 
 def remove(path: Path) -> bool:
@@ -371,7 +412,7 @@ def remove_all(paths: Iterable[Path]) -> None:
             fsync_directory(folder)
 
 
-def discard(path: Path) -> None:
+def discard(path: Path | str) -> None:
     """Remove a file that nobody needs, if it is there; a power cut may bring it back."""
     with disk_faults(path):
         _discard(path)
@@ -382,15 +423,16 @@ def keep_all() -> None:
     _sync()
 
 
-def keep(paths: Iterable[Path], root: Path) -> None:
-    """Make files below `root` durable that somebody else wrote, with their names and those of the folders that hold them.
+def keep(paths: Iterable[str], root: Path) -> None:
+    """Make files durable that somebody else wrote, with their names and those of the folders that hold them.
 
-    One that is gone meanwhile is left out.
+    Paths are relative to `root`. One that is gone meanwhile is left out.
     """
-    files = list(paths)
-    if len(files) > _MOST_SINGLY:
+    names = list(paths)
+    if len(names) > _MOST_SINGLY:
         keep_all()
         return
+    files = [root / name for name in names]
     folders = {folder for path in files for folder in path.parents if folder.is_relative_to(root)}
     for path in [*files, *sorted(folders, reverse=True)]:
         try:
@@ -413,12 +455,12 @@ def remove_empty(folder: Path) -> bool:
     return True
 
 
-def fsync_directory(path: Path) -> None:
+def fsync_directory(path: Path | str) -> None:
     """Make the names in a directory durable."""
     _sync_one(path, os.O_RDONLY | os.O_DIRECTORY)
 
 
-def _sync_one(path: Path, flags: int) -> None:
+def _sync_one(path: Path | str, flags: int) -> None:
     fd = beneath.open(path, flags)
     try:
         _fsync(fd)
@@ -546,7 +588,7 @@ def _try_lock(fd: int, path: Path) -> bool:
         return True
 
 
-def _new(path: Path, whose: Rights) -> int:
+def _new(path: Path | str, whose: Rights) -> int:
     """Make a file, which nobody else may open before it has its rights; open for writing."""
     fd = _open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
@@ -558,11 +600,16 @@ def _new(path: Path, whose: Rights) -> int:
     return fd
 
 
-def _new_file(
-    path: Path, data: bytes, whose: Rights, *, waits: bool = True, kept: list[int] | None = None
-) -> Path:  # fmt: skip
+def _new_file(path: Path, data: bytes, whose: Rights) -> Path:
     temp = temp_beside(path)
-    fd = _new(temp, whose)
+    _fill_new(temp, data, whose)
+    return temp
+
+
+def _fill_new(
+    path: Path | str, data: bytes, whose: Rights, *, waits: bool = True, kept: list[int] | None = None
+) -> None:  # fmt: skip
+    fd = _new(path, whose)
     try:
         try:
             _write(fd, data)
@@ -576,12 +623,11 @@ def _new_file(
         else:
             kept.append(fd)
     except BaseException:
-        _discard(temp)
+        _discard(path)
         raise
-    return temp
 
 
-def _discard(path: Path) -> None:
+def _discard(path: Path | str) -> None:
     with contextlib.suppress(FileNotFoundError):
         _unlink(path)
 

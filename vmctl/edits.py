@@ -44,14 +44,14 @@ class Edits:
         self.changed: list[str] = []
 
     def found(
-        self, key: str, document: dict[str, Any], at: int, state: Record | None = None, *, whole: bool = True
-    ) -> None:
+        self, key: str, entry: Entry | None, document: dict[str, Any], at: int, state: Record | None = None,
+        *, whole: bool = True,
+    ) -> None:  # fmt: skip
         """A file holds this document: compare it with what the file held, and take a difference as an edit.
 
-        `at` is the time of the edit in microseconds. `state` is the record that a message's file brings
+        `entry` is what the index has of the record; `at` is the time of the edit in microseconds. `state` is the record that a message's file brings
         along; it is `whole` when its recording is beside it.
         """
-        entry = self._index.get(key)
         wall = self._clock.wall()
         if entry is None:
             fresh = self._put_back(state) if state else created(key, document, self._tick(), min(at, wall))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from vmctl.at_work import ROUND
 from vmctl.bell import Bell
+from vmctl.carrier import Carrier
 from vmctl.clock import rfc3339
 from vmctl.errors import SyncError
 from vmctl.post import Post
@@ -75,6 +76,8 @@ class End:
         self._bell: Bell | None = None
         self._post: Post | None = None
         self._ships = self._has_shipped = False
+        self._carrier = Carrier(lambda: None)
+        self._is_under_way = False  # a mail, while a scan goes on
         self._newest = 0  # the number of the newest change that has left, or was there before the scan
         self._step: Callable[[], Any] = self.close
 
@@ -117,6 +120,7 @@ class End:
 
     def close(self) -> None:
         """Tell others what is new, and give the store free."""
+        self._carrier.stop()
         post, self._post = self._post, None
         if post is not None:
             try:
@@ -138,6 +142,7 @@ class End:
         self._ships = ships
         pause = self._ship_found if ships else None
         report = self.post.replica.scan_settled(wait, full=full, accept_deletions=accept_deletions, pause=pause)
+        self._arrived()
         self.post.replica.outbox.left_now()
         self.tally.scanned = len(set(report.changed))
         self.tally.held = report.held
@@ -151,15 +156,34 @@ class End:
         peer = self.post.peer.store
         if not self._ships or (peer and len(Spool(peer / STATE).waiting()) >= _MOST_WAITING):
             return
-        above, self._newest = self._newest, self.post.replica.index.last_number
         try:
-            for parcel in self.post.found(above):
-                if self.post.deliver(parcel):
-                    self.count(parcel)
-                    self._has_shipped = True
-                self._progress(f"scanning {self.name}", self.tally.shipped, 0)
-        except SyncError:
+            if not self._carrier.is_started:
+                self._carrier.start(self.post.carry)
+        except RuntimeError:  # there can be no further thread: all leaves when the scan is over
             self._ships = False
+            return
+        above, self._newest = self._newest, self.post.replica.index.last_number
+        for parcel in self.post.found(above):
+            if not self._arrived():
+                return  # this one was built as if that had been taken: it is built anew when the scan is over
+            self._carrier.carry(parcel)
+            self._is_under_way = True
+
+    def _arrived(self) -> bool:
+        """Wait for the mail that is under way while the scan goes on, if there is one, and settle it; whether it was taken."""
+        carried = self._carrier.result(wait=True) if self._is_under_way else None
+        self._is_under_way = False
+        if carried is None:
+            return True
+        try:
+            taken = self.post.settled(*carried)
+        except SyncError:
+            taken = self._ships = False
+        if taken:
+            self.count(carried[0])
+            self._has_shipped = True
+        self._progress(f"scanning {self.name}", self.tally.shipped, 0)
+        return taken
 
     def listen(self) -> int:
         """Receive on loopback from now on; the port."""

@@ -57,9 +57,8 @@ class Findings:
         """How much is not as it should be, yet: it is to be looked at again."""
         return len(self._faulty) + len(self.report.unsettled) + len(self.report.damaged)
 
-    def seen(self, path: str, look: Look, digest: str) -> None:
-        """A file holds what the index now has of it."""
-        known = self._index.looks.file(path)
+    def seen(self, path: str, look: Look, digest: str, known: tuple[Look, str] | None) -> None:
+        """A file holds what the index now has of it, and did not at its last look, by which it is `known`."""
         if known is None or known[1] != digest:
             self._new.append(path)
         self._index.looks.set_file(path, look, digest)
@@ -70,7 +69,7 @@ class Findings:
 
     def keep_new(self) -> None:
         """What was taken in is accepted, so it is made durable first: whoever wrote it may not have waited for the disk."""
-        durable.keep((self._store.root / path for path in self._new), self._store.root)
+        durable.keep(self._new, self._store.root)
         self._new.clear()
 
     def fault(self, path: str, why: str, mend: str) -> None:

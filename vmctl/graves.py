@@ -41,10 +41,14 @@ class Graves:
     def dig(self, record: Record) -> None:
         """Say durably that a record is dead."""
         tomb = self.tomb(record.key)
-        data = {"key": record.key} | record.as_json()
         durable.make_directory(tomb.parent, needs=self._store.state)
-        text = self._store.text(record) if record.kind == MESSAGE else (json.dumps(data, indent=1) + "\n").encode()
-        durable.write(tomb, text)
+        durable.write(tomb, self.text(record))
+
+    def text(self, record: Record) -> bytes:
+        """What the tomb of a record holds."""
+        if record.kind == MESSAGE:
+            return self._store.text(record)
+        return (json.dumps({"key": record.key} | record.as_json(), indent=1) + "\n").encode()
 
     def fill(self, key: str) -> None:
         """The record lives again, or nothing of it is to be kept: remove its tomb."""

@@ -6,7 +6,6 @@ acknowledged here: the acknowledgement leaves with the next mail, after the tran
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -111,7 +110,8 @@ class Inbox:
         start under a new incarnation, when no number means two changes any more.
         """
         taken = Taken(request=mail.request, status=mail.status)
-        here = [audio.sha256 for audio in mail.audio if self._sound(audio)]
+        known = self._recordings.may_be_here({audio.sha256 for audio in mail.audio})
+        here = [audio.sha256 for audio in mail.audio if self._sound(audio, known)]
         with self._index.transaction():
             self._index.replies.came(here)
             current = self._peer_incarnation(mail)
@@ -237,7 +237,8 @@ class Inbox:
             check_numbers(part)
             if part.kind == CONFLICT and base is None:
                 check_conflict(part)
-            json.dumps(value, ensure_ascii=False).encode()  # half a character fits neither the index nor a file
+            part.check_whole()
+            version.encode()
         except (ValueError, KeyError, TypeError) as error:
             self._hold(value, f"it cannot be read: {error}")
             return
@@ -305,14 +306,14 @@ class Inbox:
 
     # Recordings
 
-    def _sound(self, audio: Audio) -> bool:
+    def _sound(self, audio: Audio, known: set[str]) -> bool:
         """A recording, or a piece of one, before the record that names it; tells whether it is whole.
 
         A piece is durable in the pool then. A whole one is held there until the caller has it put down, and lets the mail go.
         """
-        if self._recordings.find(audio.sha256):
+        if (audio.sha256 in known or not audio.whole) and self._recordings.find(audio.sha256):
             return True  # a mail that came twice must not leave a second copy
-        if audio.offset == 0 and len(audio.data) == audio.size:
+        if audio.whole:
             good = audio.counted == audio.sha256
             if good:
                 self._pool.hold(audio.data, audio.sha256)

@@ -35,7 +35,7 @@ from vmctl.errors import DiskFull, IndexDamaged, StoreUnusable
 from vmctl.model import CALLFLOW, GREETING, MAILBOX, MESSAGE, PROMPT, SETTINGS, Record, Tick, canonical, parse_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 FORMAT: Final = 6
@@ -48,6 +48,9 @@ _REMEMBERED, _BESIDES = (
 _RANK = {SETTINGS: 0, CALLFLOW: 0, MAILBOX: 0, PROMPT: 1, GREETING: 1, MESSAGE: 3}
 _OTHER_RANK = 2
 _RANKS = ", ".join(map(str, sorted({*_RANK.values(), _OTHER_RANK})))  # named, so that numbers are looked up in each
+
+_ENTRY: Final = "key, version, state, shown, base"
+_OF_RECORD: Final = {"born", "vector", "kept", "deleted", "purged", "fields"}
 
 # What a message is, and since when: by the clock that said so, but never before this server's numbers got there.
 _STATUS = "CASE WHEN json_valid(state) THEN json_extract(state, '$.fields.status.is') END"
@@ -91,6 +94,9 @@ _PUT = """INSERT INTO records VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (ke
     state = excluded.state, audio = excluded.audio, shown = excluded.shown, base = excluded.base, todo = excluded.todo"""
 
 
+_compact = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
 class _Codec:
     """Records as the index holds them. The same one is read and written many times in a row: the last ones are remembered."""
 
@@ -104,7 +110,7 @@ class _Codec:
         version = record.version
         text = self._texts.get(version)
         if text is None:
-            text = json.dumps(record.as_json(), separators=(",", ":"), allow_nan=False)
+            text = _compact(record.as_json())
             self._remember(text, record)
             self._texts[version] = text
         return text
@@ -115,10 +121,10 @@ class _Codec:
             return None
         return _SAME if record.version == version else self.dump(record)
 
-    def entry(self, row: tuple[str, str, str | None, str | None]) -> Entry:
+    def entry(self, row: tuple[str, str, str, str | None, str | None]) -> Entry:
         """The entry of a row. Raises IndexDamaged."""
-        key, state, shown, base = row
-        record = self.record(key, state)
+        key, version, state, shown, base = row
+        record = self.record(key, state, version)
         return Entry(record, self._other(record, shown), self._other(record, base))
 
     def _other(self, record: Record, text: str | None) -> Record | None:
@@ -126,8 +132,8 @@ class _Codec:
             return None
         return record if text == _SAME else self.record(record.key, text)
 
-    def record(self, key: str, text: str) -> Record:
-        """The record that was dumped. Raises IndexDamaged."""
+    def record(self, key: str, text: str, version: str = "") -> Record:
+        """The record that was dumped, and whose `version` was counted then. Raises IndexDamaged."""
         known = self._records.get((key, text))
         if known is not None:
             return known
@@ -135,6 +141,9 @@ class _Codec:
             record = Record.from_json(key, json.loads(text))
         except ValueError as error:
             raise IndexDamaged(f"the index holds an unreadable record {key}", why=str(error)) from error
+        if version:
+            record.know_version(version)
+            self._texts[version] = text
         self._remember(text, record)
         return record
 
@@ -158,6 +167,7 @@ class Index:
         self._last = self._began = 0
         self._digest = 0
         self._depth = 0
+        self._notes: dict[str, str | None] = {}  # as they are in this transaction: nobody else changes one
         self._codec = _Codec()
         self.history = history.History(self._run)
         self.parts, self.offers = ranges.Ranges(self._run, "parts"), ranges.Ranges(self._run, "offers")
@@ -165,7 +175,7 @@ class Index:
         self.replies = replies.Replies(self._run)
         self.seen, self.letters = seen.Seen(self._run), letters.Letters(self._run)
         self.checkpoints = checkpoints.Checkpoints(self._run, self.meta, self.set_meta)
-        self.looks = looks.Looks(self._run, lambda sha256: self.replies.came([sha256]))
+        self.looks = looks.Looks(self._run, self._run_many, lambda sha256: self.replies.came([sha256]))
         self.faults = fault_list.Faults(self._run)
         self.lamps = lamp_list.Lamps(self._run, _SERVICE)
         self.tombstones = tombstones.Tombstones(self._run, self.note, self.set_note)
@@ -223,6 +233,7 @@ class Index:
             return
         self._run("BEGIN IMMEDIATE")
         self._depth = 1
+        self.looks.begin()
         for table in self._rare:
             table.begin()
         try:
@@ -236,6 +247,7 @@ class Index:
             if before != (self._last, self._digest):
                 self.set_meta("last", str(self._last))
                 self.set_meta("digest", f"{self._digest:032x}")
+            self.looks.write()
             self._run("COMMIT")
         except BaseException:
             if self._db.in_transaction:
@@ -243,8 +255,16 @@ class Index:
             raise
         finally:
             self._depth = 0
+            self._notes.clear()
+            self.looks.end()
             for table in self._rare:
                 table.end()
+
+    def _run_many(self, query: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        try:
+            self._db.executemany(query, rows)
+        except database.Fault as error:
+            raise database.ours(error) from error
 
     def _run(self, query: str, values: tuple[Any, ...] = ()) -> database.Rows:
         try:
@@ -288,12 +308,20 @@ class Index:
 
     def meta(self, name: str, default: str = "") -> str:
         """A note by its name."""
-        row = self._run("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-        return default if row is None else str(row[0])
+        if name in self._notes:
+            value = self._notes[name]
+        else:
+            row = self._run("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+            value = None if row is None else str(row[0])
+            if self._depth:
+                self._notes[name] = value
+        return default if value is None else value
 
     def set_meta(self, name: str, value: str) -> None:
         """Set a note."""
         self._run("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+        if self._depth:
+            self._notes[name] = value
 
     def note(self, name: str) -> Any:
         """A note that holds JSON, or None."""
@@ -308,8 +336,13 @@ class Index:
 
     def get(self, key: str) -> Entry | None:
         """The entry of a record."""
-        row = self._run("SELECT key, state, shown, base FROM records WHERE key = ?", (key,)).fetchone()
+        row = self._run(f"SELECT {_ENTRY} FROM records WHERE key = ?", (key,)).fetchone()  # noqa: S608 - our own words; values are parameters
         return None if row is None else self._codec.entry(row)
+
+    def text(self, record: Record, value: dict[str, Any]) -> bytes:
+        """The JSON of a record as it is kept here, with what else `value` has; more bytes than need be where it is not ASCII."""
+        more = {name: one for name, one in value.items() if name not in _OF_RECORD}
+        return f"{self._codec.dump(record)[:-1]},{_compact(more)[1:]}".encode()
 
     def put(self, entry: Entry, wall: int) -> None:
         """Store an entry; a version that is new here gets the next change number."""
@@ -366,7 +399,7 @@ class Index:
 
     def entries(self, where: str = "1", values: tuple[Any, ...] = ()) -> Iterator[Entry]:
         """The entries that a condition selects, by key."""
-        rows = self._run(f"SELECT key, state, shown, base FROM records WHERE {where} ORDER BY key", values)  # noqa: S608 - our own words; values are parameters
+        rows = self._run(f"SELECT {_ENTRY} FROM records WHERE {where} ORDER BY key", values)  # noqa: S608 - our own words; values are parameters
         return map(self._codec.entry, rows.fetchall())
 
     def keys(self, where: str = "1", values: tuple[Any, ...] = ()) -> list[str]:
@@ -395,6 +428,11 @@ class Index:
     def with_audio(self, sha256: str) -> list[Entry]:
         """The entries that name a recording."""
         return list(self.entries("audio = ?", (sha256,)))
+
+    def named_audio(self, recordings: set[str]) -> set[str]:
+        """Of these those that an entry names."""
+        query = "SELECT audio FROM records WHERE audio IN (SELECT value FROM json_each(?))"
+        return {row[0] for row in self._run(query, (json.dumps(sorted(recordings)),))}
 
     def needs_audio(self, sha256: str, *, besides: str = "") -> bool:
         """Whether something besides one record names a recording: what lives or can be restored, lost in a conflict, or was.
@@ -443,14 +481,14 @@ class Index:
         query = f"SELECT key FROM records WHERE todo AND NOT {replies.WAITS} ORDER BY rank, key"  # noqa: S608 - our own words; values are parameters
         return [row[0] for row in self._run(query)]
 
-    def pending(self, above: int = -1) -> list[tuple[str, str, str]]:
+    def pending(self, above: int = -1) -> Iterator[tuple[str, str, str]]:
         """Key, kind and version of what the peer lacks: settings, callflows and mailboxes first, then the newest.
 
-        Of the changes `above` a number only.
+        Of the changes `above` a number only. Nothing may be changed before the last one is had.
         """
         query = f"""SELECT key, kind, version FROM records WHERE base IS NOT '=' AND rank IN ({_RANKS}) AND number > ?
             ORDER BY rank, number DESC"""  # noqa: S608 - our own words
-        return [(row[0], row[1], row[2]) for row in self._run(query, (above,))]
+        yield from self._run(query, (above,))
 
     def pending_count(self) -> int:
         """How many records the peer lacks."""

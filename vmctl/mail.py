@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BASE64_GROWTH", "MAX_AUDIO", "Audio", "SyncMail", "brings_messages", "compose", "describe", "estimate", "parse",
+    "size_of_audio", "size_of_text",
 ]  # fmt: skip
 
 SIGNED_PREFIX = b"vmctl sync mail 1\n"  # of the signature's scheme; a higher `v` keeps it
@@ -62,16 +63,21 @@ def compose(
     summary: str,
     subject: str,
     binary: bool = False,
+    records: Sequence[bytes] | None = None,
 ) -> bytes:
     """The mail as bytes with CRLF line ends, ready for DATA; `binary` ones to be sealed, or for BDAT (RFC 3030).
 
     `message_id` (with its angle brackets) is new for every attempt, `mail.packet` is not. `sign` gives the names of
     keys and their Ed25519 signatures of what it is given: one, and while keys are exchanged that of the former key, too.
     Raises BadValue for an address, id or count that no mail can have, BadAudio for a recording whose bytes are not those
-    of its digest.
+    of its digest. `records` is the JSON of each of the mail's, where the caller has it.
     """
     _check_names(mail, sender_address, recipient_address, message_id)
-    changes = dumps(as_json(mail))
+    value = as_json(mail)
+    del value["records"]
+    texts = list(map(dumps, mail.records)) if records is None else records
+    assert len(texts) == len(mail.records), "a text for each record"  # noqa: S101
+    changes = dumps(value)[:-1] + b',"records":[' + b",".join(texts) + b"]}"
     proof, *former = (_proof(key, signature) for key, signature in sign(SIGNED_PREFIX + changes))
     proof |= {"former": former[0]} if former else {}
     head = [
@@ -122,9 +128,22 @@ def estimate(records: Iterable[Any], audio: Iterable[int] = ()) -> int:
 
     It grows by parts: `estimate(a + b)` is not above `estimate(a) + estimate(b)`, so a caller may add up.
     """
-    values = sum(len(dumps(record)) + 1 for record in records)
-    sounds = sum(AUDIO_FRAME + math.ceil(length * BASE64_GROWTH) for length in audio)
-    return FRAME + math.ceil(values * BASE64_GROWTH) + sounds
+    return FRAME + sum(map(size_of_value, records)) + sum(map(size_of_audio, audio))
+
+
+def size_of_value(value: Any) -> int:
+    """Bytes at most that a JSON value adds to a mail."""
+    return size_of_text(dumps(value))
+
+
+def size_of_text(text: bytes) -> int:
+    """Bytes at most that a JSON value, written already, adds to a mail."""
+    return math.ceil((len(text) + 1) * BASE64_GROWTH)
+
+
+def size_of_audio(length: int) -> int:
+    """Bytes at most that a recording, or a piece of one, of so many bytes adds to a mail."""
+    return AUDIO_FRAME + math.ceil(length * BASE64_GROWTH)
 
 
 def _check_names(mail: SyncMail, sender_address: str, recipient_address: str, message_id: str) -> None:
@@ -162,7 +181,7 @@ def _audio_part(audio: Audio, *, binary: bool) -> bytes:
 
 
 def _named(parts: list[Part], name: str) -> Part:
-    found = [part for part in parts if part.content_type == "application/json" and part.filename == name]
+    found = [part for part in parts if part.head.content_type == "application/json" and part.head.filename == name]
     if len(found) != 1:
         raise garbage(f"it has {len(found) or 'no'} parts named {name}")
     return found[0]

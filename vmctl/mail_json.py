@@ -22,10 +22,12 @@ MAX_TEXT = 256  # characters of a name, an id, a challenge
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
+_compact = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+
+
 def dumps(value: Any) -> bytes:
     """Compact JSON in UTF-8, members in their order. Raises ValueError for NaN and infinity."""
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode("utf-8", "backslashreplace")  # half a character becomes JSON's own \udxxx
+    return _compact(value).encode("utf-8", "backslashreplace")  # half a character becomes JSON's own \udxxx
 
 
 def loads(data: bytes) -> dict[str, Any]:

@@ -7,6 +7,7 @@ megabytes is encoded in one call and found again by its boundary. Nothing here k
 from __future__ import annotations
 
 import binascii
+import contextlib
 import re
 from email.header import Header
 from email.parser import BytesHeaderParser
@@ -33,43 +34,45 @@ _ENCODING = "Content-Transfer-Encoding"
 _BINARY, _ENCODED = (f"{_ENCODING}: {way}\r\n".encode("ascii") for way in ("binary", "base64"))
 _PLAIN = re.compile(r"[ -~]{0,900}", re.ASCII)
 _AFTER_DELIMITER = re.compile(rb"(--)?[ \t]{0,80}(?:\r?\n|\r?\Z)")
+# The headers of an attachment in the form in which `data_part` writes them.
+_OURS = re.compile(
+    rb'Content-Type: ([a-z]+/[a-z0-9-]+);\r\n name="([A-Za-z0-9._-]+)"\r\n'
+    rb"Content-Transfer-Encoding: (binary|base64)\r\n"
+    rb'Content-Disposition: attachment;\r\n filename="\2"\r\n'
+    rb"(?:Content-(?:ID|Duration): [!-~]{1,200}\r\n){0,2}\r\n"
+)
+_LONGEST_OURS = 1200  # bytes
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _NOT_IN_A_FILENAME = re.compile(r"[^A-Za-z0-9._-]+", re.ASCII)
+
+
+class Head(NamedTuple):
+    """What the headers of a part say: such as `audio/wav`, and how its body is encoded, both in lower case.
+
+    The name under which it is attached comes from outside and is never a path. `boundary` is None where none can be read.
+    """
+
+    content_type: str
+    filename: str
+    encoding: str
+    boundary: str | None = ""
 
 
 class Part(NamedTuple):
     """One leaf of a mail: its headers, and where its body lies in the mail."""
 
-    headers: Message
+    head: Head
     raw: bytes
     start: int
     end: int
-
-    @property
-    def content_type(self) -> str:
-        """Such as `audio/wav`, in lower case."""
-        return _content_type(self.headers)
-
-    @property
-    def filename(self) -> str:
-        """The name it is attached under, or nothing. It comes from outside and is never a path."""
-        try:
-            return self.headers.get_filename() or ""
-        except Exception:  # noqa: BLE001 - the email package raises what it likes on a hostile header
-            return ""
-
-    @property
-    def encoding(self) -> str:
-        """How the body is encoded, in lower case."""
-        return str(self.headers.get(_ENCODING, "7bit")).strip().lower()
 
     def content(self) -> bytes:
         """The body, decoded. Raises MailGarbage."""
         body = memoryview(self.raw)[self.start : self.end]
         try:
-            if self.encoding == "base64":
+            if self.head.encoding == "base64":
                 return binascii.a2b_base64(body)
-            if self.encoding == "quoted-printable":
+            if self.head.encoding == "quoted-printable":
                 return binascii.a2b_qp(body)
         except binascii.Error as error:
             raise garbage(f"the base64 of a part is broken: {error}") from error
@@ -160,7 +163,7 @@ def in_base64(raw: bytes) -> bytes:
     """A mail that `multipart` made, its binary parts in base64: for a server that takes lines only. Raises MailGarbage."""
     pieces, at = [], 0
     for part in leaves(raw):
-        if part.encoding == "binary":
+        if part.head.encoding == "binary":
             mark = raw.rindex(_BINARY, at, part.start)
             pieces += [
                 raw[at:mark],
@@ -182,27 +185,34 @@ class _Walk:
 
     def into(self, start: int, end: int, depth: int) -> None:
         """Find the leaves of what lies between two places."""
-        headers, body = _head(self._raw, start, end)
+        head, body = _head(self._raw, start, end)
         self._heads += body - start
         if self._heads > MAX_HEADS:
             raise garbage(f"its header blocks are longer than {MAX_HEADS} bytes")
-        if not _content_type(headers).startswith("multipart/"):
+        if not head.content_type.startswith("multipart/"):
             if depth == 0:
                 raise garbage("it has no parts")
-            self.found.append(Part(headers, self._raw, body, end))
+            self.found.append(Part(head, self._raw, body, end))
             return
         if depth >= MAX_DEPTH:
             raise garbage(f"its parts are nested more than {MAX_DEPTH} deep")
-        for part_start, part_end in _pieces(self._raw, body, end, _boundary(headers)):
+        for part_start, part_end in _pieces(self._raw, body, end, _boundary(head)):
             if len(self.found) >= MAX_PARTS:
                 raise garbage(f"it has more than {MAX_PARTS} parts")
             self.into(part_start, part_end, depth + 1)
 
 
-def _head(raw: bytes, start: int, end: int) -> tuple[Message, int]:
+def _head(raw: bytes, start: int, end: int) -> tuple[Head, int]:
+    """The headers at a place, and where what they are of begins."""
+    ours = _OURS.match(
+        raw, start, min(end, start + _LONGEST_OURS)
+    )  # the email package takes long for thousands of them
+    if ours is not None:
+        content_type, filename, encoding = (text.decode("ascii") for text in ours.groups())
+        return Head(content_type, filename, encoding), ours.end()
     for empty in (b"\r\n", b"\n"):
         if raw.startswith(empty, start, end):
-            return BytesHeaderParser().parsebytes(b""), start + len(empty)
+            return Head("text/plain", "", "7bit"), start + len(empty)
     mark = _HEAD_END.search(raw, start, min(end, start + MAX_HEAD))
     if mark is None and end - start > MAX_HEAD:
         raise garbage(f"a header block is longer than {MAX_HEAD} bytes")
@@ -211,20 +221,27 @@ def _head(raw: bytes, start: int, end: int) -> tuple[Message, int]:
     # the email package takes quadratic time over the parameters of a long value
     if any(len(str(headers.get(name, ""))) > MAX_VALUE for name in ("Content-Type", "Content-Disposition")):
         raise garbage(f"a Content header is longer than {MAX_VALUE} characters")
-    return headers, body
+    return _said(headers), body
 
 
-def _content_type(headers: Message) -> str:
+def _said(headers: Message) -> Head:
+    content_type, filename, boundary = "application/octet-stream", "", None
+    # the email package raises what it likes on a hostile header
+    with contextlib.suppress(Exception):
+        content_type = headers.get_content_type()
+    with contextlib.suppress(Exception):
+        filename = headers.get_filename() or ""
+    with contextlib.suppress(Exception):
+        boundary = headers.get_boundary() or ""
+    return Head(content_type, filename, str(headers.get(_ENCODING, "7bit")).strip().lower(), boundary)
+
+
+def _boundary(head: Head) -> bytes:
     try:
-        return headers.get_content_type()
-    except Exception:  # noqa: BLE001 - the email package raises what it likes on a hostile header
-        return "application/octet-stream"
-
-
-def _boundary(headers: Message) -> bytes:
-    try:
-        boundary = (headers.get_boundary() or "").encode("ascii")
-    except Exception as error:  # the email package raises what it likes on a hostile header
+        if head.boundary is None:
+            raise garbage("its boundary cannot be read")
+        boundary = head.boundary.encode("ascii")
+    except UnicodeEncodeError as error:
         raise garbage("its boundary cannot be read") from error
     if not 0 < len(boundary) <= _MAX_BOUNDARY:
         raise garbage("it names no boundary between its parts")

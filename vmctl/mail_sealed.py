@@ -50,7 +50,7 @@ def wrap(
 
 def unwrap(raw: bytes) -> bytes | None:
     """What is sealed in a mail; None where it is not a sealed one. Raises MailGarbage."""
-    found = [part for part in leaves(raw) if part.content_type == _TYPE and part.filename == _NAME]
+    found = [part for part in leaves(raw) if part.head.content_type == _TYPE and part.head.filename == _NAME]
     if not found:
         return None
     if len(found) > 1:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from vmctl.clock import duration, rfc3339
 from vmctl.lines import one_line
 
 if TYPE_CHECKING:
-    from vmctl.mail_content import SyncMail
+    from collections.abc import Iterator
+
+    from vmctl.mail_content import Audio, SyncMail
 
 MAX_LINES = 50
 _MAX_PHRASES = 4
@@ -30,8 +33,8 @@ def describe(mail: SyncMail) -> tuple[str, str]:
         f"Sent {rfc3339(mail.sent)}, packet {mail.packet}.",
         "",
         f"It brings {_count(len(mail.records), 'change')} and {_count(len(mail.audio), 'recording')}.",
-        *_capped([_record_line(record) for record in mail.records]),
-        *_capped([_audio_line(audio.filename, len(audio.data), audio.size, audio.seconds) for audio in mail.audio]),
+        *_capped(len(mail.records), map(_record_line, mail.records)),
+        *_capped(len(mail.audio), map(_audio_line, mail.audio)),
         "",
         "This text is for people. What counts is in changes.json.",
     ]
@@ -85,16 +88,18 @@ def _field(name: str, value: Any) -> str:
     return f"{name} = {text}"
 
 
-def _audio_line(filename: str, length: int, size: int, seconds: float | None) -> str:
-    share = "" if length == size else f" of {size}, the rest in other mails"
-    lasts = "" if seconds is None else f", {duration(seconds)}"
-    return f"- recording {filename}{lasts}, {length} bytes{share}"
+def _audio_line(audio: Audio) -> str:
+    share = "" if audio.whole else f" of {audio.size}, the rest in other mails"
+    lasts = "" if audio.seconds is None else f", {duration(audio.seconds)}"
+    return f"- recording {audio.filename}{lasts}, {len(audio.data)} bytes{share}"
 
 
-def _capped(lines: list[str]) -> list[str]:
-    if len(lines) <= MAX_LINES:
-        return ["", *lines] if lines else []
-    return ["", *lines[:MAX_LINES], f"  and {len(lines) - MAX_LINES} more"]
+def _capped(count: int, lines: Iterator[str]) -> list[str]:
+    """So many lines, of which only those are made that are shown."""
+    if not count:
+        return []
+    more = [f"  and {count - MAX_LINES} more"] if count > MAX_LINES else []
+    return ["", *islice(lines, MAX_LINES), *more]
 
 
 def _key(record: dict[str, Any]) -> tuple[str, str, str]:

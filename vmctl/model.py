@@ -32,6 +32,7 @@ SETTINGS, CALLFLOW, PROMPT, MAILBOX, GREETING, MESSAGE, CONFLICT = (
 KINDS = (SETTINGS, CALLFLOW, PROMPT, MAILBOX, GREETING, MESSAGE)
 
 Vector = dict[str, int]
+_BOUND: Final = 2**53  # every JSON reader can hold what is below
 
 
 class Absent:
@@ -119,10 +120,12 @@ def parse_key(text: str) -> Key:
     raise ValueError(f"{text[:80]!r} is no key of a record")
 
 
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+
+
 def canonical(value: Any) -> bytes:
     """JSON in one form only, so that equal values are equal bytes. Raises ValueError for NaN and infinity."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode("utf-8", "surrogatepass")
+    return _canonical(value).encode("utf-8", "surrogatepass")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +149,11 @@ class Record:
     @property
     def lives(self) -> bool:
         """Whether some birth, save or restore is above what its deleters had seen."""
-        return any(number > self.deleted.get(by, 0) for by, number in self.kept.items())
+        deleted = self.deleted
+        for by, number in self.kept.items():  # noqa: SIM110 - it is asked for more often than anything else
+            if number > deleted.get(by, 0):
+                return True
+        return False
 
     @property
     def is_purged(self) -> bool:
@@ -167,9 +174,19 @@ class Record:
     def version(self) -> str:
         """A digest of everything in this version: 32 hex digits of SHA-256. Equal versions are equal records."""
         if not self._version:  # it is asked for again and again, and takes longer than all else
-            found = hashlib.sha256(canonical([self.key, self.as_json()])).hexdigest()[:32]
-            object.__setattr__(self, "_version", found)
+            self._count_version(canonical([self.key, self.as_json()]))
         return self._version
+
+    def check_whole(self) -> None:
+        """Raise ValueError for half a character, which fits neither the index nor a file: it comes from the wire."""
+        self._count_version(_canonical([self.key, self.as_json()]).encode())
+
+    def know_version(self, version: str) -> None:
+        """It was counted before."""
+        object.__setattr__(self, "_version", version)
+
+    def _count_version(self, data: bytes) -> None:
+        self.know_version(hashlib.sha256(data).hexdigest()[:32])
 
     def as_json(self) -> dict[str, Any]:
         """The record without its key, as index, message files and sync mails hold it."""
@@ -190,10 +207,15 @@ class Record:
         fields = value.get("fields")
         if not isinstance(fields, dict):
             raise ValueError(f"the record {key} has no fields")  # noqa: TRY004
+        return cls.of_fields(key, value, {str(name): field_from_json(key, field) for name, field in fields.items()})
+
+    @classmethod
+    def of_fields(cls, key: str, value: dict[str, Any], fields: dict[str, Field]) -> Self:
+        """The record that has these fields, and all else as `as_json` gave it. Raises ValueError."""
         return cls(
             key,
             born=_tick(key, value.get("born")),
-            fields={str(name): field_from_json(key, field) for name, field in fields.items()},
+            fields=fields,
             vector=vector_from_json(key, value.get("vector")),
             kept=vector_from_json(key, value.get("kept")),
             deleted=vector_from_json(key, value.get("deleted")),
@@ -212,12 +234,19 @@ def field_from_json(key: str, value: Any) -> Field:
     """The field that `field_as_json` gave. Raises ValueError."""
     if not isinstance(value, dict) or ("is" in value) == (value.get("absent") is True):
         raise ValueError(f"a field of {key} has neither a value nor 'absent'")
-    stamp = value.get("at")
-    if not (isinstance(stamp, list) and len(stamp) == 3 and _counts(stamp[0]) and _counts(stamp[2])):  # noqa: PLR2004
+    return Field(value.get("is", ABSENT), stamp_from_json(key, value.get("at")))
+
+
+def stamp_from_json(key: str, value: Any) -> Stamp:
+    """The stamp that is a list in JSON. Raises ValueError."""
+    if not isinstance(value, list) or len(value) != 3:  # noqa: PLR2004
         raise ValueError(f"a field of {key} has no stamp")
-    if not isinstance(stamp[1], str):
+    at, by, number = value
+    if not (type(at) is type(number) is int and 0 <= at < _BOUND and 0 <= number < _BOUND):  # as `_counts`
+        raise ValueError(f"a field of {key} has no stamp")
+    if not isinstance(by, str):
         raise ValueError(f"a stamp of {key} has no author")  # noqa: TRY004
-    return Field(value.get("is", ABSENT), Stamp(stamp[0], stamp[1], stamp[2]))
+    return Stamp(at, by, number)
 
 
 def dominates(one: Vector, other: Vector) -> bool:
@@ -308,14 +337,16 @@ def check_numbers(record: Record) -> None:
 
     A server's own numbers and stamps go on above all that it takes, and must still be read by everybody.
     """
-    stamps = [number for field in record.fields.values() for number in (field.stamp.at, field.stamp.number)]
-    newest = max((record.born.number, *record.vector.values(), *record.kept.values(), *stamps))
+    newest = max(
+        record.born.number, *record.vector.values(), *record.kept.values(),
+        *(max(stamp.at, stamp.number) for _, stamp in record.fields.values()),
+    )  # fmt: skip
     if newest > HIGHEST:
         raise ValueError(f"its number {newest} is of a time that no clock should show before the year 2219")
 
 
 def _counts(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+    return type(value) is int and 0 <= value < _BOUND
 
 
 def _tick(key: str, value: Any) -> Tick:

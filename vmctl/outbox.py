@@ -13,6 +13,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vmctl import beneath
 from vmctl.asking import Asker, Word
 from vmctl.backoff import backoff
 from vmctl.deferrals import Deferrals
@@ -146,7 +147,7 @@ class Outbox:
     def found(self, above: int, status: Callable[[], dict[str, Any]]) -> Iterator[Parcel]:
         """Mails with what came into the index above a number, and nothing else, while more is being looked for.
 
-        As `parcels` are they built, and settled before the next is asked for.
+        As `parcels` are they built, but one may be under way, and settled later, while the next one is.
         """
         urgent, messages = self._find_due(above)
         while (urgent or messages) and not self._deferrals.asks_for_a_bare_mail:
@@ -264,7 +265,7 @@ class Outbox:
 
     def preview(self) -> list[tuple[Entry, dict[str, Any]]]:
         """What would be shipped: each pending entry and its JSON for the wire."""
-        entries = [self._index.get(key) for key, _, _ in self._index.pending()]
+        entries = [self._index.get(key) for key, _, _ in list(self._index.pending())]
         return [(entry, record_for(entry)) for entry in entries if entry is not None]
 
     # Filling one mail
@@ -276,15 +277,17 @@ class Outbox:
         messages: deque[str] = deque()
         parked = self._lot.versions()
         suspects = {thing for thing in self._suspects() if isinstance(thing, Version)}
-        pending = [row for row in self._index.pending(above) if (row[0], row[2]) not in parked]
-        if above < 0:
-            # a suspect, too: that it left before says that its recording is on its way
-            still = {key for key, _, _ in pending}
-            self._sent = {key: sent for key, sent in self._sent.items() if key in still}
-        for key, kind, version in pending:
+        still: dict[str, _Sent] = {}  # a suspect, too: that it left before says that its recording is on its way
+        for key, kind, version in self._index.pending(above):  # a hundred thousand of them, in a first copy
+            if (key, version) in parked:
+                continue
             sent = self._sent.get(key)
+            if sent is not None:
+                still[key] = sent
             if (key, version) not in suspects and (sent is None or now >= sent.due or sent.version != version):
                 (messages if kind == MESSAGE else urgent).append(key)
+        if above < 0:
+            self._sent = still
         return urgent, messages
 
     def _suspects(self) -> set[Thing]:
@@ -308,16 +311,17 @@ class Outbox:
         self, load: Load, urgent: deque[str], messages: deque[str], *, oldest: bool = False
     ) -> bool:  # fmt: skip
         """Fill a mail with the records that are due; False when it is full before one of them."""
-        while len(load.records) < MOST_RECORDS and len(load.audio) < MAX_AUDIO and (urgent or messages):
-            queue = urgent or messages
-            last = oldest and not urgent
-            entry = self._index.get(queue[-1] if last else queue[0])
-            if entry is not None and entry.pending and not self._add(load, entry):
-                return False
-            if last:
-                queue.pop()
-            else:
-                queue.popleft()
+        with beneath.holding():
+            while len(load.records) < MOST_RECORDS and len(load.audio) < MAX_AUDIO and (urgent or messages):
+                queue = urgent or messages
+                last = oldest and not urgent
+                entry = self._index.get(queue[-1] if last else queue[0])
+                if entry is not None and entry.pending and not self._add(load, entry):
+                    return False
+                if last:
+                    queue.pop()
+                else:
+                    queue.popleft()
         return True
 
     def _fill_with(self, load: Load, group: Group) -> bool:

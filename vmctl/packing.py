@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from vmctl import beneath
 from vmctl.audio import WAV
 from vmctl.entry import Entry, audio_of
-from vmctl.mail import AUDIO_FRAME, BASE64_GROWTH, FRAME, MAX_AUDIO, Audio, estimate
+from vmctl.mail import AUDIO_FRAME, BASE64_GROWTH, FRAME, MAX_AUDIO, Audio, size_of_audio, size_of_text
+from vmctl.mail_json import dumps
 from vmctl.model import field_as_json
 from vmctl.parked import LARGEST_MAIL
 from vmctl.refusals import Piece, Version
@@ -44,6 +45,7 @@ class Load:
 
     size: int = FRAME
     records: list[dict[str, Any]] = field(default_factory=list)
+    texts: list[bytes] = field(default_factory=list)  # of the records
     versions: dict[str, str] = field(default_factory=dict)
     audio: list[Audio] = field(default_factory=list)
     pieces: list[Piece] = field(default_factory=list)
@@ -114,13 +116,16 @@ class Packer:
         `again`: it left before, so the peer will name the pieces of a long recording that it lacks.
         """
         value = record_for(entry)
-        size = estimate([value]) - FRAME
+        text = self._index.text(entry.record, value) if entry.base is None else b"\\u"
+        if b"\\u" in text:  # as UTF-8 it is shorter
+            text = dumps(value)
+        size = size_of_text(text)
         if FRAME + size > self.bound:
             raise TooLarge(FRAME + size)
         audio, named = self._audio_for(entry)
         long = audio is not None and audio["size"] > self.piece
         if audio is not None and not long:
-            size += estimate([], [audio["size"]]) - FRAME
+            size += size_of_audio(audio["size"])
         if load and load.size + size > self.bound:
             return False
         if audio is not None:
@@ -129,13 +134,14 @@ class Packer:
             elif not long and (sound := self._sound(audio["sha256"], 0, audio["size"], named)) is not None:
                 load.audio.append(sound)
         load.records.append(value)
+        load.texts.append(text)
         load.versions[entry.record.key] = entry.record.version
         load.size += size
         return True
 
     def add_piece(self, load: Load, piece: Piece) -> bool:
         """Add a piece of a recording, if it is here; False when the mail is full."""
-        size = estimate([], [piece.stop - piece.start]) - FRAME
+        size = size_of_audio(piece.stop - piece.start)
         if load and (load.size + size > self._bound_of_pieces or len(load.audio) >= MAX_AUDIO):
             return False
         sound = self._sound(*piece, self._index.with_audio(piece.sha256))
@@ -160,23 +166,29 @@ class Packer:
 
     def _sound(self, sha256: str, start: int, stop: int, named: list[Entry]) -> Audio | None:
         """The bytes of a recording, which these entries name, as an attachment; None where it is not here."""
-        path = self._recordings.find(sha256, named)
-        if path is None:
-            return None
         entry = next(iter(named), None)
         document = entry.record.document if entry else {}
         audio = audio_of(document) or {"size": stop, "format": WAV}
-        try:
-            with beneath.file(self._store.root / path) as file:
-                file.seek(start)
-                data = file.read(stop - start)
-        except OSError as error:  # gone or unreadable since it was found: the scan will say so
-            log.warning("cannot read the recording %s: %s", path, error.strerror or error)
-            return None
-        digest = hashlib.sha256(data).hexdigest()
-        if start == 0 and stop == audio["size"] and digest != sha256:
-            self._index.looks.drop_file(path)  # it rotted under an unchanged look: the next full scan finds it damaged
-            return None
+        whole = start == 0 and stop == audio["size"]
+        data = self._recordings.read_in_place(named[0].record, sha256) if whole and named else None
+        digest = sha256
+        if data is None:
+            path = self._recordings.find(sha256, named)
+            if path is None:
+                return None
+            try:
+                with beneath.file(self._store.root / path) as file:
+                    file.seek(start)
+                    data = file.read(stop - start)
+            except OSError as error:  # gone or unreadable since it was found: the scan will say so
+                log.warning("cannot read the recording %s: %s", path, error.strerror or error)
+                return None
+            digest = hashlib.sha256(data).hexdigest()
+            if whole and digest != sha256:
+                self._index.looks.drop_file(
+                    path
+                )  # it rotted under an unchanged look: the next full scan finds it damaged
+                return None
         name = entry.record.key.replace("/", "-") if entry else sha256[:16]
         return Audio(
             sha256=sha256, size=audio["size"], offset=start, data=data, format=audio["format"],

@@ -42,17 +42,17 @@ class Placing:
         self._suffix = f".{hashlib.sha256(self._boot.encode()).hexdigest()[:12]}.marks"
         self._marks: list[Path] = []
 
-    def mark(self, waiting: Iterable[tuple[Record, Path, str]]) -> None:
+    def mark(self, waiting: Iterable[tuple[Record, str, str]]) -> None:
         """New documents are about to take their places, after their recordings; `noted` is to be called when the index has them.
 
         Of each the record, where its document waits, and the path of its recording.
         """
-        lines = [[record.key, record.version, staged.name, sound] for record, staged, sound in waiting]
+        lines = [[record.key, record.version, staged.rpartition("/")[2], sound] for record, staged, sound in waiting]
         if self._boot == _UNKNOWN or not lines:
             return
         durable.make_directory(self._folder, needs=self._folder.parent)
         mark = self._folder / (os.urandom(8).hex() + self._suffix)
-        durable.take_place(durable.stage(mark, json.dumps(lines).encode(), Rights(0o600)), mark)
+        durable.take_place(durable.stage(str(self._folder), json.dumps(lines).encode(), Rights(0o600)), str(mark))
         self._marks.append(mark)
 
     def noted(self) -> None:

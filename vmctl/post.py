@@ -274,6 +274,10 @@ class Post:
             self.carry(parcel)
         except SyncError as fault:
             error = fault
+        return self.settled(parcel, error)
+
+    def settled(self, parcel: Parcel, error: SyncError | None) -> bool:
+        """Settle a mail of which `carry` raised this; as `deliver`."""
         if not self.settle(parcel, error) and error is not None:
             raise error
         return error is None

@@ -6,6 +6,7 @@ Whoever sends a recording or waits for one asks here; what is to lie in the plac
 from __future__ import annotations
 
 import errno
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 from vmctl import beneath, durable
@@ -16,13 +17,14 @@ from vmctl.model import CONFLICT, KINDS, MESSAGE, parse_key
 from vmctl.rights import AS_BESIDE
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from vmctl.index import Index
     from vmctl.model import Record
     from vmctl.store.format import Format
     from vmctl.store.pool import Pool
     from vmctl.together import Together
+
+
+_MANY = 20
 
 
 class Recordings:
@@ -44,6 +46,21 @@ class Recordings:
                 return True
         return self.find(audio["sha256"]) is not None
 
+    def is_in_place(self, key: str, sha256: str) -> bool:
+        """Whether a recording lies beside the message of this key, and looks as when it was last read."""
+        if parse_key(key).kind != MESSAGE:
+            return False
+        paths = (self._store.audio_path(key, form) for form in self._store.formats)
+        return any(
+            (look := self._store.look(path)) and self._index.looks.file(path) == (look, sha256) for path in paths
+        )
+
+    def may_be_here(self, recordings: set[str]) -> set[str]:
+        """Of these those that `find` may find, where it would take long to look for each."""
+        if len(recordings) < _MANY:
+            return recordings
+        return self._index.named_audio(recordings) | self._pool.those_of(recordings)
+
     def find(self, sha256: str, named: list[Entry] | None = None) -> str | None:
         """A file with this recording, relative to the store, if any; one in the store is known by its unchanged look.
 
@@ -63,6 +80,18 @@ class Recordings:
                         raise  # else a link is in the way: the scan names it, and the recording may lie elsewhere
         return None
 
+    def read_in_place(self, record: Record, sha256: str) -> bytes | None:
+        """The bytes of the recording that a record names, where they lie in its own place; None where they do not."""
+        audio = audio_of(record.document)
+        if audio is None or record.kind != MESSAGE or audio["format"] not in self._store.formats:
+            return None
+        path = self._store.audio_path(record.key, audio["format"])
+        try:
+            data = beneath.read(f"{self._store.root}/{path}", audio["size"] + 1)
+        except OSError:
+            return None  # it may lie elsewhere
+        return data if hashlib.sha256(data).hexdigest() == sha256 else None
+
     def lies_at(self, path: str, sha256: str, size: int) -> bool:
         """Whether this file has these bytes; it is read only where it does not look as when it was last read."""
         look, known = self._store.look(path), self._index.looks.file(path)
@@ -78,18 +107,16 @@ class Recordings:
         self._index.looks.set_file(path, look, sha256)  # touched, or placed just before a crash
         return True
 
-    def stage(self, entry: Entry, audio: dict[str, Any], target: str, together: Together) -> Path | None:
-        """Have the recording of a record wait for its place; None where something lies there, or where it has to be copied."""
-        sha256, place = audio["sha256"], self._store.root / target
-        if self._store.look(target) is not None:
-            return None
+    def stage(self, entry: Entry, audio: dict[str, Any], target: str, together: Together) -> str | None:
+        """Have the recording of a record wait for its place; None where it has to be copied."""
+        sha256, place = audio["sha256"], f"{self._store.root}/{target}"
         data = self._pool.in_hand(sha256)
         if data is not None:
             return together.write(place, data)
         if self._pool.holds(sha256) and all(
             other.record.key == entry.record.key for other in self._index.with_audio(sha256)
         ):
-            return together.bring(self._pool.path(sha256), place)
+            return together.bring(str(self._pool.path(sha256)), place)
         return None
 
     def staged(self, audio: dict[str, Any], target: str) -> None:

@@ -67,7 +67,7 @@ class Recovery:
             path = self._store.path(key, audio["format"] if audio else "wav")
             digest = digest_of(self._store.root / path)[0]
             if not kept:
-                durable.keep((self._store.root / one for one in self._files(entry)), self._store.root)
+                durable.keep(self._files(entry), self._store.root)
             if audio is not None:
                 self._recordings.drop_former_format(entry, self._store.audio_path(key, audio["format"]))
             self._shown(entry, path, digest)

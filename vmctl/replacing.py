@@ -75,7 +75,7 @@ class Replacing:
         found = [self._folder / name for name in beneath.names(self._folder)]
         walk = self._store.walk() if found else Walk()
         if found and not kept:
-            durable.keep((self._store.root / _put_aside(aside)[0] for aside in found), self._store.root)
+            durable.keep((_put_aside(aside)[0] for aside in found), self._store.root)
         done = []
         for aside in found:
             path, expected, intended = _put_aside(aside)
@@ -135,7 +135,8 @@ class Replacing:
         shown = before.shown.document if before.shown else {}
         if before.record.kind == MESSAGE:  # an application need not write what it cannot change
             document = {name: shown[name] for name in ("audio", "seconds") if name in shown} | document
-        self._edits.found(before.record.key, document, self._store.look_now(_name(aside)).mtime // 1000)
+        key = before.record.key
+        self._edits.found(key, self._index.get(key), document, self._store.look_now(_name(aside)).mtime // 1000)
         merged = self._index.get(before.record.key)
         if merged is not None:
             self._index.put(replace(merged, shown=before.record), self._clock.wall())

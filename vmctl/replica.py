@@ -49,7 +49,8 @@ LOCK_TIMEOUT = 60.0
 _MAILDIR = "vmctl:maildir"
 _MOST_LOOKS = 3
 _LONGEST_WRITING = 3_600_000_000  # microseconds
-_GULP = 32_000_000  # bytes of mails whose recordings are in memory at once, and the last of them
+# What is in memory at once: bytes of mails with their recordings, records; and the last mail of them.
+_GULP, _GULP_RECORDS = 32_000_000, 1500
 _OVER = object()
 _SHARE_OF_DIGESTS = 8  # one part in so many of a mail may be digests
 
@@ -262,12 +263,16 @@ class Replica:
         merged: list[Path] = []
         size = 0
         try:
-            while waiting and size < _GULP and not (merged and deadline is not None and deadline.over):
+            records = 0
+            while waiting and size < _GULP and records < _GULP_RECORDS:
+                if merged and deadline is not None and deadline.over:
+                    break
                 path = waiting.pop(0)
                 size += self.spool.size(path)
                 if (mail := self._take_one(path)) is not None:
                     taken.append(mail)
                     merged.append(path)
+                    records += len(mail.changed)
             if any(mail.fresh for mail in taken):
                 self._watch_clock()
             for mail in taken:

@@ -7,7 +7,7 @@ each of them for every mail. Whoever finds it says so; and what is due to be ask
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from vmctl.rare import Rare
 
@@ -23,6 +23,15 @@ WAITS: Final = "(lives AND ifnull(audio IN (SELECT sha256 FROM awaited), 0))"  #
 _NEEDED = "records.audio = sha256 AND lives AND (todo OR kind = 'conflict' OR key IN (SELECT key FROM acks))"
 
 
+class Ack(NamedTuple):
+    """A version to acknowledge, the recording (SHA-256) without which it may not be, and whether a file shows the record."""
+
+    key: str
+    version: str
+    audio: str | None
+    shown: bool
+
+
 class Replies:
     """The rows in the index of one server; `run` executes SQL in the index's transaction."""
 
@@ -36,11 +45,11 @@ class Replies:
         """Remember to acknowledge a version in the next mail."""
         self._run("INSERT OR REPLACE INTO acks VALUES (?, ?)", (key, version))
 
-    def acks(self, most: int = -1) -> list[tuple[str, str]]:
+    def acks(self, most: int = -1) -> list[Ack]:
         """The versions to acknowledge whose recordings are not awaited, `most` of them at most."""
-        query = f"""SELECT acks.key, acks.version FROM acks LEFT JOIN records USING (key)
-            WHERE ifnull(NOT {WAITS}, 1) ORDER BY acks.key LIMIT ?"""  # noqa: S608 - our own words; values are parameters
-        return [(row[0], row[1]) for row in self._run(query, (most,))]
+        query = f"""SELECT acks.key, acks.version, CASE WHEN lives THEN audio END, shown IS NOT NULL
+            FROM acks LEFT JOIN records USING (key) WHERE ifnull(NOT {WAITS}, 1) ORDER BY acks.key LIMIT ?"""  # noqa: S608 - our own words; values are parameters
+        return [Ack(*row) for row in self._run(query, (most,))]
 
     def ack_of(self, key: str) -> str | None:
         """The version of a record that is to be acknowledged, now or when its recording has come."""

@@ -52,8 +52,8 @@ def read(raw: bytes) -> Report:
         parts = leaves(raw)
     except MailGarbage as error:
         raise _no_report(error.why) from error
-    status = next((part for part in parts if part.content_type == "message/delivery-status"), None)
-    returned = next((part for part in parts if part.content_type in _RETURNED), None)
+    status = next((part for part in parts if part.head.content_type == "message/delivery-status"), None)
+    returned = next((part for part in parts if part.head.content_type in _RETURNED), None)
     if status is None or returned is None:
         raise _no_report("it tells no mail and what became of it")
     about = _MESSAGE_ID.search(str(_headers(returned)[0].get("Message-ID", ""))[:1000])

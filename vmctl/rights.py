@@ -74,7 +74,7 @@ def give(fd: int, rights: Rights) -> None:
         os.fchmod(fd, mode | has.st_mode & keeps)
 
 
-def set_on(path: Path, rights: Rights) -> None:
+def set_on(path: Path | str, rights: Rights) -> None:
     """Set the rights of a file or folder that is there; one that is somebody else's keeps them. Raises OSError."""
     fd = beneath.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:

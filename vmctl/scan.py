@@ -13,6 +13,7 @@ import stat
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from vmctl import beneath
 from vmctl.absence import Absences, Missing
 from vmctl.audio import digest_of, inspect
 from vmctl.edits import Edits
@@ -88,7 +89,8 @@ class Scanner:
                 if walk is None:
                     walk, listed, waiting = self._begin(full=full, accept_deletions=accept_deletions)
                 while waiting and len(self.edits.changed) < size:
-                    self._message_folder(walk, waiting.popleft())
+                    with beneath.holding():
+                        self._message_folder(walk, waiting.popleft())
                 if not waiting:
                     self._end(walk, listed, full=full, accept_deletions=accept_deletions)
                 self._findings.keep_new()
@@ -114,8 +116,8 @@ class Scanner:
         for path, why in {**walk.odd, **walk.unread}.items():
             self._findings.fault(path, why, "move it out of the store, or mend its name or permissions")
         folders = self._folders_to_list(walk, full=full)
-        self._hold({} if accept_deletions else set_back(self._store, self._index, walk, self._listed(folders)))
         known = self._index.looks.hand_files()
+        self._hold({} if accept_deletions else set_back(self._store, self._index, walk, known, self._listed(folders)))
         for path, (key, look) in walk.files.items():
             if path in self._set_back:
                 continue
@@ -242,10 +244,10 @@ class Scanner:
         if self._store.look(path) != look:
             self._report.unsettled.add(path)
             return
-        self.edits.found(key, document, look.mtime // 1000)
+        self.edits.found(key, self._index.get(key), document, look.mtime // 1000)
         if self._plain_pin:
             self.edits.hide_pin(key)
-        self._findings.seen(path, look, digest)
+        self._findings.seen(path, look, digest, self._index.looks.file(path))
 
     def _read(self, key: str, path: str) -> tuple[dict[str, Any], str]:
         kind = parse_key(key).kind
@@ -365,12 +367,15 @@ class Scanner:
         try:
             data = self._store.read(path)
             document, state = self._store.parse(key, data, path)
-            self._only_one(key, state)
+            entry = self._index.get(key)
+            if entry is None:
+                self._only_one(key, state)
             young = state is None and not self._settled(look)
-            if young and not (self._at_once and self._is_complete(key, document, there, known)):
+            counted: dict[str, tuple[Look, str]] = {}
+            if young and not (self._at_once and self._is_complete(key, document, there, counted)):
                 self._report.unsettled.add(path)
                 return
-            audio = self._sound(key, document, there, known)
+            audio = self._sound(key, document, there, known, counted)
         except (RecordError, StoreError) as error:
             if not self._settled(look):
                 self._report.unsettled.add(path)
@@ -381,8 +386,8 @@ class Scanner:
         if audio is None and (named is None or not self._is_ours(key, named, state)):
             return
         whole = audio is not None
-        self.edits.found(key, document | {"audio": audio or named}, look.mtime // 1000, state, whole=whole)
-        self._findings.seen(path, look, hashlib.sha256(data).hexdigest())
+        self.edits.found(key, entry, document | {"audio": audio or named}, look.mtime // 1000, state, whole=whole)
+        self._findings.seen(path, look, hashlib.sha256(data).hexdigest(), known.get(path))
         if audio is None:
             self.edits.lacks_audio(key)
         if young:
@@ -390,9 +395,9 @@ class Scanner:
             self._young.add(path)
 
     def _is_complete(
-        self, key: str, document: dict[str, Any], there: dict[str, os.stat_result], known: dict[str, tuple[Look, str]]
+        self, key: str, document: dict[str, Any], there: dict[str, os.stat_result], counted: dict[str, tuple[Look, str]]
     ) -> bool:
-        """Whether a document names its recording, and all of that is there."""
+        """Whether a document names its recording, and all of that is there; its digest is `counted` then."""
         named = audio_of(document)
         if named is None or named["format"] not in self._store.formats:
             return False
@@ -400,8 +405,8 @@ class Scanner:
         status = there.get(_name(path))
         if status is None or status.st_size != named["size"]:
             return False
-        known[path] = look_of(status), digest_of(self._store.root / path)[0]
-        return known[path][1] == str(named["sha256"])
+        counted[path] = look_of(status), digest_of(f"{self._store.root}/{path}")[0]
+        return counted[path][1] == str(named["sha256"])
 
     def _is_ours(self, key: str, named: dict[str, Any], state: Record | None) -> bool:
         """Whether a message without its recording is one that was whole once: its document counts, then."""
@@ -414,6 +419,7 @@ class Scanner:
         document: dict[str, Any],
         there: dict[str, os.stat_result],
         known: dict[str, tuple[Look, str]],
+        counted: dict[str, tuple[Look, str]],
     ) -> dict[str, Any] | None:
         """The `audio` field, checked against the file; None where the recording is damaged or still being written."""
         named = audio_of(document)
@@ -434,13 +440,15 @@ class Scanner:
                 return None
             facts = inspect(self._store.root / path, formats=self._store.formats, longest=float("inf"))
             document.setdefault("seconds", facts.seconds)
-            self._findings.seen(path, look, facts.sha256)
+            self._findings.seen(path, look, facts.sha256, known.get(path))
             return facts.as_field()
-        digest = known[path][1] if path in known and known[path][0] == look else digest_of(self._store.root / path)[0]
+        counted_before = counted.get(path) or known.get(path)
+        same = counted_before is not None and counted_before[0] == look
+        digest = counted_before[1] if counted_before and same else digest_of(f"{self._store.root}/{path}")[0]
         if digest != named["sha256"]:
             self._damage(key, path, "its recording has other bytes than the message says")
             return None
-        self._findings.seen(path, look, digest)
+        self._findings.seen(path, look, digest, known.get(path))
         return named
 
     def _damage(self, key: str, path: str, why: str) -> None:
@@ -457,9 +465,7 @@ class Scanner:
         return any(look is not None and look.mtime // 1000 < born for look in looks)
 
     def _only_one(self, key: str, state: Record | None) -> None:
-        """Raises BrokenFile for a copy. A message with a birth of its own is none: its mailbox was renumbered."""
-        if self._index.get(key) is not None:
-            return
+        """Raises BrokenFile for a copy of another message. One with a birth of its own is none: its mailbox was renumbered."""
         for other in self._index.keys("kind = 'message' AND name = ? AND lives", (parse_key(key).name,)):
             if self._store.look(self._store.path(other)) is None:
                 continue

@@ -31,14 +31,16 @@ class Listing(NamedTuple):
     known: dict[str, tuple[Look, str]]
 
 
-def set_back(store: Format, index: Index, walk: Walk, listings: Iterable[Listing]) -> dict[str, str]:
+def set_back(
+    store: Format, index: Index, walk: Walk, known: dict[str, tuple[Look, str]], listings: Iterable[Listing]
+) -> dict[str, str]:  # fmt: skip
     """Path and key of the files that are older than what was in their place, or than their deletion, where they are many.
 
-    `listings` are those of the message folders to look into. A new index knows of nothing that was there before.
+    `known` are the files outside of message folders as the index knows them, `listings` those of the message folders to
+    look into. A new index knows of nothing that was there before.
     """
     if index.is_new:
         return {}
-    known = index.looks.hand_files()
     found = {
         path: key
         for path, (key, look) in walk.files.items()

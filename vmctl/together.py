@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from vmctl import beneath, durable, rights
@@ -18,8 +19,6 @@ from vmctl.errors import StoreError
 from vmctl.rights import AS_BESIDE
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from vmctl.rights import Rights
 
 FOLDER = "placing"  # in the store's `.vmctl`
@@ -27,18 +26,22 @@ _FEW = 16  # files, or folders: more of them cost more than all of their file sy
 
 
 class Together:
-    """The new files of one store that are written now; for a `with`. Each method raises DiskFull or StoreUnusable."""
+    """The new files of one store that are written now; for a `with`. Each method raises DiskFull or StoreUnusable.
+
+    Paths are texts: they are put together for each file of thousands.
+    """
 
     def __init__(self, state: Path) -> None:
         """`state` is the store's `.vmctl`."""
         self._state = state
-        self._waiting = state / FOLDER
-        self._staged: set[Path] = set()
+        self._waiting = str(state / FOLDER)
+        self._staged: set[str] = set()
         self._open: list[int] = []  # of the files staged since the last wait, while they are few
-        self._fresh: list[Path] = []  # the same
-        self._folders: set[Path] = set()  # whose names are not durable yet
-        self._known: dict[Path, Rights] = {}
-        self._disks: dict[int, tuple[int, Path]] = {}  # by device: open since before anything was written there
+        self._fresh: list[str] = []  # the same
+        self._folders: set[str] = set()  # in which names were given that are not durable yet
+        self._left: set[str] = set()  # out of which names went
+        self._known: dict[str, Rights] = {}
+        self._disks: dict[int, tuple[int, str]] = {}  # by device: open since before anything was written there
 
     def __enter__(self) -> Self:
         return self
@@ -50,38 +53,40 @@ class Together:
         self._open.clear()
         self._disks.clear()
 
-    def write(self, path: Path, data: bytes) -> Path:
+    def write(self, path: str, data: bytes) -> str:
         """Write a file that is to be at `path`, in a folder that is made where it is missing; where it waits."""
-        whose = self._rights(path.parent)
-        self._rights(self._waiting)
+        folder = path.rpartition("/")[0]
+        whose = self._known.get(folder) or self._rights(folder)
+        if self._waiting not in self._known:
+            self._rights(self._waiting)
         few = len(self._fresh) < _FEW
-        staged = durable.stage(self._waiting / path.name, data, whose, self._open if few else None)
+        staged = durable.stage(self._waiting, data, whose, self._open if few else None)
         self._staged.add(staged)
         self._fresh.append(staged)
         return staged
 
-    def bring(self, source: Path, path: Path) -> Path:
+    def bring(self, source: str, path: str) -> str:
         """Have a file that is durable already wait for its place at `path` where it lies."""
-        whose = self._rights(path.parent)
+        folder = path.rpartition("/")[0]
+        whose = self._known.get(folder) or self._rights(folder)
         with durable.disk_faults(path):
             rights.set_on(source, whose)
         return source
 
-    def _rights(self, folder: Path) -> Rights:
-        if folder not in self._known:
-            if folder.is_relative_to(self._state):
-                durable.make_directory(folder, needs=self._state)
+    def _rights(self, folder: str) -> Rights:
+        """Make a folder where it is missing; what a file in it is to get."""
+        place = Path(folder)
+        mode = 0o700 if place.is_relative_to(self._state) else AS_BESIDE
+        durable.make_directory(place, mode=mode, needs=self._state, waits=self._folders)
+        with durable.disk_faults(folder):
+            fd = beneath.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            there = os.fstat(fd)
+            if there.st_dev in self._disks:
+                os.close(fd)
             else:
-                durable.make_directory(folder, mode=AS_BESIDE, needs=self._state, waits=self._folders)
-            with durable.disk_faults(folder):
-                fd = beneath.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-                there = os.fstat(fd)
-                if there.st_dev in self._disks:
-                    os.close(fd)
-                else:
-                    self._disks[there.st_dev] = fd, folder
-            self._known[folder] = rights.in_folder(there)
-        return self._known[folder]
+                self._disks[there.st_dev] = fd, folder
+        whose = self._known[folder] = rights.in_folder(there)
+        return whose
 
     def settle(self) -> None:
         """Wait until the bytes of all are durable."""
@@ -96,26 +101,39 @@ class Together:
         self._open.clear()
         self._fresh.clear()
 
-    def take_place(self, staged: Path, path: Path) -> None:
-        """Give a file its name, in place of what has it."""
-        durable.take_place(staged, path)
-        self._staged.discard(staged)
-        self._folders |= {staged.parent, path.parent} - {self._waiting}
-
-    def take_free_place(self, staged: Path, path: Path) -> bool:
-        """Give a file its name unless something has that already; tells whether it did."""
-        self._folders.add(path.parent)
-        taken = durable.take_free_place(staged, path)
+    def take_place(self, staged: str, path: str, *, edited: bool = False) -> bool:
+        """Give a file its name, unless something has that already; tells whether it did. `edited`: as `durable.take_place`."""
+        taken = durable.take_place(staged, path, edited=edited)
         if taken:
-            self._staged.discard(staged)
+            self._named(staged, path)
         return taken
 
+    def replace(self, source: str, path: str) -> None:
+        """Give a file its name, in place of what has it: one that was staged, or that lies elsewhere in the store."""
+        folder = path.rpartition("/")[0]
+        if folder not in self._known:
+            self._rights(folder)
+        durable.replace(source, path)
+        self._named(source, path)
+
+    def remove(self, path: str) -> None:
+        """Remove a file, if it is there."""
+        durable.discard(path)
+        self._left.add(path.rpartition("/")[0])
+
+    def _named(self, source: str, path: str) -> None:
+        self._staged.discard(source)
+        self._folders.add(path.rpartition("/")[0])
+        if (left := source.rpartition("/")[0]) != self._waiting:
+            self._left.add(left)
+
     def close(self) -> None:
-        """Wait until all names are durable."""
-        if len(self._folders) <= _FEW or not self._keep_disks():
-            for folder in sorted(self._folders, reverse=True):
+        """Wait until all names are durable; what was moved is so in its new place before it is gone from the old one."""
+        if len(self._folders | self._left) <= _FEW or not self._keep_disks():
+            for folder in (*sorted(self._folders, reverse=True), *sorted(self._left - self._folders, reverse=True)):
                 durable.keep_names(folder)
         self._folders.clear()
+        self._left.clear()
 
     def _keep_disks(self) -> bool:
         """Wait for the file systems as a whole; False where that would not tell of faults."""

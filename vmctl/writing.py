@@ -105,6 +105,7 @@ class Writer:
             summary=summary,
             subject=subject,
             binary=True,
+            records=load.texts,
         )
         return Written(raw, mail.packet, subject, message_id)
 

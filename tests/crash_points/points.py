@@ -37,7 +37,19 @@ class Points:
 
     def install(self):
         """Stand between `vmctl` and the disk, for good."""
-        for name in ("open", "truncate", "fsync", "syncfs", "rename", "swap", "link", "unlink", "mkdir", "rmdir"):
+        for name in (
+            "open",
+            "truncate",
+            "fsync",
+            "syncfs",
+            "rename",
+            "rename_free",
+            "swap",
+            "link",
+            "unlink",
+            "mkdir",
+            "rmdir",
+        ):
             self._stand_before(name)
         write = durable._write
 
@@ -57,7 +69,8 @@ class Points:
         @functools.wraps(real)
         def counted(*values):
             self.step(
-                SYNC if name == "syncfs" else name, values[-1] if name in {"rename", "swap", "link"} else values[0]
+                SYNC if name == "syncfs" else name,
+                values[-1] if name in {"rename", "rename_free", "swap", "link"} else values[0],
             )
             return real(*values)
 

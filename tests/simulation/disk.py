@@ -132,6 +132,7 @@ class Disk:
                 "_truncate",
                 "_fsync",
                 "_rename",
+                "_rename_free",
                 "_swap",
                 "_link",
                 "_unlink",
@@ -140,7 +141,7 @@ class Disk:
                 "_sync",
                 "_syncfs",
             ),
-            native: ("_lstat", "_listed", "_peek"),
+            native: ("_lstat", "_listed", "_names_in", "_peek"),
         }
         former = [(room, name, getattr(room, name)) for room, those in names.items() for name in those]
         try:
@@ -304,6 +305,12 @@ class Disk:
         node.links -= 1
         self._named([(old, Path(source).name, None), (new, Path(target).name, node)])
 
+    def rename_free(self, source, target):
+        """The same where nothing has the name yet."""
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, "File exists", str(target))
+        self.rename(source, target)
+
     def swap(self, one, other):
         """The exchange of two names: both or none."""
         here, there = self._above(one), self._above(other)
@@ -389,6 +396,10 @@ class Disk:
             (name, Status(real, self._nodes[real.st_ino]) if real.st_ino in self._nodes else real)
             for name, real in sorted(found)
         ]
+
+    def names_in(self, folder):
+        """Names in a folder."""
+        return [name for name, _ in self.listed(folder)]
 
     # A power cut
 
@@ -621,6 +632,7 @@ def _rmtree(path):
 
 _REAL_WRITE, _REAL_SWAP = durable._write, durable._swap
 _REAL = {
-    durable._open, durable._write, durable._truncate, durable._fsync, durable._rename, durable._swap, durable._link,
-    durable._unlink, durable._mkdir, durable._rmdir, durable._sync, durable._syncfs, native._lstat, native._listed, native._peek,
+    durable._open, durable._write, durable._truncate, durable._fsync, durable._rename, durable._rename_free, durable._swap,
+    durable._link, durable._unlink, durable._mkdir, durable._rmdir, durable._sync, durable._syncfs, native._lstat, native._listed, native._names_in,
+    native._peek,
 }  # fmt: skip

@@ -11,11 +11,11 @@ from unittest import mock
 from vmctl import apply, desk, durable, edits, identity, inbox, merge, model, outbox, rollback, scan, spool
 from vmctl.absence import Absences
 from vmctl.answers import Answers
-from vmctl.errors import StoreUnusable
+from vmctl.errors import StoreError
+from vmctl.gone import file_of
 from vmctl.index import Index
 from vmctl.purge import Housekeeper
 from vmctl.replica import Replica
-from vmctl.store.native import NativeStore
 from vmctl.together import Together
 
 from .schedule import Profile
@@ -56,14 +56,12 @@ def plant(owner, name, kinds, *, fates=None, power=0.5, acts=30, seeds=150, firs
 # The disk
 
 
-@plant(durable, "_new_file", "crash", power=1.0)
+@plant(durable, "_fill_new", "crash", power=1.0)
 def renamed_without_fsync(path, data, rights, *, waits=True, kept=None):
     """A new file is renamed into its place before its bytes are durable."""
-    temp = durable.temp_beside(path)
-    fd = durable._open(temp, durable.os.O_WRONLY | durable.os.O_CREAT | durable.os.O_EXCL, rights.mode)
+    fd = durable._open(path, durable.os.O_WRONLY | durable.os.O_CREAT | durable.os.O_EXCL, rights.mode)
     durable._write(fd, data)
     durable.os.close(fd) if kept is None else kept.append(fd)
-    return temp
 
 
 @plant(durable, "fsync_directory", "crash", power=1.0)
@@ -145,7 +143,7 @@ def tombstone_dropped(self, entry, wall):
 _put = Index.put
 
 
-@plant(inbox, "holds", "records memory", fates=LOSSY, seeds=300, first=61)
+@plant(inbox, "holds", "records memory", fates=LOSSY, seeds=300, first=121)
 def base_taken_as_held(_mine, _vector, _version):
     """A delta is taken although the version that it builds upon is not here."""
     return True
@@ -194,7 +192,7 @@ _record_or_hold = inbox.Inbox._record_or_hold
 @plant(
     inbox.Inbox, "_holds_up_to", "records net", fates={"direct": 2.0, "relay": 1.0, "lost": 2.0}, narrow=True, acts=40,
     more={"delete_mailbox": 10.0, "make_mailbox": 3.0, "turn": 2.0},
-    first=56,
+    first=115,
 )  # fmt: skip
 def mailbox_back_too_early(_self, _change):
     """A deleted mailbox is brought back by what was deleted with it, and is still on its way."""
@@ -230,16 +228,13 @@ def settle_ignored(self, _look):
     return True
 
 
-@plant(NativeStore, "look", "unreadable", more={"unreadable": 5.0})
-def unreadable_is_absent(self, path):
+@plant(Absences, "_is_there", "unreadable", more={"unreadable": 5.0})
+def unreadable_is_absent(self, key, _walk):
     """A file that cannot be looked at counts as one that is not there."""
     try:
-        return _look_at(self, path)
-    except StoreUnusable:
-        return None
-
-
-_look_at = NativeStore.look
+        return self._store.look(file_of(self._store, key, self._index.get(key))) is not None
+    except StoreError:
+        return False
 
 
 @plant(apply.Applier, "_as_last_seen", "hand records", first=84)
@@ -249,10 +244,10 @@ def person_overwritten(self, _key):
 
 
 @plant(scan.Scanner, "_sound", "damage")
-def recording_unchecked(self, key, document, there, known):
+def recording_unchecked(self, key, document, there, known, counted):
     """The bytes of a recording are not compared with the digest that its message names."""
     if (document.get("audio") or {}).get("sha256") is None:
-        return _sound(self, key, document, there, known)
+        return _sound(self, key, document, there, known, counted)
     return document["audio"]
 
 

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import math
 from typing import Any
 
 from vmctl import callflow, yamltext
 from vmctl.errors import BadValue, BrokenFile, CallflowFaults
 from vmctl.fields import MAILBOX_FIELDS, check_mailbox, check_message, two_things
-from vmctl.model import ABSENT, CALLFLOW, MAILBOX, SETTINGS, Field, Record, Stamp, check_numbers, parse_key
+from vmctl.model import (
+    ABSENT,
+    CALLFLOW,
+    MAILBOX,
+    SETTINGS,
+    Field,
+    Record,
+    Stamp,
+    check_numbers,
+    parse_key,
+    stamp_from_json,
+)
 from vmctl.names import is_name
 
 YAML_HEAD = "# vmctl rewrites this file when its values change on the other server; comments are lost then.\n"
@@ -56,8 +67,7 @@ def write_yaml(kind: str, document: dict[str, Any]) -> bytes:
 def read_message(key: str, data: bytes, name: str) -> tuple[dict[str, Any], Record | None]:
     """The document of a message's JSON, and its record if the file holds stamps and presence. Raises BrokenFile."""
     try:
-        value = json.loads(data, parse_constant=_no_constant, object_pairs_hook=_unique)
-        _check_json(value, data)
+        value = _json(data)
     except (ValueError, RecursionError) as error:
         raise BrokenFile(f"{name} is no JSON", why=str(error)) from error
     if not isinstance(value, dict):
@@ -80,20 +90,19 @@ def write_message(record: Record) -> bytes:
     stamps = {name: list(field.stamp) for name, field in record.fields.items()}
     sync = {key: value for key, value in record.as_json().items() if key != "fields"} | {"stamps": stamps}
     value = {"id": parse_key(record.key).name, **record.document, "sync": sync}
-    lines = (f" {json.dumps(name)}: {json.dumps(part, ensure_ascii=False)}" for name, part in value.items())
+    lines = (f" {_as_ascii(name)}: {_as_it_is(part)}" for name, part in value.items())
     return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
 def _record(key: str, document: dict[str, Any], sync: dict[str, Any]) -> Record:
-    stamps: dict[str, Any] = sync["stamps"]
-    fields = {name: Field(document.get(name, ABSENT), Stamp(*stamp)) for name, stamp in stamps.items()}
-    number, by = sync["born"]
+    fields = {
+        name: Field(document.get(name, ABSENT), stamp_from_json(key, stamp)) for name, stamp in sync["stamps"].items()
+    }
+    record = Record.of_fields(key, sync, fields)
     for name in document.keys() - fields.keys():  # a field that a person added
-        fields[name] = Field(document[name], Stamp(number, by, number))
-    skeleton = {name: {"is": None, "at": list(field.stamp)} for name, field in fields.items()}
-    checked = Record.from_json(key, sync | {"fields": skeleton})
-    check_numbers(checked)
-    return replace(checked, fields=fields)
+        fields[name] = Field(document[name], Stamp(record.born.number, record.born.by, record.born.number))
+    check_numbers(record)
+    return record
 
 
 def _flat(value: dict[str, Any], name: str) -> dict[str, Any]:
@@ -157,11 +166,15 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def _check_json(value: Any, data: bytes) -> None:
-    """Raise ValueError for what the parser takes and nobody can pass on: 1e999, half a character, endless nesting."""
+def _json(data: bytes) -> Any:
+    """The value. Raises ValueError also for what the parser takes and nobody can pass on: 1e999, half a character, endless nesting."""
+    coding = json.detect_encoding(data)
+    value = _DECODER.decode(data.decode(coding, "surrogatepass"))
     if data.count(b"{") + data.count(b"[") > yamltext.DEPTH and _depth(value) > yamltext.DEPTH:
         raise ValueError(f"more than {yamltext.DEPTH} mappings and lists inside one another")
-    json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    if coding != "utf-8" or b"\\u" in data or not data.isascii():
+        _as_it_is(value).encode()
+    return value
 
 
 def _depth(value: Any) -> int:
@@ -171,3 +184,16 @@ def _depth(value: Any) -> int:
 
 def _no_constant(text: str) -> None:
     raise ValueError(f"{text} is no JSON value")
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is too great a number")
+    return value
+
+
+# Made once: there is one for each message of thousands.
+_DECODER = json.JSONDecoder(parse_float=_number, parse_constant=_no_constant, object_pairs_hook=_unique)
+_as_ascii = json.JSONEncoder().encode
+_as_it_is = json.JSONEncoder(ensure_ascii=False).encode

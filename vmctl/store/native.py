@@ -13,6 +13,7 @@ Paths are texts relative to the store, with '/'. Symbolic links are never follow
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -49,7 +50,7 @@ FOLDERS = ("callflows", "prompts", "mailboxes")
 _YAML, _JSON = ".yaml", "json"
 
 
-_lstat = beneath.status
+_lstat, _names_in = beneath.status, beneath.listing
 # Of a file in a folder that was looked at right before, and found to be none but that folder: who exchanges it for a link
 # in this very moment makes a file look changed, and it is opened by the way that follows no link.
 _peek = os.lstat
@@ -175,14 +176,11 @@ class NativeStore:
     def read(self, path: str) -> bytes:
         """The bytes of a document. Raises BrokenFile where it is too large or no plain file."""
         try:
-            fd = beneath.open(self.root / path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            data = beneath.read(f"{self._place}/{path}", self._limit + 1)
         except OSError as error:
+            if error.errno == errno.EINVAL:
+                raise BrokenFile(f"{path} is no plain file", why="folders and pipes are not read") from error
             raise BrokenFile(f"{path} cannot be read", why=error.strerror or str(error)) from error
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise BrokenFile(f"{path} is no plain file", why="symbolic links, folders and pipes are not read")
-        with os.fdopen(fd, "rb") as file:
-            data = file.read(self._limit + 1)
         if len(data) > self._limit:
             raise BrokenFile(f"{path} is larger than limits.document", why=f"the limit is {self._limit} bytes")
         return data
@@ -252,7 +250,7 @@ class NativeStore:
 
     def _names(self, folder: str) -> list[str]:
         try:
-            return sorted(name for name, _ in beneath.entries(self.root / folder))
+            return sorted(_names_in(f"{self._place}/{folder}"))
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:

@@ -35,6 +35,10 @@ class Pool:
         """Whether it is here."""
         return sha256 in self._hand or beneath.is_file(self.path(sha256))
 
+    def those_of(self, recordings: set[str]) -> set[str]:
+        """Of these those that are here."""
+        return recordings & (self._hand.keys() | set(beneath.names(self._folder)))
+
     # What has just come
 
     def hold(self, data: bytes, sha256: str) -> None:
@@ -54,10 +58,10 @@ class Pool:
         left = {sha256: data for sha256, data in self._hand.items() if sha256 not in self._placed}
         if left:
             with Together(self._folder.parent) as together:
-                staged = {sha256: together.write(self.path(sha256), data) for sha256, data in left.items()}
+                staged = {sha256: together.write(str(self.path(sha256)), data) for sha256, data in left.items()}
                 together.settle()
                 for sha256, waiting in staged.items():
-                    together.take_place(waiting, self.path(sha256))
+                    together.replace(waiting, str(self.path(sha256)))
                 together.close()
         self.let_go()
 
