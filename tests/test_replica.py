@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from wire import Wire, back_up, lose_index, put_back, tone
 
-from vmctl import durable, replica
+from vmctl import durable, removing, replica
 from vmctl.errors import NotFound, RecordError, VmctlError
 from vmctl.model import ABSENT
 from vmctl.replica import Replica
@@ -499,3 +499,52 @@ def test_many_mails_at_once_bear_one_challenge(wire, box):
     assert {first} == {wire.a.contact.challenge() for _ in range(500)}
     wire.clock.advance(wire.config.failover.after / 100)
     assert first != wire.a.contact.challenge()
+
+
+def test_an_intake_of_many_edits_ends_when_patience_does(wire, box, recording, monkeypatch):
+    """Each waits for the disk by itself: the peer is not kept waiting for all of them."""
+    idents = [wire.desk().leave("2001", recording()) for _ in range(5)]
+    wire.in_step()
+    for ident in idents:
+        wire.desk().mark("2001", ident, "saved")
+    wire.send("primary")
+    wire.deliver(take=False)
+    exchange = durable.exchange
+
+    def slowly(*values, **words):
+        wire.clock.advance(1.0)
+        return exchange(*values, **words)
+
+    monkeypatch.setattr(durable, "exchange", slowly)
+    wire.b.patience = 1.5
+    goes = [wire.b.take() for _ in range(3)]
+    assert [2, 2, 1] == [len(go.applied.written) for go in goes]
+    assert [True, True, False] == [go.more for go in goes]
+    wire.b.patience = None
+    wire.in_step()
+    assert 5 * ["saved"] == [wire.b.store.document(f"message/2001/{ident}")["status"] for ident in idents]
+
+
+def test_an_intake_of_many_deletions_ends_when_patience_does(wire, box, recording, monkeypatch):
+    """What goes is hashed once more, which takes a while where it is long; the rest goes with the next ones."""
+    for _ in range(5):
+        wire.desk().leave("2001", recording())
+    wire.in_step()
+    for ident in wire.messages("2001"):
+        wire.desk().delete_message("2001", ident)
+    wire.send("primary")
+    wire.deliver(take=False)
+    count = removing.digest_of
+
+    def slowly(path):
+        wire.clock.advance(1.0)
+        return count(path)
+
+    monkeypatch.setattr(removing, "digest_of", slowly)
+    wire.b.patience = 1.5
+    goes = [wire.b.take() for _ in range(3)]
+    assert [2, 2, 1] == [len(go.applied.written) for go in goes]
+    assert [True, True, False] == [go.more for go in goes]
+    wire.b.patience = None
+    wire.in_step()
+    assert [] == wire.messages("2001", "secondary")

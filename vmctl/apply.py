@@ -145,7 +145,7 @@ class Applier:
             with self._index.transaction():
                 new, others, full = self._stage_some(keys, done, together, deadline, begun=begun)
                 try:
-                    self._apply_others(others, done)
+                    self._apply_others(others, done, deadline)
                 except DiskFull as error:
                     full = error
                 self._place(new, done, together)  # what was written by then may take its place all the same
@@ -155,10 +155,13 @@ class Applier:
         if full is not None:
             raise full
 
-    def _apply_others(self, keys: list[str], done: Applied) -> None:
-        """Write what replaces a file, and remove what is deleted; as a rule many messages go at once."""
+    def _apply_others(self, keys: list[str], done: Applied, deadline: Deadline | None) -> None:
+        """Write what replaces a file, each by itself, until the deadline; and remove what is deleted, all at once."""
         dying: list[Entry] = []
-        for key in keys:
+        for at, key in enumerate(keys):
+            if at > 0 and deadline is not None and deadline.over:
+                done.more = True
+                break
             with self._one_of_many(key, done):
                 entry = self._index.get(key)
                 if entry is not None and entry.todo and not entry.record.lives and self._as_last_seen(key):
@@ -166,8 +169,10 @@ class Applier:
                 else:
                     (done.written if self._apply(key, marked=True) else done.waiting).append(key)
         if dying:
-            for key, gone in self._removing.remove(dying, lambda key: self._one_of_many(key, done)).items():
-                (done.written if gone else done.waiting).append(key)
+            gone = self._removing.remove(dying, lambda key: self._one_of_many(key, done), deadline)
+            for key, went in gone.items():
+                (done.written if went else done.waiting).append(key)
+            done.more = done.more or (len(gone) < len(dying) and deadline is not None and deadline.over)
 
     def _stage_some(
         self, keys: list[str], done: Applied, together: Together, deadline: Deadline | None, *, begun: bool

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from vmctl.clock import Clock
+    from vmctl.clock import Clock, Deadline
     from vmctl.entry import Entry
     from vmctl.index import Index
     from vmctl.store.format import Format
@@ -41,16 +41,21 @@ class Removing:
         self._graves = Graves(store)
         self._as_last_seen = as_last_seen
 
-    def remove(self, entries: list[Entry], each: Callable[[str], AbstractContextManager[object]]) -> dict[str, bool]:
-        """Take out the files of dead records; by key whether they are gone, of those that `each(key)` kept from no fault.
+    def remove(
+        self, entries: list[Entry], each: Callable[[str], AbstractContextManager[object]], deadline: Deadline | None = None
+    ) -> dict[str, bool]:  # fmt: skip
+        """Take out the files of dead records; by key whether they are gone, of those that were come to.
 
-        False where somebody saved into one while its tomb was written: that outlives the deletion, once it is merged.
+        False where somebody saved into one while its tomb was written: that outlives the deletion, once it is merged. What
+        went wrong with one is for `each(key)`. After the deadline no more go: to hash long recordings takes a while.
         """
         done: dict[str, bool] = {}
         out: list[tuple[Entry, list[str]]] = []
         with Together(self._store.state) as together:
             for entry in self._dig(entries, each, together):
                 key = entry.record.key
+                if out and deadline is not None and deadline.over:
+                    break
                 with each(key):
                     done[key] = self._as_last_seen(key)
                     if done[key]:
