@@ -211,3 +211,27 @@ def test_a_round_goes_on_as_long_as_something_comes(
     outcome = Round(wire.config, Clock(), timeout=20.0).run()
     assert outcome.in_step
     assert outcome.servers["secondary"].mails > 30
+
+
+def test_no_statement_of_a_round_reads_a_whole_table(wire: Wire, dropped: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of records and files there are as many as messages: what a round asks has an index, or the keys of what it asks for."""
+    dropped("2001", 3)
+    wire.in_step()
+    asked: dict[str, Any] = {}
+    execute = database.Connection.execute
+
+    def noted(connection: Any, query: str, values: Any = ()) -> Any:
+        asked.setdefault(query, values)
+        return execute(connection, query, values)
+
+    monkeypatch.setattr(database.Connection, "execute", noted)
+    wire.clock.advance(10)
+    for server in wire.servers:
+        wire.scan(server)
+    wire.exchange()
+    monkeypatch.undo()
+    selects = [(query, values) for query, values in asked.items() if query.lstrip().startswith("SELECT")]
+    assert len(selects) > 20
+    for query, values in selects:
+        for *_, plan in wire.a.index._run(f"EXPLAIN QUERY PLAN {query}", values):
+            assert plan not in {"SCAN records", "SCAN files"}, query

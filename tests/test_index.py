@@ -262,13 +262,14 @@ def test_sqlites_faults_come_out_as_ours(tmp_path, words, ours):
 
 
 def test_files_and_folders_are_remembered(index):
-    """Looks and digests come back; message folders are kept apart from what people edit."""
+    """Looks and digests come back, one by one, by what is asked for, and by their folder."""
     look = Look(1, 2**62, 3, 4)
     index.looks.set_file("mailboxes/201/mailbox.yaml", look, "d1")
     index.looks.set_file("mailboxes/201/messages/m1.json", look, "d2")
     assert index.looks.file("mailboxes/201/mailbox.yaml") == (look, "d1")
     index.looks.set_folder("mailboxes/201/messages", 1, 2, 3, 4)
-    assert index.looks.hand_files() == {"mailboxes/201/mailbox.yaml": (look, "d1")}
+    asked = ("mailboxes/201/mailbox.yaml", "mailboxes/202/mailbox.yaml")
+    assert index.looks.files(asked) == {"mailboxes/201/mailbox.yaml": (look, "d1")}
     assert index.looks.files_in("mailboxes/201/messages") == {"mailboxes/201/messages/m1.json": (look, "d2")}
     index.looks.drop_file("mailboxes/201/mailbox.yaml")
     assert index.looks.file("mailboxes/201/mailbox.yaml") is None
@@ -389,7 +390,7 @@ def test_looks_that_are_not_written_yet_are_known(index):
         index.looks.drop_file("box/b")
         assert index.looks.file("box/b") is None
         assert {"box/a", "box/c"} == index.looks.files_in("box").keys()
-        assert {"box/a", "box/c", "box.d/x"} == index.looks.hand_files().keys()
+        assert {"box/a", "box.d/x"} == index.looks.files(["box.d/x", "box/a", "box/b", "box/d"]).keys()
     assert {"box/a", "box/c"} == index.looks.files_in("box").keys()
 
 

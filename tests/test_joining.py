@@ -285,7 +285,8 @@ def use(wire: Wire) -> None:
     try:
         list(replica.index.entries())
         replica.index.faults.all()
-        replica.index.looks.hand_files()
+        replica.index.looks.files(["settings.yaml"])
+        list(replica.index.looks.folders())
     finally:
         replica.close()
 

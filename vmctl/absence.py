@@ -62,8 +62,8 @@ class Absences:
     def _missing(self, walk: Walk, listed: set[str]) -> set[str]:
         """The keys whose files are not there although what holds them could be read."""
         there = {key for key, _ in walk.files.values()}
-        keys = self._index.keys("shown IS NOT NULL AND kind <> 'message'")
-        keys = [key for key in keys if key not in there]
+        before, after = (f"shown IS NOT NULL AND key {where}" for where in ("< 'message/'", ">= 'message0'"))
+        keys = [key for key in (*self._index.keys(before), *self._index.keys(after)) if key not in there]
         for folder in sorted(listed):
             extension = self._store.mailbox_of(folder)
             inside = self._index.keys("mailbox = ? AND kind = 'message' AND shown IS NOT NULL", (extension,))

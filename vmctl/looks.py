@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, Final
 
 from vmctl.entry import Look
@@ -74,11 +75,12 @@ class Looks:
         )
         return {row[0]: (Look(*row[1:5]), row[5]) for row in rows}
 
-    def hand_files(self) -> dict[str, tuple[Look, str]]:
-        """The known files outside of message folders."""
+    def files(self, paths: Iterable[str]) -> dict[str, tuple[Look, str]]:
+        """Of these files those that are known."""
         self.write()
         rows = self._run(
-            "SELECT path, size, mtime, ctime, inode, digest FROM files WHERE folder NOT IN (SELECT path FROM folders)"
+            "SELECT path, size, mtime, ctime, inode, digest FROM files WHERE path IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(paths)),),
         )
         return {row[0]: (Look(*row[1:5]), row[5]) for row in rows}
 

@@ -116,7 +116,7 @@ class Scanner:
         for path, why in {**walk.odd, **walk.unread}.items():
             self._findings.fault(path, why, "move it out of the store, or mend its name or permissions")
         folders = self._folders_to_list(walk, full=full)
-        known = self._index.looks.hand_files()
+        known = self._index.looks.files(walk.files)
         self._hold({} if accept_deletions else set_back(self._store, self._index, walk, known, self._listed(folders)))
         for path, (key, look) in walk.files.items():
             if path in self._set_back:

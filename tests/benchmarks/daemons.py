@@ -34,6 +34,10 @@ class Serving:
         """Its greatest memory so far, in MB."""
         return self._status("VmHWM") / 1024
 
+    def forget_peak(self) -> None:
+        """Have its greatest memory be that from now on (proc_pid_clear_refs(5))."""
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+
     @property
     def memory_now(self) -> float:
         """Its memory, in MB."""

@@ -32,7 +32,10 @@ def rows(site: Site) -> list[Row]:
             row.add(US, one.memory)
             found.append(row)
     with serving(site) as both:
+        until(lambda: not any(map(_is_busy, both)), within=600, what="the end of the scans of their start")
         before = [one.memory_now for one in both]
+        for one in both:
+            one.forget_peak()
         folder = site.primary / "mailboxes/20000/messages"
         ident = write_message(folder, "20000", _LONG_NUMBER, _LONG, "primary-of-the-application")
         there = site.secondary / "mailboxes/20000/messages" / f"{ident}.json"
