@@ -6,20 +6,6 @@ from hands import NativeHand
 from wire import Wire
 
 FORMATS = {"native": NativeHand}
-STEPS = (
-    "_open",
-    "_write",
-    "_truncate",
-    "_fsync",
-    "_rename",
-    "_rename_free",
-    "_swap",
-    "_link",
-    "_unlink",
-    "_mkdir",
-    "_rmdir",
-    "_sync",
-)
 
 
 class Pair(Wire):

@@ -501,6 +501,16 @@ def test_many_mails_at_once_bear_one_challenge(wire, box):
     assert first != wire.a.contact.challenge()
 
 
+def takes_five_in_three_goes(wire):
+    """Five changes that take a second each, and patience for one and a half."""
+    wire.b.patience = 1.5
+    goes = [wire.b.take() for _ in range(3)]
+    assert [2, 2, 1] == [len(go.applied.written) for go in goes]
+    assert [True, True, False] == [go.more for go in goes]
+    wire.b.patience = None
+    wire.in_step()
+
+
 def test_an_intake_of_many_edits_ends_when_patience_does(wire, box, recording, monkeypatch):
     """Each waits for the disk by itself: the peer is not kept waiting for all of them."""
     idents = [wire.desk().leave("2001", recording()) for _ in range(5)]
@@ -516,12 +526,7 @@ def test_an_intake_of_many_edits_ends_when_patience_does(wire, box, recording, m
         return exchange(*values, **words)
 
     monkeypatch.setattr(durable, "exchange", slowly)
-    wire.b.patience = 1.5
-    goes = [wire.b.take() for _ in range(3)]
-    assert [2, 2, 1] == [len(go.applied.written) for go in goes]
-    assert [True, True, False] == [go.more for go in goes]
-    wire.b.patience = None
-    wire.in_step()
+    takes_five_in_three_goes(wire)
     assert 5 * ["saved"] == [wire.b.store.document(f"message/2001/{ident}")["status"] for ident in idents]
 
 
@@ -541,10 +546,5 @@ def test_an_intake_of_many_deletions_ends_when_patience_does(wire, box, recordin
         return count(path)
 
     monkeypatch.setattr(removing, "digest_of", slowly)
-    wire.b.patience = 1.5
-    goes = [wire.b.take() for _ in range(3)]
-    assert [2, 2, 1] == [len(go.applied.written) for go in goes]
-    assert [True, True, False] == [go.more for go in goes]
-    wire.b.patience = None
-    wire.in_step()
+    takes_five_in_three_goes(wire)
     assert [] == wire.messages("2001", "secondary")

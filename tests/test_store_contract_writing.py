@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 import pytest
-from contract import STEPS, there
+from contract import there
+from steps import STEPS
 
 from vmctl import durable
 from vmctl.audio import digest_of

@@ -240,14 +240,20 @@ def test_a_kill_in_the_middle_of_many_deletions_leaves_work_and_no_loss(wire, de
     assert list(deleted.values()) == [sorted(wire.messages(box, "secondary")) for box in deleted]
 
 
-def test_a_recording_that_does_not_fit_keeps_no_edit_from_its_file(wire, recording, monkeypatch):
-    """A full disk has room for little things: they are not made to wait for a large one that came with them."""
+@pytest.fixture
+def edit_and_message(wire, recording):
+    """An edit of a mailbox and a message in it are in the spool of the secondary; the message's id."""
     wire.desk().create_mailbox("2001", {"name": "Ada"})
     wire.in_step()
     wire.desk().set_mailbox("2001", {"language": "en-GB"})
     ident = wire.desk().leave("2001", recording())
     wire.send("primary")
     wire.deliver(take=False)
+    return ident
+
+
+def test_a_recording_that_does_not_fit_keeps_no_edit_from_its_file(wire, edit_and_message, monkeypatch):
+    """A full disk has room for little things: they are not made to wait for a large one that came with them."""
     real = durable._write
 
     def write(fd, data):
@@ -261,23 +267,17 @@ def test_a_recording_that_does_not_fit_keeps_no_edit_from_its_file(wire, recordi
             wire.b.take()
     assert "en-GB" in (wire.root("secondary") / "mailboxes/2001/mailbox.yaml").read_text()
     wire.in_step()
-    assert [ident] == wire.messages("2001", "secondary")
+    assert [edit_and_message] == wire.messages("2001", "secondary")
 
 
-def test_an_edit_that_does_not_fit_keeps_no_new_message_from_its_place(wire, recording, monkeypatch):
+def test_an_edit_that_does_not_fit_keeps_no_new_message_from_its_place(wire, edit_and_message, monkeypatch):
     """What was written by then takes its place, and is noted."""
-    wire.desk().create_mailbox("2001", {"name": "Ada"})
-    wire.in_step()
-    wire.desk().set_mailbox("2001", {"language": "en-GB"})
-    ident = wire.desk().leave("2001", recording())
-    wire.send("primary")
-    wire.deliver(take=False)
     with monkeypatch.context() as patch:
         refuse(patch, "_swap", errno.ENOSPC)
         with pytest.raises(DiskFull):
             wire.b.take()
-    assert [ident] == wire.messages("2001", "secondary")
-    assert not wire.b.index.get(f"message/2001/{ident}").todo
+    assert [edit_and_message] == wire.messages("2001", "secondary")
+    assert not wire.b.index.get(f"message/2001/{edit_and_message}").todo
     wire.in_step()
 
 

@@ -34,7 +34,7 @@ _ENCODING = "Content-Transfer-Encoding"
 _BINARY, _ENCODED = (f"{_ENCODING}: {way}\r\n".encode("ascii") for way in ("binary", "base64"))
 _PLAIN = re.compile(r"[ -~]{0,900}", re.ASCII)
 _AFTER_DELIMITER = re.compile(rb"(--)?[ \t]{0,80}(?:\r?\n|\r?\Z)")
-# The headers of an attachment in the form in which `data_part` writes them.
+# The headers of an attachment in the form in which `data_part` writes them: for thousands the email package takes long.
 _OURS = re.compile(
     rb'Content-Type: ([a-z]+/[a-z0-9-]+);\r\n name="([A-Za-z0-9._-]+)"\r\n'
     rb"Content-Transfer-Encoding: (binary|base64)\r\n"
@@ -204,9 +204,7 @@ class _Walk:
 
 def _head(raw: bytes, start: int, end: int) -> tuple[Head, int]:
     """The headers at a place, and where what they are of begins."""
-    ours = _OURS.match(
-        raw, start, min(end, start + _LONGEST_OURS)
-    )  # the email package takes long for thousands of them
+    ours = _OURS.match(raw, start, min(end, start + _LONGEST_OURS))
     if ours is not None:
         content_type, filename, encoding = (text.decode("ascii") for text in ours.groups())
         return Head(content_type, filename, encoding), ours.end()

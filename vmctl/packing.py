@@ -185,9 +185,8 @@ class Packer:
                 return None
             digest = hashlib.sha256(data).hexdigest()
             if whole and digest != sha256:
-                self._index.looks.drop_file(
-                    path
-                )  # it rotted under an unchanged look: the next full scan finds it damaged
+                # it rotted under an unchanged look: the next full scan finds it damaged
+                self._index.looks.drop_file(path)
                 return None
         name = entry.record.key.replace("/", "-") if entry else sha256[:16]
         return Audio(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vmctl.together import Together
 
 
-_MANY = 20
+_MANY = 20  # recordings: to look for so many one by one takes longer than to ask for all at once
 
 
 class Recordings:

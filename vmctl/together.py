@@ -55,10 +55,8 @@ class Together:
 
     def write(self, path: str, data: bytes) -> str:
         """Write a file that is to be at `path`, in a folder that is made where it is missing; where it waits."""
-        folder = path.rpartition("/")[0]
-        whose = self._known.get(folder) or self._rights(folder)
-        if self._waiting not in self._known:
-            self._rights(self._waiting)
+        whose = self._rights(path.rpartition("/")[0])
+        self._rights(self._waiting)
         few = len(self._fresh) < _FEW
         staged = durable.stage(self._waiting, data, whose, self._open if few else None)
         self._staged.add(staged)
@@ -67,14 +65,16 @@ class Together:
 
     def bring(self, source: str, path: str) -> str:
         """Have a file that is durable already wait for its place at `path` where it lies."""
-        folder = path.rpartition("/")[0]
-        whose = self._known.get(folder) or self._rights(folder)
+        whose = self._rights(path.rpartition("/")[0])
         with durable.disk_faults(path):
             rights.set_on(source, whose)
         return source
 
     def _rights(self, folder: str) -> Rights:
-        """Make a folder where it is missing; what a file in it is to get."""
+        """What a file in a folder is to get, which is made where it is missing."""
+        return self._known.get(folder) or self._look_at(folder)
+
+    def _look_at(self, folder: str) -> Rights:
         place = Path(folder)
         mode = 0o700 if place.is_relative_to(self._state) else AS_BESIDE
         durable.make_directory(place, mode=mode, needs=self._state, waits=self._folders)
@@ -110,9 +110,7 @@ class Together:
 
     def replace(self, source: str, path: str) -> None:
         """Give a file its name, in place of what has it: one that was staged, or that lies elsewhere in the store."""
-        folder = path.rpartition("/")[0]
-        if folder not in self._known:
-            self._rights(folder)
+        self._rights(path.rpartition("/")[0])
         durable.replace(source, path)
         self._named(source, path)
 

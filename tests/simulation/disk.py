@@ -13,10 +13,13 @@ import errno
 import os
 from pathlib import Path
 
+from steps import STEPS
+
 from vmctl import durable
 from vmctl.store import native
 
 TICK_NS = 4_000_000  # how coarse the times of files are
+LOOKS = ("_lstat", "_listed", "_names_in", "_peek")  # the names through which `vmctl.store.native` looks
 NOT_MODELLED = ("index.db", "lock", "serve.lock")
 FAULTS = {
     errno.ENOSPC: {"open", "write", "mkdir", "link", "commit"},
@@ -126,22 +129,8 @@ class Disk:
     def installed(self):
         """Stand behind the names of `vmctl.durable` and `vmctl.store.native`."""
         names = {
-            durable: (
-                "_open",
-                "_write",
-                "_truncate",
-                "_fsync",
-                "_rename",
-                "_rename_free",
-                "_swap",
-                "_link",
-                "_unlink",
-                "_mkdir",
-                "_rmdir",
-                "_sync",
-                "_syncfs",
-            ),
-            native: ("_lstat", "_listed", "_names_in", "_peek"),
+            durable: STEPS,
+            native: LOOKS,
         }
         former = [(room, name, getattr(room, name)) for room, those in names.items() for name in those]
         try:
@@ -631,8 +620,4 @@ def _rmtree(path):
 
 
 _REAL_WRITE, _REAL_SWAP = durable._write, durable._swap
-_REAL = {
-    durable._open, durable._write, durable._truncate, durable._fsync, durable._rename, durable._rename_free, durable._swap,
-    durable._link, durable._unlink, durable._mkdir, durable._rmdir, durable._sync, durable._syncfs, native._lstat, native._listed, native._names_in,
-    native._peek,
-}  # fmt: skip
+_REAL = {getattr(durable, name) for name in STEPS} | {getattr(native, name) for name in LOOKS}
