@@ -274,7 +274,7 @@ def test_a_recording_exchanged_for_a_link_while_a_piece_of_it_is_read(wire, iden
         lambda path: durable.create(path, b"x"),
         lambda path: durable.write_at(path, 0, b"x"),
         lambda path: durable.append(path, b"x"),
-        lambda path: durable.exchange(path, b"x", path.with_name("aside")),
+        lambda path: durable.exchange(str(path.parent.parent / "own"), str(path), str(path.with_name("aside"))),
         lambda path: durable.stage(str(path.parent), b"x", Rights(0o600)),
         lambda path: durable.take_place(str(path.parent.parent / "own"), str(path)),
         lambda path: Together(path.parent.parent / ".vmctl").write(str(path), b"x"),

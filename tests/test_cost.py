@@ -103,6 +103,21 @@ def test_a_first_copy(wire: Wire, dropped: Any, counting: Any) -> None:
     assert size <= 40 * (RECORDING + 1700) + 6000
 
 
+@pytest.mark.parametrize("act", ["marked", "deleted"])
+def test_many_messages_that_are_marked_or_deleted(wire: Wire, dropped: Any, counting: Any, act: str) -> None:
+    """The disk is not waited for more often for forty of them than for twenty; both come at once."""
+    found = []
+    for box, number in (("2001", 20), ("2002", 40)):
+        dropped(box, number)
+        wire.in_step()
+        for ident in wire.messages(box):
+            wire.desk().mark(box, ident, "saved") if act == "marked" else wire.desk().delete_message(box, ident)
+        _, taking, _ = first_copy(wire, counting)
+        found.append(taking["waits"])
+        wire.in_step()
+    assert max(found) <= 14
+
+
 def test_a_scan_that_finds_much(wire: Wire, counting: Any) -> None:
     """Of messages that are whole, as after a store was copied: the statements and the paths of each, and no walk for each."""
     wire.desk().create_mailbox("2001", {"name": "Ada"})

@@ -477,13 +477,20 @@ def test_stamps_from_the_end_of_time_do_not_stop_the_numbers(wire: Wire, box: st
 # A journal that somebody edited
 
 
+def put(book: Path, data: bytes) -> None:
+    """As an editor does, at one moment: a journal that is empty for a moment is begun anew by a daemon that looks just then."""
+    beside = book.with_name("edited")
+    beside.write_bytes(data)
+    beside.rename(book)
+
+
 def test_an_edited_journal_stops_the_roles_and_not_the_stores(net: Net) -> None:
     """Messages go on travelling both ways and no daemon ends; log, status and `journal --verify` name the journal."""
     book = net.path("primary", ".vmctl/journal.jsonl")
     with both(net) as daemons:
         data = book.read_bytes()
         before, reason, last = data.rpartition(b'"reason":"')
-        book.write_bytes(before + reason + b"X" + last[1:])
+        put(book, before + reason + b"X" + last[1:])
         until(lambda: str(book) in net.log("primary"), what="the complaint")
         for server, there in (SERVERS, SERVERS[::-1]):
             ident = leave(net, server)
@@ -496,7 +503,7 @@ def test_an_edited_journal_stops_the_roles_and_not_the_stores(net: Net) -> None:
         done = net.run("status")
         assert str(book) in done.stdout + done.stderr
         net.do("verify")
-        book.write_bytes(data)  # put back as it was
+        put(book, data)  # as it was
         until(lambda: net.status()["in_step"], what="in step")
         net.do("failover")
         assert net.service()["serving"] == "secondary"

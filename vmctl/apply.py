@@ -2,7 +2,8 @@
 
 For each record: the audio first, the document last. The index is committed before a file is touched, so after a crash
 the same work is done again, and a file that already holds what was intended is never taken for a person's edit.
-What is new, as nearly everything is, is written many files at a time (`together`); the rest one by one.
+Many files are written at a time (`together`): new ones here, what takes the place of others by `replacing`, and what is
+deleted goes by `removing`.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from vmctl.model import MESSAGE, canonical, parse_key
 from vmctl.placing import Placing
 from vmctl.recovery import Recovery
 from vmctl.removing import Removing
-from vmctl.replacing import Replacing
+from vmctl.replacing import Replacement, Replacing
 from vmctl.rights import AS_BESIDE
 from vmctl.together import Together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from vmctl.clock import Clock, Deadline
     from vmctl.errors import VmctlError
@@ -84,7 +86,7 @@ class Applier:
         self._graves = Graves(store)
         self._removing = Removing(store, index, pool, clock, self._as_last_seen)
         self._placing = Placing(store, clock)
-        self._replacing = Replacing(store, index, scanner.edits, clock)
+        self._replacing = Replacing(store, index, scanner.edits, clock, self._as_last_seen)
         self._recovery = Recovery(
             store, index, pool, recordings, self._replacing, self._placing, clock, shown=self._shown
         )
@@ -156,23 +158,38 @@ class Applier:
             raise full
 
     def _apply_others(self, keys: list[str], done: Applied, deadline: Deadline | None) -> None:
-        """Write what replaces a file, each by itself, until the deadline; and remove what is deleted, all at once."""
+        """Write what is not new until the deadline; what replaces a file and what is deleted all at once."""
+        changes: list[Replacement] = []
         dying: list[Entry] = []
         for at, key in enumerate(keys):
             if at > 0 and deadline is not None and deadline.over:
                 done.more = True
                 break
             with self._one_of_many(key, done):
-                entry = self._index.get(key)
-                if entry is not None and entry.todo and not entry.record.lives and self._as_last_seen(key):
-                    dying.append(entry)
+                begun = self._begin(key, marked=True)
+                if isinstance(begun, Replacement):
+                    changes.append(begun)
+                elif isinstance(begun, Entry):
+                    dying.append(begun)
                 else:
-                    (done.written if self._apply(key, marked=True) else done.waiting).append(key)
-        if dying:
-            gone = self._removing.remove(dying, lambda key: self._one_of_many(key, done), deadline)
-            for key, went in gone.items():
-                (done.written if went else done.waiting).append(key)
-            done.more = done.more or (len(gone) < len(dying) and deadline is not None and deadline.over)
+                    self._ended(key, done, shows=begun)
+
+        def each(key: str) -> AbstractContextManager[None]:
+            return self._one_of_many(key, done)
+
+        for all_of_them, ended in (
+            (len(changes), self._replacing.replace(changes, each, deadline) if changes else {}),
+            (len(dying), self._removing.remove(dying, each, deadline) if dying else {}),
+        ):
+            for key, shows in ended.items():
+                with each(key):
+                    self._ended(key, done, shows=shows)
+            done.more = done.more or (len(ended) < all_of_them and deadline is not None and deadline.over)
+
+    def _ended(self, key: str, done: Applied, *, shows: bool) -> None:
+        if shows:
+            self._bury_if_need_be(key)
+        (done.written if shows else done.waiting).append(key)
 
     def _stage_some(
         self, keys: list[str], done: Applied, together: Together, deadline: Deadline | None, *, begun: bool
@@ -242,21 +259,33 @@ class Applier:
         return shows
 
     def _apply(self, key: str, *, marked: bool) -> bool:
+        shows = self._begin(key, marked=marked)
+        if isinstance(shows, Replacement):
+            shows = self._replacing.replace([shows], lambda _: contextlib.nullcontext())[key]
+        elif isinstance(shows, Entry):
+            shows = self._removing.remove([shows], lambda _: contextlib.nullcontext())[key]
+        if shows:
+            self._bury_if_need_be(key)
+        return shows
+
+    def _begin(self, key: str, *, marked: bool) -> bool | Replacement | Entry:
+        """Write the file of one record; tells whether it shows the record now.
+
+        What is to take the place of a file is told instead of being written, and a dead record instead of being removed:
+        many of these are cheaper at a time.
+        """
         if not self._as_last_seen(key):
             self._scanner.look_at(key)
             if not self._as_last_seen(key):
                 return False  # a person is at it: when the file stands still it is merged first
         entry = self._index.get(key)
-        if entry is not None and entry.todo:
-            if entry.record.lives:
-                shows = self._write(entry, marked=marked)
-            else:
-                shows = self._removing.remove([entry], lambda _: contextlib.nullcontext())[key]
-            if not shows:
-                return False
+        if entry is None or not entry.todo:
+            return True
+        return self._write(entry, marked=marked) if entry.record.lives else entry
+
+    def _bury_if_need_be(self, key: str) -> None:
         if self._index.tombstones.is_unburied(key):
             self._bury(key)
-        return True
 
     # New files, many at a time
 
@@ -323,7 +352,7 @@ class Applier:
             return entry is None or entry.shown is None or not entry.record.lives
         return known is not None and known[0] == look
 
-    def _write(self, entry: Entry, *, marked: bool) -> bool:
+    def _write(self, entry: Entry, *, marked: bool) -> bool | Replacement:
         record = entry.record
         kind = parse_key(record.key).kind
         path = self._store.path(record.key)
@@ -333,13 +362,10 @@ class Applier:
         if entry.shown is None and is_elsewhere(self._store, self._index, record.key):
             return False
         if self._store.is_edited(kind):
-            data = self._store.text(record)
-            durable.make_directory((self._store.root / path).parent, mode=AS_BESIDE, needs=self._store.state)
-            self._replacing.write(entry, path, data)
-            return True
+            return Replacement(entry, path, self._store.text(record))
         return self._write_with_audio(entry, path, marked=marked)
 
-    def _write_with_audio(self, entry: Entry, path: str, *, marked: bool) -> bool:
+    def _write_with_audio(self, entry: Entry, path: str, *, marked: bool) -> bool | Replacement:
         record = entry.record
         audio = audio_of(record.document)
         if audio is None or audio["format"] not in self._store.formats:
@@ -353,7 +379,7 @@ class Applier:
             self._shown(entry, target, audio["sha256"])
         return there
 
-    def _write_message(self, entry: Entry, path: str, *, marked: bool) -> bool:
+    def _write_message(self, entry: Entry, path: str, *, marked: bool) -> bool | Replacement:
         """Write the document of a message, whose recording is in its place.
 
         Not yet where an application wrote one a moment ago: it may still have it open, and write on into what is replaced.
@@ -365,8 +391,7 @@ class Applier:
         self._index.looks.expect_folder(folder)  # should all of it go
         data = self._store.text(record)
         if entry.shown is not None:
-            self._replacing.write(entry, path, data)  # the application may be at it, too
-            return True
+            return Replacement(entry, path, data)  # the application may be at it, too
         if marked and self._store.look(path) is None:
             with Together(self._store.state) as alone:
                 staged = alone.write(f"{self._root}/{path}", data)

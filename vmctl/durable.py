@@ -1,8 +1,8 @@
 """The one place that makes files durable: temp beside the target, fsync, rename, fsync the directory.
 
 Each function promises that after its return a power cut finds the new content, and that before it the old content is
-whole: nobody ever reads half of either. Only what `vmctl.together` is made of (`stage`, `take_place`, `replace`, `discard`, and
-`make_directory` with `waits`) leaves the waiting to that. Nothing else in vmctl changes a file. Every step goes through a module-level
+whole: nobody ever reads half of either. Only what `vmctl.together` is made of (`stage`, `take_place`, `replace`, `exchange`, `discard`,
+and `make_directory` with `waits`) leaves the waiting to that. Nothing else in vmctl changes a file. Every step goes through a module-level
 name (`_open`, `_write`, `_truncate`, `_fsync`, `_rename`, `_rename_free`, `_swap`, `_link`, `_unlink`, `_mkdir`, `_rmdir`, `_sync`, `_syncfs`), so
 that a test can make each of them fail, end the process at it, or lose what was not synced. Not promised: what a disk does that lies
 about fsync.
@@ -164,25 +164,6 @@ def create(path: Path, data: bytes, *, mode: int = 0o600) -> bool:
         return True
 
 
-def exchange(path: Path, data: bytes, aside: Path, *, mode: int = 0o600) -> bool:
-    """Put `data` at `path` and keep what was there under `aside`; tells whether there was anything.
-
-    The new file waits under `aside`, and the two change places at one moment: what lies there tells of a killed process
-    whether it came so far. A person may save into the old file, or rename another over it, until that very moment:
-    whoever looks at `aside` afterwards sees that too.
-    """
-    with disk_faults(path):
-        temp = _new_file(path, data, rights.for_file(path, mode))
-        try:
-            _rename(temp, aside)
-        except BaseException:
-            _discard(temp)
-            raise
-        kept = _change_places(aside, path)
-        fsync_directory(path.parent)
-        return kept
-
-
 def stage(folder: str, data: bytes, whose: Rights, kept: list[int] | None = None) -> str:
     """Put `data` into a new file in a folder, for which nobody has waited yet; its path, and `kept` gets its descriptor.
 
@@ -235,6 +216,18 @@ def replace(source: str, path: str) -> None:
     """Give a file that is durable by now its name, in place of what has it; the name is not durable yet."""
     with disk_faults(path):
         _rename(source, path)
+
+
+def exchange(staged: str, path: str, aside: str) -> bool:
+    """Give a file that is durable by now its name, and keep what has that under `aside`; tells whether there was anything.
+
+    The new file waits under `aside`, and the two change places at one moment: what lies there tells of a killed process
+    whether it came so far. A person may save into the old file, or rename another over it, until that very moment:
+    whoever looks at `aside` afterwards sees that too. No name is durable yet.
+    """
+    with disk_faults(path):
+        _rename(staged, aside)
+        return _change_places(aside, path)
 
 
 def keep_open(fd: int, path: Path | str) -> None:
@@ -632,7 +625,7 @@ def _discard(path: Path | str) -> None:
         _unlink(path)
 
 
-def _change_places(aside: Path, path: Path) -> bool:
+def _change_places(aside: str, path: str) -> bool:
     while True:
         try:
             _swap(aside, path)
@@ -649,9 +642,9 @@ def _change_places(aside: Path, path: Path) -> bool:
             return True
 
 
-def _replace_slowly(aside: Path, path: Path) -> bool:
+def _replace_slowly(aside: str, path: str) -> bool:
     """The same in steps, where the file system knows no better: who renames a file over `path` in between is not seen."""
-    temp = temp_beside(path)
+    temp = f"{path.rpartition('/')[0]}/{_temp_name()}"
     _rename(aside, temp)
     try:
         with contextlib.suppress(FileNotFoundError):

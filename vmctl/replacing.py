@@ -1,9 +1,10 @@
-"""Replaces a file that others edit, and looks once more at what was replaced: somebody may have saved into it meanwhile.
+"""Replaces files that others edit, and looks once more at what was replaced: somebody may have saved into it meanwhile.
 
 The new file waits in `.vmctl/replaced` and changes places with the old one, which stays there until what a person saved
 at the last moment is committed. So of a crash at any moment is left what `recover` needs: what lies there tells whether
 the file was replaced, whatever has become of it since. Then it goes for good, before anything else is made of the files:
-one that a power cut brought back would tell of an exchange long done with.
+one that a power cut brought back would tell of an exchange long done with. Many are replaced at a time: one wait for the disk
+for the bytes of all of them, one for their names, and one for those that go.
 """
 
 from __future__ import annotations
@@ -12,19 +13,21 @@ import hashlib
 import os
 import secrets
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vmctl import beneath, durable
 from vmctl.audio import digest_of
-from vmctl.errors import RecordError
+from vmctl.errors import DiskFull, RecordError
 from vmctl.model import MESSAGE, message_key
-from vmctl.rights import AS_BESIDE
 from vmctl.store.format import Walk
+from vmctl.together import Together
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from vmctl.clock import Clock
+    from vmctl.clock import Clock, Deadline
     from vmctl.edits import Edits
     from vmctl.entry import Entry
     from vmctl.index import Index
@@ -33,33 +36,101 @@ if TYPE_CHECKING:
 _INTENDED, _TOKEN = 16, 8  # hex digits in the name of a file aside
 
 
-class Replacing:
-    """The files that were put aside in one store. The caller holds the store's lock."""
+class Replacement(NamedTuple):
+    """What the file of an entry is to hold: its path in the store, and its bytes."""
 
-    def __init__(self, store: Format, index: Index, edits: Edits, clock: Clock) -> None:
+    entry: Entry
+    path: str
+    data: bytes
+
+    @property
+    def digest(self) -> str:
+        """Of these bytes."""
+        return hashlib.sha256(self.data).hexdigest()
+
+
+class Replacing:
+    """The files that were put aside in one store. The caller holds the store's lock.
+
+    `as_last_seen(key)` tells whether nobody has changed the file of a record since the last look.
+    """
+
+    def __init__(
+        self, store: Format, index: Index, edits: Edits, clock: Clock, as_last_seen: Callable[[str], bool]
+    ) -> None:
         self._store = store
         self._index = index
         self._edits = edits
         self._clock = clock
+        self._as_last_seen = as_last_seen
         self._folder = store.state / "replaced"
         self._asides: list[Path] = []
 
-    def write(self, entry: Entry, path: str, data: bytes) -> None:
-        """Replace the file of an entry, and look at what was replaced; `noted` is to be called after the commit."""
-        known = self._index.looks.file(path)
-        expected, intended = known[1] if known else "unknown", hashlib.sha256(data).hexdigest()
-        aside = self._aside(path, expected, intended)
-        replaced = durable.exchange(self._store.root / path, data, aside, mode=AS_BESIDE)
+    def replace(
+        self, changes: list[Replacement], each: Callable[[str], AbstractContextManager[object]], deadline: Deadline | None = None
+    ) -> dict[str, bool]:  # fmt: skip
+        """Replace files, and look at what was replaced; by key whether it was, of those that were come to.
+
+        False where somebody saved into one in the moment before. What went wrong with one is for `each(key)`. After the
+        deadline no more are replaced. `noted` is to be called after the commit.
+        """
+        done: dict[str, bool] = {}
+        exchanged: list[tuple[Replacement, Path | None]] = []
+        full: DiskFull | None = None
+        with Together(self._store.state) as together:
+            staged: list[tuple[Replacement, str]] = []
+            for change in changes:
+                with each(change.entry.record.key):
+                    path = f"{self._store.root}/{change.path}"
+                    staged.append((change, together.write(path, change.data, instead=True)))
+            together.settle()
+            try:
+                for change, waiting in staged:
+                    if exchanged and deadline is not None and deadline.over:
+                        break
+                    key = change.entry.record.key
+                    with each(key):
+                        if self._as_last_seen(key):
+                            exchanged.append((change, self._exchange(change, waiting, together)))
+                        else:
+                            done[key] = False
+            except DiskFull as error:
+                full = error  # of what was replaced by then the index is told all the same
+            together.close()
+            together.drop()
         with self._index.transaction():
-            late, settled = self._merge_late(entry, path, aside, expected) if replaced else (False, False)
-            self._index.looks.set_file(path, self._store.look_now(path), intended)
-            if not late:
-                self._index.show(entry, self._clock.wall())
-            self._index.faults.drop(path)
-        if settled:
-            self._asides.append(aside)
+            for change, aside in exchanged:
+                key = change.entry.record.key
+                with each(key):
+                    self._look(change, aside)
+                    done[key] = True
         if not self._index.in_transaction:
             self.noted()
+        if full is not None:
+            raise full
+        return done
+
+    def _exchange(self, change: Replacement, waiting: str, together: Together) -> Path | None:
+        """Have a file take the place of what is there; where that is now, if there was anything."""
+        aside = self._aside(change.path, self._expected(change.path), change.digest)
+        return aside if together.exchange(waiting, f"{self._store.root}/{change.path}", str(aside)) else None
+
+    def _expected(self, path: str) -> str:
+        known = self._index.looks.file(path)
+        return known[1] if known else "unknown"
+
+    def _look(self, change: Replacement, aside: Path | None) -> None:
+        """Note what has come of one, once its name is durable."""
+        entry, path, _ = change
+        late = settled = False
+        if aside is not None:
+            late, settled = self._merge_late(entry, path, aside, self._expected(path))
+        self._index.looks.set_file(path, self._store.look_now(path), change.digest)
+        if not late:
+            self._index.show(entry, self._clock.wall())
+        self._index.faults.drop(path)
+        if settled and aside is not None:
+            self._asides.append(aside)
 
     def noted(self) -> None:
         """What was found in the files aside is committed: not before that, as one may hold the only copy of an edit."""
@@ -154,7 +225,6 @@ class Replacing:
             self._index.looks.drop_file(_name(aside))
 
     def _aside(self, path: str, expected: str, intended: str) -> Path:
-        durable.make_directory(self._folder, needs=self._folder.parent)
         name = f"{path.replace('/', '%')}.{expected}.{intended[:_INTENDED]}{secrets.token_hex(_TOKEN // 2)}"
         return self._folder / name
 

@@ -53,9 +53,15 @@ class Together:
         self._open.clear()
         self._disks.clear()
 
-    def write(self, path: str, data: bytes) -> str:
-        """Write a file that is to be at `path`, in a folder that is made where it is missing; where it waits."""
+    def write(self, path: str, data: bytes, *, instead: bool = False) -> str:
+        """Write a file that is to be at `path`, in a folder that is made where it is missing; where it waits.
+
+        It gets what the folder says, or, `instead` of what is there now, the mode and the group of that.
+        """
         whose = self._rights(path.rpartition("/")[0])
+        if instead:
+            with durable.disk_faults(path):
+                whose = rights.for_file(Path(path), AS_BESIDE)
         self._rights(self._waiting)
         few = len(self._fresh) < _FEW
         staged = durable.stage(self._waiting, data, whose, self._open if few else None)
@@ -113,6 +119,13 @@ class Together:
         self._rights(path.rpartition("/")[0])
         durable.replace(source, path)
         self._named(source, path)
+
+    def exchange(self, staged: str, path: str, aside: str) -> bool:
+        """Give a file its name, and keep what has that at `aside`; as `durable.exchange`."""
+        self._rights(aside.rpartition("/")[0])
+        there = durable.exchange(staged, path, aside)
+        self._named(staged, path)
+        return there
 
     def remove(self, path: str) -> None:
         """Remove a file, if it is there."""

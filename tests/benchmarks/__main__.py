@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import tempfile
+from itertools import chain
 from pathlib import Path
 
 from benchmarks import latency, memory, rounds
@@ -19,7 +20,11 @@ from benchmarks.measure import HEAD, Row
 from benchmarks.peers import missing
 from benchmarks.stores import A, B, C, Site, smaller
 
-ROWS = ("first-a", "first", "later", "start", "latency", "memory", "rest")
+ROWS = {
+    A: ("first-a", "latency"),
+    B: ("first", "later", "start", "latency", "memory", "rest"),
+    C: ("first", "later", "latency"),
+}
 
 
 def machine() -> str:
@@ -35,10 +40,23 @@ def machine() -> str:
     return ", ".join(words)
 
 
+def measured(name: str, site: Site, runs: int) -> list[Row]:
+    """Some rows of one store."""
+    return {
+        "first-a": lambda: rounds.first(site, runs, durable=True),
+        "first": lambda: rounds.first(site, runs, durable=False),
+        "later": lambda: rounds.later(site, runs),
+        "start": lambda: rounds.start(site, runs),
+        "latency": lambda: latency.rows(site),
+        "memory": lambda: memory.rows(site),
+        "rest": lambda: memory.at_rest(site),
+    }[name]()
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--rows", default=",".join(ROWS))
+    parser.add_argument("--rows", default=",".join(dict.fromkeys(chain(*ROWS.values()))))
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--part", type=float, default=1.0)
     parser.add_argument("--large", action="store_true")
@@ -59,23 +77,12 @@ def main() -> None:
         found.extend(rows)
 
     try:
-        if "first-a" in chosen:
-            show(rounds.first(Site.build(root / "a", smaller(A, asked.part)), asked.runs, durable=True))
-        site = Site.build(root / "b", smaller(B, asked.part))
-        for name, measured in (
-            ("first", lambda: rounds.first(site, asked.runs, durable=False)),
-            ("later", lambda: rounds.later(site, asked.runs)),
-            ("start", lambda: rounds.start(site, asked.runs)),
-            ("latency", lambda: latency.rows(site)),
-            ("memory", lambda: memory.rows(site)),
-            ("rest", lambda: memory.at_rest(site)),
-        ):
-            if name in chosen:
-                show(measured())
-        if asked.large:
-            large = Site.build(root / "c", smaller(C, asked.part))
-            show(rounds.first(large, 1, durable=False))
-            show(rounds.later(large, 1))
+        for shape in (A, B, C) if asked.large else (A, B):
+            rows = [name for name in ROWS[shape] if name in chosen]
+            if rows:
+                site = Site.build(root / shape.name.lower(), smaller(shape, asked.part))
+                for name in rows:
+                    show(measured(name, site, 1 if shape.alone else asked.runs))
     finally:
         shutil.rmtree(root)
     if asked.json is not None:

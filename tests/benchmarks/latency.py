@@ -44,7 +44,7 @@ def rows(site: Site) -> list[Row]:
             row.add(US, _share(values, share) * 1000)
             row.add(_BARE, statistics.median(bare) * 1000)
             found.append(row)
-    if LSYNCD not in missing():
+    if LSYNCD not in missing() and not site.shape.alone:
         values = _by_lsyncd(site)
         for row, share in zip(found, (0.5, 0.99), strict=False):
             row.add(LSYNCD, _share(values, share) * 1000)

@@ -97,7 +97,7 @@ class _Copies:
         self._rsync = rsync
         self._unison = unison
         self.target = site.root.with_name("rsync.target")
-        self.root = site.root.with_name("unison.root")
+        self.root = site.root.with_name("unison.root") if unison else site.secondary
         self.environment = None if unison is None else unison.environment
 
     def firsts(self, *, durable: bool) -> Iterator[tuple[str, list[str], Callable[[], None]]]:
@@ -136,11 +136,12 @@ class _Copies:
 
 @contextlib.contextmanager
 def _copies(site: Site) -> Iterator[_Copies]:
-    absent = missing()
+    absent = [RSYNC, UNISON] if site.shape.alone else missing()
     with contextlib.ExitStack() as stack:
         rsync = unison = None
-        _emptied(site.root.with_name("rsync.target"))
-        _emptied(site.root.with_name("unison.root"))
+        for name, target in ((RSYNC, "rsync.target"), (UNISON, "unison.root")):
+            if name not in absent:
+                _emptied(site.root.with_name(target))
         if RSYNC not in absent:
             rsync = stack.enter_context(Rsync.serving(site.root.with_name("rsync.target")))
         if UNISON not in absent:

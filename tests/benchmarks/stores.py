@@ -26,12 +26,13 @@ _RATE = 8000  # samples of two bytes in a second
 
 
 class Shape(NamedTuple):
-    """How large a store is: mailboxes, messages in each, bytes of each recording."""
+    """How large a store is: mailboxes, messages in each, bytes of each recording; `alone` with no other program beside."""
 
     name: str
     boxes: int
     messages: int
     size: int
+    alone: bool = False
 
     @property
     def total(self) -> int:
@@ -41,7 +42,7 @@ class Shape(NamedTuple):
 
 A = Shape("A", 10, 100, 240_000)
 B = Shape("B", 5_000, 20, 2_000)
-C = Shape("C", 50_000, 20, 2_000)
+C = Shape("C", 50_000, 20, 2_000, alone=True)
 
 
 def smaller(shape: Shape, part: float) -> Shape:

@@ -1,5 +1,7 @@
 """Deliberate faults of the order in which things become durable: a crash test that finds none of them proves nothing."""
 
+from pathlib import Path
+
 from vmctl import durable, leaving, placing, recovery
 from vmctl.replica import Replica
 from vmctl.scan import Scanner
@@ -25,11 +27,12 @@ def written_in_place():
         durable.discard(path)
         durable.write_at(path, 0, data, mode=mode)
 
-    def exchange(path, data, aside, *, mode=0o600):
-        there = path.exists()
+    def exchange(staged, path, aside):
+        place = Path(path)
+        there = place.exists()
         if there:
-            durable.copy(path, aside)
-        write(path, data, mode=mode)
+            durable.copy(place, Path(aside))
+        write(place, Path(staged).read_bytes(), mode=place.stat().st_mode & 0o777 if there else 0o600)
         return there
 
     durable.write, durable.exchange = write, exchange
@@ -39,8 +42,8 @@ def replaced_without_a_look():
     """What a person saved at the last moment is overwritten."""
     exchange = durable.exchange
 
-    def and_forgotten(path, data, aside, *, mode=0o600):
-        exchange(path, data, aside, mode=mode)
+    def and_forgotten(staged, path, aside):
+        exchange(staged, path, aside)
         durable.discard(aside)
         return False
 
