@@ -71,7 +71,9 @@ class Roles(Wire):
         self.clock.advance(2.5)
 
     def tick_roles(self, name):
-        """What a daemon does in a turn for its roles."""
+        """What a daemon does in a turn for its roles; before that it looks at a store of which it knows nothing, yet."""
+        if not self.servers[name].index.was_scanned:
+            self.servers[name].scan()
         self.roles[name].tick()
         self.roles[name].ask_arbiter()
 

@@ -65,14 +65,14 @@ def test_a_handover_waits_until_the_files_are_there_too(pair):
     for _ in range(3):
         pair.send("primary", always=True)
         pair.deliver()
-        pair.servers["secondary"].behind = True  # as after an intake that its patience ended
+        pair.servers["secondary"]._behind = True  # as after an intake that its patience ended
         pair.send("secondary", always=True)
         pair.deliver()
         pair.tick_roles("primary")
         pair.clock.advance(0.5)
     assert pair.serving("primary") == "primary"
     waiting = "; ".join(pair.servers["primary"].index.note("waiting")["voicemail"])
-    assert "what came to secondary to be in its files" in waiting
+    assert "what came to secondary to be in its files, and its store to be looked at" in waiting
     pair.turns(6)  # the next intake ends in time
     assert pair.serving("primary") == "secondary"
 

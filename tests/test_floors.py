@@ -37,7 +37,7 @@ FLOORS = (
     "config at_work gone leaving placing proof recordings removing replacing setback findings",
     "absence overruled door config_edit",
     "scan recovery",
-    "apply parked",
+    "apply parked sweep",
     "asking packing rollback",
     "writing",
     "outbox",
@@ -47,7 +47,7 @@ FLOORS = (
     "replica knowledge routes_file",
     # one server at work: what commands do, what it tells
     "access carriage carrier",
-    "desk status post purge reindex lamps",
+    "desk status post purge reindex lamps lookout",
     "undo desk_mailboxes enrol",
     # both servers
     "end",

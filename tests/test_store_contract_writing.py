@@ -97,7 +97,7 @@ def test_an_edit_at_the_very_rename_is_merged(pair, monkeypatch):
     late, swap = [pair.hand.mailbox_text(name="Eve", service="voicemail")], durable._swap
 
     def at_the_last_moment(aside, target):
-        if late and target == path:
+        if late and target == str(path):
             path.write_bytes(late.pop())
         swap(aside, target)
 

@@ -240,7 +240,7 @@ def test_a_file_that_can_never_be_written_makes_nobody_wait_for_the_whole_machin
     swap, box = durable._swap, wire.root() / "mailboxes/2001/mailbox.yaml"
 
     def refuse(aside, target):
-        if target == box:
+        if target == str(box):
             raise OSError(errno.EPERM, "no")
         swap(aside, target)
 

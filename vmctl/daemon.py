@@ -22,13 +22,14 @@ from vmctl.carrier import Carrier
 from vmctl.errors import JournalError, StoreError, StoreExchanged, SyncError, VmctlError
 from vmctl.lamps import Lamps
 from vmctl.leases import Leases
+from vmctl.lookout import Lookout
 from vmctl.permits import margin
 from vmctl.post import ASK_PROOF, ASK_SCAN, Post
 from vmctl.probes import Probes
 from vmctl.proof import read_store
 from vmctl.purge import Housekeeper
 from vmctl.trouble import Trouble
-from vmctl.watch import Debounce, Watcher
+from vmctl.watch import Watcher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +47,6 @@ _ANSWERS_A_BEAT = 4  # to a peer that asks for a promise
 _QUESTIONS = 6  # to the arbiter in the time of one lease
 _ASK_FOR, _ASK_AGAIN = 60.0, 0.5
 _SHORTEST_PAUSE = 0.05
-_MOST_FOLDERS = 100  # that are looked into by themselves: with more a look at the whole store is as quick
 _MOST_DOUBLINGS = 20
 _LONGEST_BEAT = 600.0  # seconds, through mail servers to a peer that is not heard
 _LONGEST_INTAKE = 1.0  # seconds: the roles wait meanwhile, and so does the peer for its heartbeat
@@ -60,28 +60,20 @@ class Daemon:
         self._name = name
         self._clock = clock
         self._wake, self._stop, self._round = Bell(), Bell(), Bell()  # rung by signals, too
-        self._hinted = threading.Event()
-        self._written: set[str] = set()  # message folders
-        self._writing = threading.Lock()
-        self._look_again: dict[str, float] = {}  # those in which something had not stood still
-        self._debounce = Debounce(config.scan.debounce, config.scan.debounce_max)
+        self._lookout = Lookout(config.scan, clock, self._wake.set)
         self._carrier = Carrier(self._wake.set)
         self._mails: Iterator[Parcel] | None = None
         self._on_its_way: Parcel | None = None
-        self._next_scan = 0.0
         self._next_beat = self._last_beat = 0.0
         self._next_housekeeping = 0.0
-        self._accept = False
         self._not_before = 0.0
         self._failures = self._in_vain = 0
-        self._answer_after_scan = False
         self._asking: str | None = None
         self._drained: set[str] = set()
         self._trouble: Trouble | None = None
         self._unreached: str | None = None
         self._deaf_at: float | None = None  # when this server last could not hear, or not have been heard
         self._turned_at: float | None = None
-        self._ask_scan: dict[str, Any] = {}
         self._ask_until = 0.0
         self._reader: threading.Thread | None = None
         self._reading: dict[str, Any] | None = None
@@ -107,8 +99,8 @@ class Daemon:
     def _serve(self) -> None:
         """Serve with the store as it is now, until told to stop or until the store is another one."""
         self._carrier, self._mails, self._on_its_way = Carrier(self._wake.set), None, None
-        self._next_scan = self._next_beat = 0.0  # a store that was opened again is looked at and told of at once
-        self._look_again.clear()
+        self._next_beat = 0.0  # a store that was opened again is told of, and looked at, at once
+        self._lookout.begin()
         with (
             contextlib.closing(Probes(self._config, self._name, self._clock, wake=self._wake.set)) as self._probes,
             self._borrowing() as leases,
@@ -129,7 +121,7 @@ class Daemon:
                 folder_of = post.replica.store.folder_of
 
                 def hint(path: str | None, done: bool) -> None:
-                    self._hint(None if path is None else folder_of(path), done=done)
+                    self._lookout.hint(None if path is None else folder_of(path), done=done)
 
                 with Watcher(post.replica.store.root, hint) as watcher:
                     log.info(
@@ -171,17 +163,6 @@ class Daemon:
     def _on_mail(self, _number: int, _frame: FrameType | None) -> None:
         self._wake.set()
 
-    def _hint(self, folder: str | None, *, done: bool) -> None:
-        """A file in a message folder was written, and its writer may be done with it; or something else has changed."""
-        if folder is None:
-            self._hinted.set()
-        elif not done:
-            return  # a call that is recorded; the end of it is told
-        else:
-            with self._writing:
-                self._written.add(folder)
-        self._wake.set()
-
     def _loop(self, post: Post) -> None:
         supervisor.notify(supervisor.READY)
         while not self._stop.is_set():
@@ -197,7 +178,7 @@ class Daemon:
                 self._deaf_at = self._clock.steady()
                 # a full or unreachable disk, say: the peer is told to try again, and so do we
                 self._well(Trouble.of(error), post)
-                self._next_scan = self._clock.steady() + self._config.scan.settle
+                self._lookout.put_off()
                 self._stop.wait(_LONGEST_WAIT)
                 continue
             self._wake.wait(self._pause(post))
@@ -215,17 +196,17 @@ class Daemon:
             self._round.clear()  # a handover waits for all that is here to be there
             self._drained = set(post.failover.draining)
             self._asking, self._ask_until = secrets.token_hex(8), now + _ASK_FOR
-            self._ask_scan = post.replica.index.note(ASK_SCAN) or {}
+            self._lookout.want(post.replica.index.note(ASK_SCAN) or {})
             post.replica.index.set_note(ASK_SCAN, None)
-            self._answer_after_scan = True
         news = [taken for taken in intake.taken if not taken.again]  # what is played again makes no work
-        if post.asked or any(taken.request.get("round") for taken in news):
-            self._answer_after_scan = True
+        if any(taken.request.get("round") for taken in news):
+            self._lookout.request()
         if any(_starting(taken.status) for taken in news):
             self._next_beat = min(self._next_beat, now + _ANSWER_TO_A_START)
         if any(taken.status.get("asks") for taken in news):  # both may ask: no faster than this
             self._next_beat = min(self._next_beat, self._last_beat + self._config.sync.heartbeat / _ANSWERS_A_BEAT)
-        self._scan_if_due(post, now)
+        if self._lookout.turn(post.replica, now):
+            self._next_beat = 0.0  # the answer
         self._probes.tick(post.failover.recovering)
         moved = post.tick(automatic=self._may_take_over(post))
         post.teller.tick(post.serving())
@@ -261,54 +242,15 @@ class Daemon:
             post.routes.tell(answers)
             self._lamps.turn(answers)
 
-    # Scanning
-
-    def _scan_written(self, post: Post) -> None:
-        """Look into the message folders into which something was put: a message is complete or not, and need not settle."""
-        now = self._clock.steady()
-        with self._writing:
-            folders, self._written = self._written, set()
-        folders |= {folder for folder, due in self._look_again.items() if due <= now}
-        if not folders:
-            return
-        report = None if len(folders) > _MOST_FOLDERS else post.replica.scan_folders(folders)
-        self._look_again = {folder: due for folder, due in self._look_again.items() if folder not in folders}
-        if report is None:
-            self._hinted.set()
-            return
-        for path in report.unsettled:
-            self._look_again[path.rpartition("/")[0]] = now + self._config.scan.settle + 0.01
-
-    def _scan_if_due(self, post: Post, now: float) -> None:
-        self._scan_written(post)
-        if self._hinted.is_set():
-            self._hinted.clear()
-            self._debounce.hit(now)
-        due = self._debounce.due
-        if not (self._answer_after_scan or now >= self._next_scan or (due is not None and now >= due)):
-            return
-        self._debounce.clear()
-        if self._clock.wall() >= self._ask_scan.get("until", 0):
-            self._ask_scan = {}
-        accept = bool(self._ask_scan.get("accept"))
-        self._accept = self._accept or accept
-        report = post.replica.scan(full=bool(self._ask_scan.pop("full", False)), accept_deletions=accept)
-        if not report.again:
-            self._ask_scan = {}
-        wait = self._config.scan.settle + 0.01 if report.again else self._config.scan.every
-        self._next_scan = self._clock.steady() + wait
-        if self._answer_after_scan and not report.again:
-            self._answer_after_scan = False
-            self._next_beat = 0.0
-
     def _keep_house(self, post: Post) -> None:
         """Delete and purge what is due for its age, when there is nothing else to do; what is more waits for a turn."""
         now = self._clock.steady()
-        busy = self._mails is not None or self._on_its_way is not None or now >= self._next_scan
-        if not self._accept and (busy or self._debounce.due is not None or now < self._next_housekeeping):
+        busy = self._mails is not None or self._on_its_way is not None or self._lookout.is_busy(now)
+        accept = self._lookout.accepted
+        if self._lookout.goes_on or (not accept and (busy or now < self._next_housekeeping)):
             return
-        kept = Housekeeper(post.replica).run(accept=self._accept)
-        self._accept = False
+        kept = Housekeeper(post.replica).run(accept=accept)
+        self._lookout.accepted = False
         self._next_housekeeping = now + (_SHORTEST_RETRY if kept.more else self._config.housekeeping.every)
         if kept.changed:
             self._wake.set()
@@ -316,14 +258,11 @@ class Daemon:
     def _pause(self, post: Post) -> float:
         now = self._clock.steady()
         moments = [
-            self._next_scan,
+            *self._lookout.due(),
             now + _LONGEST_WAIT,
             post.failover.due,
             max(min(post.routes.due, self._lamps.due), now + _SHORTEST_PAUSE),
         ]
-        if self._debounce.due is not None:
-            moments.append(self._debounce.due)
-        moments.extend(self._look_again.values())
         if (due := post.failover.permits.due()) is not None:
             moments.append(now + due)
         if self._on_its_way is None:  # else the carrier wakes the loop
@@ -346,14 +285,14 @@ class Daemon:
             return
         begun = self._mails is None
         if self._mails is None:
-            always = beat and not self._answer_after_scan
-            asking = {"round": self._asking} if self._asking and not self._answer_after_scan else {}
+            awaited = self._lookout.is_awaited  # what is asked and answered comes after what that look finds
+            asking = {"round": self._asking} if self._asking and not awaited else {}
             proof = post.replica.index.note(ASK_PROOF)
-            if proof and always:
+            if proof and beat:
                 asking["verify"] = proof  # with each heartbeat until the peer has answered
-            if always:
+            if beat:
                 self._next_beat, self._last_beat = now + self._beat(post), now
-            self._mails = post.parcels(always=always, request=asking, answer=not self._answer_after_scan)
+            self._mails = post.parcels(always=beat, request=asking, answer=not awaited)
         self._on_its_way = next(self._mails, None)
         if self._on_its_way is None:
             self._mails = None

@@ -79,6 +79,8 @@ class Gate:
         return Progress((*self._own(mark), *self._theirs(mark, facts)), restarted=True)
 
     def _own(self, mark: dict[str, Any]) -> list[str]:
+        if not self._index.was_scanned:
+            return [f"a look at all of the store of {self._me}"]
         count, oldest = self._index.shelf.owed()
         if oldest is None:
             return []
@@ -89,7 +91,7 @@ class Gate:
 
     def _theirs(self, mark: dict[str, Any], facts: dict[str, Any]) -> list[str]:
         if facts.get("behind") is True:  # it has said that it has them, and they are not in its files yet
-            return [f"what came to {self._peer} to be in its files"]
+            return [f"what came to {self._peer} to be in its files, and its store to be looked at"]
         owed = facts.get("pending", 0) - facts.get("parked", 0)
         if owed <= 0:
             return []

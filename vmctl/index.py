@@ -194,6 +194,11 @@ class Index:
         """Whether no scan has been able to look at all of the store yet: what is in it need not be new."""
         return not int(self.meta("seen_all", self.meta("full_scan", "0")))  # an older vmctl noted only the time
 
+    @property
+    def was_scanned(self) -> bool:
+        """Whether a scan has gone through all of the store, yet: before, there may be anything in it that nobody has told of."""
+        return self.meta("full_scan", "0") != "0"
+
     @classmethod
     def open(cls, path: Path, *, create: bool = False) -> Self:
         """Open the index, or make an empty one. Raises StoreUnusable, IndexDamaged or StoreNewer."""

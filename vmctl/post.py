@@ -235,11 +235,6 @@ class Post:
             known = Known(self.server.name, self._role, {}, Agreed(self.config, {}), notes, error)
         return answers(self.config, Moment(self._clock.steady(), self._clock.boot()), [known])
 
-    @property
-    def asked(self) -> bool:
-        """Whether the peer waits for an answer of this server."""
-        return bool(self._answers)
-
     def parcels(
         self, *, always: bool = False, anew: bool = False, eager: bool = False, request: dict[str, Any] | None = None,
         answer: bool = True,
@@ -317,7 +312,8 @@ class Post:
         index = self.replica.index
         facts = self.replica.contact.facts()
         return (
-            index.pending_count() == 0
+            index.was_scanned
+            and index.pending_count() == 0
             and index.unwritten() == 0
             and facts.get("pending") == 0
             and facts.get("digest") == index.digest

@@ -26,11 +26,12 @@ from vmctl.journal import Journal
 from vmctl.outbox import Outbox
 from vmctl.parked import Lot
 from vmctl.recordings import Recordings
-from vmctl.scan import PART, Scanner
+from vmctl.scan import Scanner
 from vmctl.spool import Spool
 from vmctl.store.native import NativeStore
 from vmctl.store.pool import Pool
 from vmctl.strays import Strays
+from vmctl.sweep import PART, Sweeper
 from vmctl.writing import Writer
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Replica:
         self.clock = clock
         self.patience: float | None = None  # seconds for one intake, of a process that has more to do; None: to the end
         self._merged: set[Path] = set()  # mails of the spool that are in the index, and may not go yet
-        self.behind = False  # whether the last intake ended before all that came was in its files
+        self._behind = False  # whether the last intake ended before all that came was in its files
         self.index = index
         self.index.history.keep = config.history.versions
         self.store = NativeStore(server.store, config.audio.formats, config.limits.document)
@@ -97,6 +98,7 @@ class Replica:
         self.journal = Journal(self.store.state / "journal.jsonl", config.journal.max)
         self.contact = Contact(index, clock, config.failover.after)
         self.scanner = Scanner(self.store, index, clock, config.scan.settle)
+        self._sweeper = Sweeper(self.store, index, clock, config.scan.settle, self.scanner)
         if not remembers:
             with index.transaction():  # together: a new life that did not know the deleted would bring them back
                 self.scanner.recall()
@@ -168,25 +170,37 @@ class Replica:
 
         With `pause`, which is called now and then where much is found, others need not wait for the end of it.
         """
-        full = full or self._full_is_due()
         size = float("inf") if pause is None else PART
-        parts = self.scanner.parts(full=full, accept_deletions=accept_deletions, size=size)
+        for _ in self.parts(full=full, accept_deletions=accept_deletions, size=size):
+            if pause is not None:
+                pause()
+        return self.report
+
+    def parts(
+        self, *, full: bool, accept_deletions: bool, size: float = float("inf"), seconds: float = float("inf")
+    ) -> Iterator[None]:  # fmt: skip
+        """The same in parts of so many records, or seconds; between two of them the store is free. `report` is what it found."""
+        full = full or self._full_is_due()
+        parts = self._sweeper.parts(full=full, accept_deletions=accept_deletions, size=size, seconds=seconds)
         while True:
             with self.locked():
                 if next(parts, _OVER) is _OVER:
-                    return self._scanned(full=full)
-            if pause is not None:
-                pause()
+                    self._scanned(full=full)
+                    return
+            yield
 
-    def _scanned(self, *, full: bool) -> Report:
+    @property
+    def report(self) -> Report:
+        """What the newest scan has found."""
+        return self._sweeper.report
+
+    def _scanned(self, *, full: bool) -> None:
         """What follows on a scan: files are written, what was left half-written goes."""
-        report = self.scanner.report
         self.applier.apply_all(self._deadline())
         if full:
             self._clear_leftovers()
-        if report.held != (self.index.note("held") or []):
-            self.index.set_note("held", report.held)
-        return report
+        if self.report.held != (self.index.note("held") or []):
+            self.index.set_note("held", self.report.held)
 
     def scan_folders(self, folders: set[str]) -> Report | None:
         """A look at some message folders, and at nothing else; None where only a look at the whole store will do."""
@@ -221,7 +235,7 @@ class Replica:
     def preview(self) -> Preview:
         """What a scan now would find and what would be shipped, without keeping anything of it."""
         with self.locked(), self.index.transaction(rollback=True):
-            report = self.scanner.scan()
+            report = self._sweeper.sweep()
             return Preview(self.outbox.preview(), sorted(report.unsettled | report.absent), self.index.faults.all())
 
     def _full_is_due(self) -> bool:
@@ -254,8 +268,13 @@ class Replica:
                     break
             if waiting:
                 self._listen(waiting[-1])
-            self.behind = bool(waiting) or intake.applied.more or more
-            return replace(intake, more=self.behind)
+            self._behind = bool(waiting) or intake.applied.more or more
+            return replace(intake, more=self._behind)
+
+    @property
+    def behind(self) -> bool:
+        """Whether less is taken in than has come, or not in its files, yet; or the store was never looked at as a whole."""
+        return self._behind or not self.index.was_scanned
 
     def _gulp(self, waiting: list[Path], intake: Intake, deadline: Deadline | None) -> None:
         """Take some of the mails, as many as memory is for, from the merge to the files; then they may go."""

@@ -14,11 +14,10 @@ from vmctl.store.format import look_of
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable
 
     from vmctl.entry import Look
     from vmctl.index import Index
-    from vmctl.store.format import Format, Walk
+    from vmctl.store.format import Format
 
 _MOST_BACK = 20
 
@@ -31,24 +30,21 @@ class Listing(NamedTuple):
     known: dict[str, tuple[Look, str]]
 
 
-def set_back(
-    store: Format, index: Index, walk: Walk, known: dict[str, tuple[Look, str]], listings: Iterable[Listing]
-) -> dict[str, str]:  # fmt: skip
-    """Path and key of the files that are older than what was in their place, or than their deletion, where they are many.
-
-    `known` are the files outside of message folders as the index knows them, `listings` those of the message folders to
-    look into. A new index knows of nothing that was there before.
-    """
-    if index.is_new:
-        return {}
-    found = {
-        path: key
-        for path, (key, look) in walk.files.items()
-        if _is_older(index, key, look, known.get(path, (None,))[0])
-    }
-    for listing in listings:
-        found |= older(store, index, listing)
+def many(found: dict[str, str]) -> dict[str, str]:
+    """What was found to be older, where it is that much that nobody can have meant each of it."""
     return found if len(found) > _MOST_BACK else {}
+
+
+def older_files(
+    index: Index, files: dict[str, tuple[str, Look]], known: dict[str, tuple[Look, str]]
+) -> dict[str, str]:  # fmt: skip
+    """Path and key of the files outside of message folders that are older than what was there, or than their deletion.
+
+    `files` has key and look by path, `known` what the index has of them.
+    """
+    return {
+        path: key for path, (key, look) in files.items() if _is_older(index, key, look, known.get(path, (None,))[0])
+    }
 
 
 def older(store: Format, index: Index, listing: Listing) -> dict[str, str]:

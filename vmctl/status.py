@@ -47,6 +47,7 @@ class _Memory(NamedTuple):
     pending: int
     todo: int
     digest: str
+    scanned: bool  # whether all of the store was looked at, once
     paused: dict[str, Any] | None  # the pause that is on
     own: dict[str, Any]  # what of it is told as it is, by the names of docs/status.md
 
@@ -153,7 +154,7 @@ def _memory(config: Config, server: Server, journal: Journal, clock: Clock) -> _
         }
         return _Memory(
             contact.heard, contact.last_heard(), contact.facts(), contact.skew(), notes_of(index, contact),
-            pending, index.unwritten(), index.digest, index.note("paused"), own,
+            pending, index.unwritten(), index.digest, index.was_scanned, index.note("paused"), own,
         )  # fmt: skip
     finally:
         index.close()
@@ -224,7 +225,7 @@ def _reachable(local: _Local | None, other: _Local | None) -> bool:
 
 
 def _in_step(local: _Local, here: list[_Local]) -> bool:
-    if local.memory is None or local.memory.pending or local.memory.todo:
+    if local.memory is None or not local.memory.scanned or local.memory.pending or local.memory.todo:
         return False
     others = [one for one in here if one is not local]
     if others:

@@ -1,0 +1,186 @@
+"""A daemon's look at its whole store is made in parts, and all else that it does goes on between them."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+from wire import SETTLE, Wire, tone
+
+from vmctl import lookout
+from vmctl.lookout import Lookout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+BOXES = ("2001", "2002", "2003", "2004")
+EACH = 3  # messages
+
+
+@pytest.fixture
+def looking(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> Lookout:
+    """The lookout of the primary, whose store holds what it does not know yet; a part is the least that there is."""
+    monkeypatch.setattr(lookout, "_PART", 0.0)
+    for box in BOXES:
+        wire.desk().create_mailbox(box, {"name": box})
+    wire.in_step()
+    for box in BOXES:
+        for number in range(EACH):
+            drop(wire, box, f"m{box}{number}")
+    wire.tick()
+    wire.clock.advance(SETTLE + 0.1)
+    return Lookout(wire.config.scan, wire.clock, lambda: None)
+
+
+def drop(wire: Wire, box: str, ident: str) -> Path:
+    """An application puts a message into a mailbox at the primary."""
+    folder = wire.root() / f"mailboxes/{box}/messages"
+    folder.mkdir(exist_ok=True)
+    shutil.move(tone(wire.directory / "dropped.wav", seed=abs(hash(ident)) % 10_000), folder / f"{ident}.wav")
+    (folder / f"{ident}.json").write_text('{"from": "+4930123", "received": "2026-06-01T12:00:00Z", "status": "new"}\n')
+    return folder
+
+
+def turn(wire: Wire, looking: Lookout) -> bool:
+    """One turn of the daemon, as far as it is about its store."""
+    wire.a.take()
+    return looking.turn(wire.a, wire.clock.steady())
+
+
+def through(wire: Wire, looking: Lookout, act: Callable[[int], object] = lambda _: None) -> int:
+    """A whole look, acting after each of its parts but the last; of how many parts it was."""
+    parts = 1
+    turn(wire, looking)
+    while looking.goes_on:
+        act(parts)
+        turn(wire, looking)
+        parts += 1
+    return parts
+
+
+def test_a_look_has_parts_and_finds_all(wire: Wire, looking: Lookout) -> None:
+    """A part for each folder that is listed and for each in which there is something; at the end all of it is known."""
+    assert 2 * len(BOXES) == through(wire, looking)
+    assert not wire.a.report.again
+    assert len(BOXES) * EACH == wire.a.index.count("kind = 'message'")
+    wire.in_step()
+
+
+def test_what_comes_from_the_peer_between_two_parts_is_taken_in_and_stays(wire: Wire, looking: Lookout) -> None:
+    """A message, an edit, a mark and a deletion: none of it is undone by the look that began before it."""
+    wire.desk().leave("2004", tone(wire.directory / "first.wav", seed=1))
+    wire.in_step()
+    (known,) = (ident for ident in wire.messages("2004") if not ident.startswith("m"))
+    for box in BOXES:
+        drop(wire, box, f"late{box}")
+    wire.tick()
+    wire.clock.advance(SETTLE + 0.1)
+    looking.begin()
+    left: list[str] = []
+
+    def act(part: int) -> None:
+        peer = wire.desk("secondary")
+        if part == 1:
+            left.append(peer.leave("2003", tone(wire.directory / "second.wav", seed=2)))
+            peer.set_mailbox("2002", {"name": "Eve"})
+            peer.mark("2004", known, "saved")
+        elif part == 2:
+            peer.delete_message("2001", "m20010")
+        wire.send("secondary")
+        wire.deliver(take=False)
+
+    assert through(wire, looking, act) > 2
+    assert set() == wire.faults()
+    wire.in_step()
+    for name in wire.servers:
+        assert left[0] in wire.messages("2003", name)
+        assert "m20010" not in wire.messages("2001", name)
+        assert "late2004" in wire.messages("2004", name)
+        assert "saved" == wire.servers[name].store.document(f"message/2004/{known}")["status"]
+        assert "Eve" == wire.servers[name].store.document("mailbox/2002")["name"]
+
+
+def test_what_is_dropped_in_between_two_parts_is_looked_at_at_once(wire: Wire, looking: Lookout) -> None:
+    """It need not wait for the end of a look that takes minutes, and that goes on as if nothing had been."""
+    turn(wire, looking)
+    assert looking.goes_on
+    ident = wire.desk("secondary").leave("2001", tone(wire.directory / "one.wav", seed=3))
+    whole = (wire.root("secondary") / f"mailboxes/2001/messages/{ident}.json").read_bytes()
+    folder = wire.root() / "mailboxes/2001/messages"
+    shutil.copy(wire.root("secondary") / f"mailboxes/2001/messages/{ident}.wav", folder)
+    (folder / f"{ident}.json").write_bytes(whole)
+    looking.hint("mailboxes/2001/messages", done=True)
+    turn(wire, looking)
+    assert wire.a.index.get(f"message/2001/{ident}") is not None
+    while looking.goes_on:
+        turn(wire, looking)
+    wire.in_step()
+    assert ident in wire.messages("2001", "secondary")
+
+
+def test_what_vanishes_between_two_parts_is_gone_at_a_second_look_only(wire: Wire, looking: Lookout) -> None:
+    """As at any other time: the look during which it goes owes another one."""
+    wire.in_step()
+    folder = drop(wire, "2004", "new")
+    wire.tick()
+    wire.clock.advance(SETTLE + 0.1)
+    looking.begin()
+
+    def act(part: int) -> None:
+        if part == 1:
+            for suffix in (".json", ".wav"):
+                (folder / f"m20040{suffix}").unlink()
+
+    drop(wire, "2003", "other")
+    assert through(wire, looking, act) > 1
+    assert wire.a.report.again
+    assert wire.lives("message/2004/m20040")
+    wire.in_step()
+    assert "m20040" not in wire.messages("2004", "secondary")
+
+
+def test_a_look_does_not_answer_what_was_asked_after_it_began(wire: Wire, looking: Lookout) -> None:
+    """What a person changed before asking may lie where it has looked already: the next look answers."""
+    looking.request()
+    assert not turn(wire, looking)
+    looking.want({"full": True})
+    while looking.goes_on:
+        assert not turn(wire, looking)
+    assert looking.is_awaited
+    answers = 0
+    while looking.is_awaited:
+        answers += turn(wire, looking)
+        if not looking.goes_on:
+            wire.clock.advance(SETTLE + 0.1)
+    assert 1 == answers
+    assert not turn(wire, looking)
+
+
+def test_a_look_that_fails_is_begun_again(wire: Wire, looking: Lookout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a disk that fails in the middle nothing is left but what was found by then."""
+    turn(wire, looking)
+    with monkeypatch.context() as patch:
+        patch.setattr(wire.a.store, "messages", lambda _folder: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            through(wire, looking)
+    assert not looking.goes_on
+    looking.put_off()
+    wire.clock.advance(SETTLE + 0.1)
+    through(wire, looking)
+    assert len(BOXES) * EACH == wire.a.index.count("kind = 'message'")
+
+
+def test_nobody_is_in_step_with_a_store_that_was_never_looked_at_as_a_whole(wire: Wire, looking: Lookout) -> None:
+    """What lies in it may be anything: its server says so to the other one until the first look is over."""
+    wire.servers["primary"].close()
+    for path in (wire.root() / ".vmctl").glob("index.db*"):
+        path.unlink()
+    wire.open("primary")
+    looking.begin()
+    seen: list[bool] = []
+    through(wire, looking, lambda _: seen.append(wire.a.behind))
+    assert seen
+    assert all(seen)
+    assert not wire.a.behind

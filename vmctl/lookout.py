@@ -1,0 +1,156 @@
+"""When a daemon looks at its store: at what somebody hints at, when it is time, and when a person or the peer asks for it.
+
+A look at the whole store is made in parts of a moment each, and the daemon does all else between them: in a store of a
+million messages a full one takes minutes, in which no heartbeat may be missing.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from vmctl.watch import Debounce
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from vmctl.clock import Clock
+    from vmctl.config import Scan
+    from vmctl.replica import Replica
+
+_MOST_FOLDERS = 100  # that are looked into by themselves: with more a look at the whole store is as quick
+_PART = 0.25  # seconds
+_A_LITTLE_MORE = 0.01  # seconds: a file has stood still for `settle` then
+
+
+class _Look(NamedTuple):
+    """A look at the whole store that goes on: its parts, what a person wants of it, and which request was the last before it."""
+
+    parts: Iterator[None]
+    wanted: dict[str, Any]
+    request: int
+
+
+class Lookout:
+    """Of one store that is served. Only `hint` is for other threads; it calls `wake`."""
+
+    def __init__(self, scan: Scan, clock: Clock, wake: Callable[[], object]) -> None:
+        self._scan = scan
+        self._clock = clock
+        self._wake = wake
+        self._hinted = threading.Event()
+        self._written: set[str] = set()  # message folders
+        self._writing = threading.Lock()
+        self._look_again: dict[str, float] = {}  # those in which something had not stood still
+        self._debounce = Debounce(scan.debounce, scan.debounce_max)
+        self._next = 0.0
+        self._look: _Look | None = None
+        self._wanted: dict[str, Any] = {}
+        self._requests = self._granted = 0
+        self.accepted = False  # whether a person has let deletions go; until whoever deletes for age has done so, too
+
+    def begin(self) -> None:
+        """The store was opened, anew perhaps: it is looked at with the next turn."""
+        self._next = 0.0
+        self._look = None
+        self._look_again.clear()
+
+    def hint(self, folder: str | None, *, done: bool) -> None:
+        """A file in a message folder was written, and its writer may be done with it; or something else has changed."""
+        if folder is None:
+            self._hinted.set()
+        elif not done:
+            return  # a call that is recorded; the end of it is told
+        else:
+            with self._writing:
+                self._written.add(folder)
+        self._wake()
+
+    def request(self) -> None:
+        """Somebody waits for the end of a look that begins from now on."""
+        self._requests += 1
+
+    def want(self, words: dict[str, Any]) -> None:
+        """The same, and a person says how: `full`, `accept` (deletions), and `until` which time (microseconds) that counts."""
+        self._wanted = words
+        self.request()
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits."""
+        return self._requests > self._granted
+
+    def put_off(self) -> None:
+        """The store could not be used: not at once again."""
+        self._look = None
+        self._next = self._clock.steady() + self._scan.settle
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a look is between two of its parts."""
+        return self._look is not None
+
+    def is_busy(self, now: float) -> bool:
+        """Whether there is something to look at."""
+        return self.goes_on or now >= self._next or self._debounce.due is not None
+
+    def _is_due(self, now: float) -> bool:
+        return now >= self._next or (self._debounce.due is not None and now >= self._debounce.due)
+
+    def due(self) -> Iterator[float]:
+        """The moments, by the steady clock, at which there will be something to look at."""
+        yield 0.0 if self._look is not None else self._next
+        if self._debounce.due is not None:
+            yield self._debounce.due
+        yield from self._look_again.values()
+
+    def turn(self, replica: Replica, now: float) -> bool:
+        """Look at what there is to be looked at; tells whether what was awaited is over."""
+        self._look_at_written(replica, now)
+        if self._hinted.is_set():
+            self._hinted.clear()
+            self._debounce.hit(now)
+        if self._look is None:
+            if not (self._is_due(now) or self.is_awaited or not replica.index.was_scanned):
+                return False
+            self._look = self._begin(replica)
+        look, self._look = self._look, None  # where it ends by an error, the next one begins anew
+        for _ in look.parts:
+            self._look = look
+            return False
+        return self._ended(replica, look)
+
+    def _begin(self, replica: Replica) -> _Look:
+        self._debounce.clear()
+        if self._clock.wall() >= self._wanted.get("until", 0):
+            self._wanted = {}
+        accept = bool(self._wanted.get("accept"))
+        self.accepted = self.accepted or accept
+        parts = replica.parts(full=bool(self._wanted.pop("full", False)), accept_deletions=accept, seconds=_PART)
+        return _Look(parts, self._wanted, self._requests)
+
+    def _ended(self, replica: Replica, look: _Look) -> bool:
+        """Say when the next look is due. What was asked for since this one began is not granted by it."""
+        again = replica.report.again
+        self._next = self._clock.steady() + (self._scan.settle + _A_LITTLE_MORE if again else self._scan.every)
+        if again:
+            return False
+        if self._wanted is look.wanted:
+            self._wanted = {}
+        before, self._granted = self.is_awaited, look.request
+        return before and not self.is_awaited
+
+    def _look_at_written(self, replica: Replica, now: float) -> None:
+        """Look into the message folders into which something was put: a message is complete or not, and need not settle."""
+        with self._writing:
+            folders, self._written = self._written, set()
+        folders |= {folder for folder, due in self._look_again.items() if due <= now}
+        if not folders:
+            return
+        report = None if len(folders) > _MOST_FOLDERS else replica.scan_folders(folders)
+        self._look_again = {folder: due for folder, due in self._look_again.items() if folder not in folders}
+        if report is None:
+            self._hinted.set()
+            return
+        for path in report.unsettled:
+            self._look_again[path.rpartition("/")[0]] = now + self._scan.settle + _A_LITTLE_MORE
