@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 FORMAT: Final = 6
 _SAME = "="
 _REMEMBERED, _BESIDES = (
-    4_000_000,
+    2_000_000,
     500,
 )  # characters of records, and for each one besides: in memory it is some times as much
 # The order of shipping: what a server needs to answer calls at all comes before what callers left.
