@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 from wire import SETTLE, Wire, tone
 
-from vmctl import outbox, replica
+from vmctl import end, outbox, replica
+from vmctl.bell import Bell
 from vmctl.end import End
 from vmctl.entry import Entry
 from vmctl.errors import MailTooLarge
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from vmctl.errors import SyncError
     from vmctl.outbox import Parcel
+    from vmctl.replica import Intake
 
 BOXES = ("2001", "2002", "2003", "2004", "2005", "2006")
 EACH = 3  # messages
@@ -75,6 +79,15 @@ def test_each_part_is_committed(dropped: Wire) -> None:
     assert known(dropped) == len(BOXES) * EACH
     dropped.in_step()
     assert dropped.b.store.names("message", "2004") == [f"m2004{number}" for number in range(EACH)]
+
+
+def test_what_a_second_look_finds_comes_to_what_the_first_has_found(dropped: Wire) -> None:
+    """A message that had not stood still is told of together with all others."""
+    drop(dropped, dropped.root() / "mailboxes/2001/messages", "young", seed=1)
+    os.utime(dropped.root() / "mailboxes/2001/messages/young.json", (dropped.clock.wall() / 1e6,) * 2)
+    dropped.clock.as_files()
+    report = dropped.a.scan_settled(dropped.clock.advance)
+    assert len(set(report.changed)) == len(BOXES) * EACH + 1
 
 
 def test_a_small_scan_has_one_part(wire: Wire) -> None:
@@ -241,7 +254,7 @@ def test_a_record_that_is_not_ascii_takes_no_more_room_than_in_utf_8(wire: Wire)
 
 def test_a_mail_that_was_built_before_the_one_under_way_was_refused_is_not_sent(dropped: Wire) -> None:
     """It is as large as that one: a server that takes only smaller mails is not asked again, and nothing is suspected."""
-    end = End(dropped.config, "primary", dropped.clock, lambda *_: None)
+    one = End(dropped.config, "primary", dropped.clock, lambda *_: None)
     sent: list[Parcel] = []
 
     class Refusing:
@@ -259,10 +272,67 @@ def test_a_mail_that_was_built_before_the_one_under_way_was_refused_is_not_sent(
             assert dropped.a.outbox.too_large(parcel, error.limit, "552")
             return False
 
-    end._post, end._ships = Refusing(), True  # type: ignore[assignment]
+    one._post, one._ships, one._bell = Refusing(), True, Bell()  # type: ignore[assignment]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(outbox, "MOST_RECORDS", 2)
-        pausing(dropped, lambda _number: end._ship_found() if not sent else None)
+        pausing(dropped, lambda _number: one._ship_found() if not sent else None)
     assert 1 == len(sent)
     assert not dropped.a.outbox._refusals.suspects()
+    dropped.in_step()
+
+
+class InMemory:
+    """A post whose mails go into the other server's spool at once."""
+
+    def __init__(self, wire: Wire, name: str) -> None:
+        self.replica = wire.servers[name]
+        self.peer = wire.config.servers[wire.other(name)]._replace(store=None)
+        self._wire = wire
+
+    def take(self) -> Intake:
+        return self.replica.take()
+
+    def found(self, above: int) -> Iterator[Parcel]:
+        yield from self.replica.outbox.found(above, dict)
+
+    def parcels(self, *, always: bool, anew: bool, eager: bool) -> Iterator[Parcel]:
+        yield from self.replica.outbox.parcels(always=always, anew=anew, eager=eager)
+
+    def carry(self, parcel: Parcel) -> None:
+        self._wire.under_way.append((self.peer.name, parcel.raw))
+        self._wire.deliver(take=False)
+
+    def settled(self, parcel: Parcel, error: SyncError | None) -> bool:
+        self.replica.outbox.left(parcel)
+        return error is None
+
+    def deliver(self, parcel: Parcel) -> bool:
+        self.carry(parcel)
+        return self.settled(parcel, None)
+
+
+def test_what_has_come_is_acknowledged_while_the_other_end_goes_on(
+    dropped: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So an end that finds much need not remember all of it that it has sent, but what is under way."""
+    monkeypatch.setattr(end, "_MOST_OWED", 2 * EACH)
+    ends = {name: End(dropped.config, name, dropped.clock, lambda *_: None) for name in dropped.servers}
+    for name, one in ends.items():
+        one._post, one._ships, one._bell = InMemory(dropped, name), True, Bell()  # type: ignore[assignment]
+    finder, taker = ends["primary"], ends["secondary"]
+    remembered: list[int] = []
+
+    def pause(_number: int) -> None:
+        finder._ship_found()
+        finder._arrived()
+        moments = iter([False, True])
+        taker.take_until(lambda _bell: next(moments))
+        finder.mail_came.set()
+        remembered.append(len(dropped.a.outbox._sent))
+
+    try:
+        pausing(dropped, pause)
+    finally:
+        finder._carrier.stop()
+    assert remembered == [2 * EACH, 2 * EACH]
     dropped.in_step()

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 _MOST_WAITING = 32  # mails
+_MOST_OWED = 2000  # acknowledgements: until they leave the other end remembers of each that it has sent it
 
 
 @dataclass(slots=True)
@@ -153,6 +154,9 @@ class End:
 
         One that is still at its own scan has its spool filled to a bound, and no more.
         """
+        if self.mail_came.is_set():  # with acknowledgements: what has been there need not be remembered any more
+            self.mail_came.clear()
+            self.take()
         peer = self.post.peer.store
         if not self._ships or (peer and len(Spool(peer / STATE).waiting()) >= _MOST_WAITING):
             return
@@ -234,7 +238,16 @@ class End:
         while not over(self.mail_came):
             self.mail_came.clear()
             self.take()
+            self._acknowledge()
         return self.take()
+
+    def _acknowledge(self) -> None:
+        """Say what is here by now, where the other end may be long before its end and waits for nothing."""
+        if self._ships and self.post.replica.index.replies.count() >= _MOST_OWED:
+            try:
+                self.ship(always=False, anew=False)
+            except SyncError:
+                self._ships = False  # it is said when the other one listens
 
     def tick(self) -> bool:
         """Let the roles move; tells whether one did."""

@@ -223,13 +223,15 @@ class Replica:
         self, wait: Callable[[float], object], *, full: bool = False, accept_deletions: bool = False,
         pause: Callable[[], object] | None = None,
     ) -> Report:  # fmt: skip
-        """A scan, and the second look that it owes to files that have not stood still or are gone."""
+        """A scan, and the second look that it owes to files that have not stood still or are gone; what all have found."""
         report = self.scan(full=full, accept_deletions=accept_deletions, pause=pause)
         for _ in range(_MOST_LOOKS):
             if not report.again:
                 break
+            changed = report.changed
             wait(self.config.scan.settle + 0.02)
             report = self.scan(accept_deletions=accept_deletions)
+            report.changed[:0] = changed
         return report
 
     def preview(self) -> Preview:

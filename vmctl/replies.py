@@ -51,6 +51,10 @@ class Replies:
             FROM acks LEFT JOIN records USING (key) WHERE ifnull(NOT {WAITS}, 1) ORDER BY acks.key LIMIT ?"""  # noqa: S608 - our own words; values are parameters
         return [Ack(*row) for row in self._run(query, (most,))]
 
+    def count(self) -> int:
+        """How many versions are to be acknowledged, now or when their recordings have come."""
+        return int(self._run("SELECT count(*) FROM acks").fetchone()[0])
+
     def ack_of(self, key: str) -> str | None:
         """The version of a record that is to be acknowledged, now or when its recording has come."""
         row = self._run("SELECT version FROM acks WHERE key = ?", (key,)).fetchone()
