@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from typing import TYPE_CHECKING
 
@@ -82,9 +81,11 @@ def test_each_part_is_committed(dropped: Wire) -> None:
 
 
 def test_what_a_second_look_finds_comes_to_what_the_first_has_found(dropped: Wire) -> None:
-    """A message that had not stood still is told of together with all others."""
-    drop(dropped, dropped.root() / "mailboxes/2001/messages", "young", seed=1)
-    os.utime(dropped.root() / "mailboxes/2001/messages/young.json", (dropped.clock.wall() / 1e6,) * 2)
+    """Of a message that brings its whole record nobody waits until it has stood still, as of all others."""
+    ident = dropped.desk("secondary").leave("2001", tone(dropped.directory / "one.wav", seed=1))
+    for suffix in (".wav", ".json"):
+        name = f"mailboxes/2001/messages/{ident}{suffix}"
+        shutil.copy(dropped.root("secondary") / name, dropped.root() / name)
     dropped.clock.as_files()
     report = dropped.a.scan_settled(dropped.clock.advance)
     assert len(set(report.changed)) == len(BOXES) * EACH + 1
