@@ -61,8 +61,8 @@ def through(wire: Wire, looking: Lookout, act: Callable[[int], object] = lambda 
 
 
 def test_a_look_has_parts_and_finds_all(wire: Wire, looking: Lookout) -> None:
-    """A part for each folder that is listed and for each in which there is something; at the end all of it is known."""
-    assert 2 * len(BOXES) == through(wire, looking)
+    """One for each folder that is listed, for each in which there is something, and for each in which something may be gone."""
+    assert 3 * len(BOXES) == through(wire, looking)
     assert not wire.a.report.again
     assert len(BOXES) * EACH == wire.a.index.count("kind = 'message'")
     wire.in_step()

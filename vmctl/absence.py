@@ -13,6 +13,8 @@ from vmctl.gone import file_of
 from vmctl.model import MAILBOX, MESSAGE, parse_key
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from vmctl.clock import Clock
     from vmctl.index import Index
     from vmctl.store.format import Format, Walk
@@ -39,13 +41,17 @@ class Absences:
         self._settle = settle
         self._since: dict[str, float] = {}
 
-    def look(self, walk: Walk, listed: set[str], *, accept: bool, distrust: bool) -> Missing:
+    def look(
+        self, walk: Walk, listed: set[str], *, accept: bool, distrust: bool
+    ) -> Generator[None, None, Missing]:  # fmt: skip
         """What is gone for good, what owes a second look, and what waits for a person; `accept` lets everything go.
 
-        `distrust` lets nothing go: there are other signs of a fault. `listed` are the message folders that this scan has listed.
+        `distrust` lets nothing go: there are other signs of a fault. `listed` are the message folders that this scan has
+        listed. Where it yields it may be left for a while.
         """
+        candidates = yield from self._not_seen(walk, listed)
         now = self._clock.steady()
-        missing = self._missing(walk, listed)
+        missing = self._missing(candidates, walk)
         self._since = {key: self._since.get(key, now) for key in missing}
         gone = [key for key, since in self._since.items() if now - since >= self._settle]
         held = set() if accept else set(gone) if distrust else self._suspicious(gone)
@@ -59,8 +65,8 @@ class Absences:
                 del self._since[key]
         return Missing([key for key in gone if key not in held], missing - set(gone), sorted(held))
 
-    def _missing(self, walk: Walk, listed: set[str]) -> set[str]:
-        """The keys whose files are not there although what holds them could be read."""
+    def _not_seen(self, walk: Walk, listed: set[str]) -> Generator[None, None, list[str]]:
+        """The keys whose files this scan has not seen although what holds them could be read."""
         there = {key for key, _ in walk.files.values()}
         before, after = (f"shown IS NOT NULL AND key {where}" for where in ("< 'message/'", ">= 'message0'"))
         keys = [key for key in (*self._index.keys(before), *self._index.keys(after)) if key not in there]
@@ -70,7 +76,12 @@ class Absences:
             if not inside and folder not in walk.folders:  # else it is asked for until it is known to be gone
                 self._index.looks.drop_folder(folder)
             keys += self._not_among_names(inside, extension) if folder in walk.folders else inside
-        missing = {key for key in keys if not self._is_there(key, walk)}
+            yield
+        return keys
+
+    def _missing(self, candidates: list[str], walk: Walk) -> set[str]:
+        """Of these keys those whose files are not there now."""
+        missing = {key for key in candidates if not self._is_there(key, walk)}
         for key in missing:  # to be listed again, by another process too, until the absence is decided
             if parse_key(key).kind == MESSAGE:
                 self._index.looks.set_folder(self._store.folder(str(parse_key(key).mailbox)), 0, 0, 0, 0)

@@ -44,6 +44,9 @@ _AT_CWD, _NO_REPLACE, _EXCHANGE = -100, 1, 2  # of renameat2(2)
 
 _CHUNK = 1 << 20
 _MOST_SINGLY = 100  # files: more are made durable by one sync of everything
+_LONGEST_PAUSE = (
+    0.002  # seconds: who does much in many parts gives a lock free for some milliseconds between two of them
+)
 _TOLD = 1024  # bytes that a lock holds
 _ENDED_WELL = "nobody: the last one ended well"
 _ENDED_ILL = "nobody: the last one ended with an error"
@@ -509,7 +512,7 @@ def take_lock(path: Path, *, timeout: float, what: str, shared_text: str = "") -
             if time.monotonic() >= deadline:
                 raise StoreBusy(f"{what} is in use by {_told(fd).partition(chr(10))[0]}")  # noqa: TRY301 - the descriptor is closed below
             time.sleep(pause)
-            pause = min(pause * 2, 0.05)
+            pause = min(pause * 2, _LONGEST_PAUSE)
         if shared_text:
             tell(fd, shared_text)
     except BaseException:

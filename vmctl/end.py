@@ -141,8 +141,9 @@ class End:
         self.heard = False  # by what has come before this round
         self._newest = self.post.replica.index.last_number
         self._ships = ships
-        pause = self._ship_found if ships else None
-        report = self.post.replica.scan_settled(wait, full=full, accept_deletions=accept_deletions, pause=pause)
+        report = self.post.replica.scan_settled(
+            wait, full=full, accept_deletions=accept_deletions, pause=self._ship_found
+        )
         self._arrived()
         self.post.replica.outbox.left_now()
         self.tally.scanned = len(set(report.changed))

@@ -121,7 +121,7 @@ class _Sweep:
                 self._message_folder(waiting.popleft())
             if waiting:
                 yield
-        self._end(absences, {*folders, *(self._index.looks.folders().keys() - self._walk.folders.keys())})
+        yield from self._end(absences, {*folders, *(self._index.looks.folders().keys() - self._walk.folders.keys())})
 
     def _folders_to_list(self) -> list[str]:
         known = self._index.looks.folders()
@@ -218,10 +218,11 @@ class _Sweep:
         listing = Listing(folder, found, self._index.looks.files_in(folder))
         return older(self._store, self._index, listing).keys() - self._scanner.set_back.keys()
 
-    def _end(self, absences: Absences, listed: set[str]) -> None:
+    def _end(self, absences: Absences, listed: set[str]) -> Iterator[None]:
         """Judge what is gone, now that all has been looked at."""
         walk, scanner = self._walk, self._scanner
-        self._missing(absences.look(walk, listed, accept=self._accept, distrust=bool(scanner.set_back)))
+        distrust = bool(scanner.set_back)
+        self._missing((yield from absences.look(walk, listed, accept=self._accept, distrust=distrust)))
         for fault in scanner.edits.clashes():
             self._findings.fault(*fault)
         self._findings.forget_mended(walk, listed)
