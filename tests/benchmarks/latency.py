@@ -16,7 +16,7 @@ from running import environment, free_ports
 from benchmarks.daemons import serving
 from benchmarks.measure import US, Row, timed
 from benchmarks.peers import LSYNCD, lsyncd, missing
-from benchmarks.rounds import vmctl
+from benchmarks.rounds import bring_in_step, vmctl
 from benchmarks.stores import recording, write_message
 
 if TYPE_CHECKING:
@@ -30,8 +30,7 @@ _BARE = "bare SMTP"
 
 def rows(site: Site) -> list[Row]:
     """By a file that is dropped in, and by command; the median, and the 99th percentile."""
-    site.begin()
-    vmctl(site, "sync")
+    bring_in_step(site)
     bare = _bare_round_trips(site.shape.size * 2)
     with serving(site):
         _drop(site, _DROPPED - 1)  # what they do at their start is over
@@ -76,7 +75,7 @@ def _drop(site: Site, number: int, target: Path | None = None) -> float:
 def _leave(site: Site, number: int) -> float:
     """Seconds from when `vmctl message leave` has ended until the message is at the peer; 0 where it was there sooner."""
     sound = site.root.parent / "left.wav"
-    sound.write_bytes(recording(number, site.shape.size))
+    sound.write_bytes(b"".join(recording(number, site.shape.size)))
     here, there = (_folder(store, number, site.shape.boxes) for store in (site.primary, site.secondary))
     before = set(here.iterdir())
     vmctl(site, "--server", "primary", "message", "leave", here.parent.name, "--audio", str(sound))

@@ -10,7 +10,7 @@ from running import until
 
 from benchmarks.daemons import serving
 from benchmarks.measure import US, Row
-from benchmarks.rounds import vmctl
+from benchmarks.rounds import bring_in_step
 from benchmarks.stores import write_message
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def rows(site: Site) -> list[Row]:
             row = Row(f"peak memory, first sync of {site.shape.name}, {name}", unit="MB", most=120.0)
             row.add(US, one.memory)
             found.append(row)
+    site.in_step = True
     with serving(site) as both:
         until(lambda: not any(map(_is_busy, both)), within=600, what="the end of the scans of their start")
         before = [one.memory_now for one in both]
@@ -52,8 +53,7 @@ def at_rest(site: Site) -> list[Row]:
 
     Heartbeats are in some of the seconds that are looked at, so the second in the middle of all is one between them.
     """
-    site.begin()
-    vmctl(site, "sync")
+    bring_in_step(site)
     used: list[list[float]] = [[], []]
     with serving(site) as both:
         until(lambda: not any(map(_is_busy, both)), within=600, what="the end of the scans of their start")

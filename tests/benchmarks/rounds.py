@@ -33,6 +33,14 @@ def vmctl(site: Site, *words: str) -> Ran:
     return timed(command, cwd=site.root.parent, environment=environment())
 
 
+def bring_in_step(site: Site) -> None:
+    """Make a first copy where there is none."""
+    if not site.in_step:
+        site.begin()
+        vmctl(site, "sync")
+        site.in_step = True
+
+
 def first(site: Site, runs: int, *, durable: bool) -> list[Row]:
     """From an empty secondary to both in step; of A against a durable rsync, of B against a plain one and unison."""
     what = f"first sync of {site.shape.name}"
@@ -42,6 +50,7 @@ def first(site: Site, runs: int, *, durable: bool) -> list[Row]:
         for _ in range(runs):
             site.begin()
             ran = vmctl(site, "sync")
+            site.in_step = True
             row.add(US, ran.seconds)
             memory.add(US, ran.memory)
             for who, command, before in copies.firsts(durable=durable):
@@ -58,8 +67,7 @@ def later(site: Site, runs: int) -> list[Row]:
     nothing = Row(f"sync with nothing to do, {name}", goals={RSYNC: 0.5, UNISON: 0.15})
     one = Row(f"one new message, {name}", goals={RSYNC: 0.6})
     some = Row(f"1 % of {name} changed on both sides", goals={UNISON: 1.0})
-    site.begin()
-    vmctl(site, "sync")
+    bring_in_step(site)
     with _copies(site) as copies:
         copies.settle()
         for run in range(runs):

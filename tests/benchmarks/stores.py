@@ -18,6 +18,7 @@ from vmctl.model import Tick, created, message_key
 from vmctl.store import documents
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 _FIRST = 1_760_000_000_000_000  # microseconds: the birth of the first message
@@ -58,6 +59,7 @@ class Site:
 
     root: Path
     shape: Shape
+    in_step: bool = False  # whether a first copy was made since it was put back to its beginning
 
     @classmethod
     def build(cls, root: Path, shape: Shape) -> Site:
@@ -86,6 +88,7 @@ class Site:
 
     def begin(self) -> None:
         """As if nothing had been synchronized yet."""
+        self.in_step = False
         gone = self.root.with_name(f"{self.root.name}.gone")
         put_aside(self.secondary, gone)
         shutil.copytree(self._pristine / "secondary", self.secondary)
@@ -118,22 +121,29 @@ def put_aside(folder: Path, gone: Path) -> None:
 def write_message(folder: Path, extension: str, number: int, size: int, incarnation: str) -> str:
     """A message with both its files; its id. The same number is the same message."""
     ident = f"{_FIRST // 1_000_000 + number}-{number:08x}"
-    sound = recording(number, size)
+    digest = hashlib.sha256()
+    with (folder / f"{ident}.wav").open("wb") as file:
+        for part in recording(number, size):
+            file.write(part)
+            digest.update(part)
     tick = Tick(_FIRST + number, incarnation)
     document = {
         "status": "new", "from": f"+4930{number % 10_000_000:07d}", "received": "2026-06-01T12:00:00Z",
-        "seconds": (len(sound) - 44) / (2 * _RATE),
-        "audio": {"sha256": hashlib.sha256(sound).hexdigest(), "size": len(sound), "format": "wav"},
+        "seconds": (size - 44) / (2 * _RATE),
+        "audio": {"sha256": digest.hexdigest(), "size": size, "format": "wav"},
     }  # fmt: skip
     record = created(message_key(extension, ident), document, tick, tick.number)
-    (folder / f"{ident}.wav").write_bytes(sound)
     (folder / f"{ident}.json").write_bytes(documents.write_message(record))
     return ident
 
 
-def recording(number: int, size: int) -> bytes:
-    """A WAV file of so many bytes of noise; other numbers are other noise, which nothing compresses."""
+def recording(number: int, size: int) -> Iterator[bytes]:
+    """A WAV file of so many bytes of noise, in parts; other numbers are other noise, which nothing compresses.
+
+    Never all of it at once: what this process has needed counts as the need of each that it starts (getrusage(2)).
+    """
     noise = random.Random(number)
-    data = b"".join(noise.randbytes(min(_BLOCK, size - 44 - at)) for at in range(0, size - 44, _BLOCK))
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, _RATE, 2 * _RATE, 2, 16)
-    return struct.pack("<4sI4s", b"RIFF", size - 8, b"WAVE") + form + struct.pack("<4sI", b"data", len(data)) + data
+    yield struct.pack("<4sI4s", b"RIFF", size - 8, b"WAVE") + form + struct.pack("<4sI", b"data", size - 44)
+    for at in range(0, size - 44, _BLOCK):
+        yield noise.randbytes(min(_BLOCK, size - 44 - at))
