@@ -113,6 +113,7 @@ def test_the_gate_of_a_failback_is_not_held_by_what_is_parked(net: Net, tmp_path
     ident = net.leave("primary", "2001", wav(tmp_path / "a.wav"))
     with judging(net, REFUSED) as judge, Post(net.config, "primary", Clock(), role=ROUND, wake=lambda: None) as post:
         judge.unwanted = ident
+        post.replica.scan()
         post.connect()
         roles, index = Failover(post.replica), post.replica.index
         with index.transaction():

@@ -62,7 +62,7 @@ def give(fd: int, rights: Rights) -> None:
     A group that cannot be had is not replaced by another one: then none gets anything.
     """
     mode, has = rights.mode, os.fstat(fd)
-    if mode & _GROUP and rights.group not in {None, has.st_gid}:
+    if rights.group not in {None, has.st_gid}:
         try:
             os.fchown(fd, -1, rights.group)
         except OSError as error:

@@ -222,7 +222,7 @@ def absent_at_the_first_look(self, *values, **words):
 _look = Absences.look
 
 
-@plant(scan.Scanner, "_settled", "hand", more={"half_an_edit": 20.0}, first=8)
+@plant(scan.Scanner, "settled", "hand", more={"half_an_edit": 20.0}, first=8)
 def settle_ignored(self, _look):
     """A file is read while somebody writes it."""
     return True

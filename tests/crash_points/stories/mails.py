@@ -113,7 +113,7 @@ def a_person_saves_at_the_last_moment(it):
     swap, late = durable._swap, [box.read_text().replace("Ada", "Eve")]
 
     def at_the_last_moment(aside, target):
-        if target == box and late:
+        if target == str(box) and late:
             it.begins("mailbox/2001", field="name")
             box.write_text(late.pop())
             it.holds("mailbox/2001", "name", "Eve")
