@@ -174,11 +174,17 @@ class Net:
         return [entry["to"]["state"] for entry in journal.entries() if entry["kind"] == "transition"]
 
     @contextlib.contextmanager
-    def daemon(self, server: str) -> Iterator[subprocess.Popen[bytes]]:
-        """`vmctl serve` for a server; killed at the end if it still runs."""
+    def daemon(self, server: str, first: str = "") -> Iterator[subprocess.Popen[bytes]]:
+        """`vmctl serve` for a server; killed at the end if it still runs. `first` is Python that its process runs first."""
+        words = ["serve", "--server", server]
+        begin = (
+            ["-c", f"{first}\nimport sys, vmctl.__main__ as vmctl\nsys.exit(vmctl.main())"]
+            if first
+            else ["-m", "vmctl"]
+        )
         with (self.root / f"{server}.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "vmctl", "serve", "--server", server],
+                [sys.executable, *begin, *words],
                 cwd=self.root, env=environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
         try:

@@ -234,6 +234,47 @@ def test_a_full_disk_while_taking_a_mail_is_only_a_delay(wire, box, recording, m
     assert [ident] == wire.messages("2001")
 
 
+def test_what_there_is_room_for_takes_its_place(wire, box, recording, monkeypatch):
+    """A greeting that does not fit keeps no mailbox from being written, nor one mailbox another."""
+    peer = wire.desk("secondary")
+    for number in range(2002, 2006):
+        peer.create_mailbox(str(number), {"name": "Ada"})
+    peer.set_greeting("2001", "busy", recording())
+    wire.in_step()
+    for number in range(2001, 2006):
+        peer.set_mailbox(str(number), {"name": "Eve"})
+    peer.set_greeting("2001", "busy", recording())
+    wire.send("secondary")
+    wire.deliver(take=False)
+    stage, room = durable.stage, [2]
+
+    def until_it_is_full(*values, **words):
+        if not room[0]:
+            raise DiskFull("no room")
+        room[0] -= 1
+        return stage(*values, **words)
+
+    def full(*_values, **_words):
+        raise DiskFull("no room")
+
+    def written():
+        names = [wire.a.store.document(f"mailbox/{number}")["name"] for number in range(2001, 2006)]
+        return names.count("Eve")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "stage", until_it_is_full)
+        patch.setattr(wire.a.recordings, "place", full)
+        with pytest.raises(DiskFull):
+            wire.a.take()
+        assert 2 == written()
+        room[0] = 10
+        with pytest.raises(DiskFull):
+            wire.a.take()
+        assert 5 == written()
+    wire.a.take()
+    wire.in_step()
+
+
 def test_one_place_that_cannot_be_written_does_not_stop_the_others(wire, box):
     """A plain file where a mailbox's folder belongs is named, and all other records are written."""
     (wire.root() / "mailboxes/2000").write_text("litter")

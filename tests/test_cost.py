@@ -115,7 +115,7 @@ def test_many_messages_that_are_marked_or_deleted(wire: Wire, dropped: Any, coun
         _, taking, _ = first_copy(wire, counting)
         found.append(taking["waits"])
         wire.in_step()
-    assert max(found) <= 14
+    assert found[1] <= found[0] <= 14
 
 
 def test_a_scan_that_finds_much(wire: Wire, counting: Any) -> None:

@@ -16,6 +16,7 @@ from surroundings import HandClock
 
 from vmctl.clock import Clock
 from vmctl.daemon import Daemon, until_next_beat
+from vmctl.index import Index
 from vmctl.orders import Orders
 from vmctl.replica import Replica
 
@@ -268,6 +269,40 @@ def test_what_a_server_did_not_hear_for_its_own_reason_is_not_the_peer_s_silence
     assert [False, False, True] == [may(0.5), may(after - 1.1), may(0.7)]
     assert not may(3600.0), "it stood still"
     assert [False, True] == [may(after - 0.6), may(0.7)]
+
+
+SLOWLY = """
+import time
+from vmctl import lookout
+from vmctl.store.native import NativeStore
+messages = NativeStore.messages
+def slowly(store, folder):
+    time.sleep(0.1)
+    return messages(store, folder)
+lookout._PART, NativeStore.messages = 0.0, slowly
+"""
+
+
+def test_a_daemon_speaks_and_listens_while_it_looks_at_a_large_store(net: Net, tmp_path: Path) -> None:
+    """The first look takes longer than silence may; the peer takes nothing over, and what comes from it is written at once."""
+    for number in range(3000, 3060):
+        net.path("primary", f"mailboxes/{number}/messages").mkdir(parents=True)
+        net.path("primary", f"mailboxes/{number}/mailbox.yaml").write_text("name: Ada\n")
+
+    def was_scanned() -> bool:
+        with contextlib.closing(Index.open(net.path("primary", ".vmctl/index.db"))) as index:
+            return index.was_scanned
+
+    with net.daemon("primary", SLOWLY), net.daemon("secondary"):
+        until(lambda: net.service()["serving"] == "primary", what="a role")
+        assert not was_scanned()
+        ident = net.leave("secondary", "2001", wav(tmp_path / "one.wav"))
+        until(net.path("primary", f"mailboxes/2001/messages/{ident}.json").exists, what="the message")
+        assert not was_scanned()
+        assert not net.status()["in_step"]
+        until(was_scanned, what="the end of the look")
+        until(lambda: net.status()["in_step"], what="in step")
+    assert "resilience" not in net.moves("secondary")
 
 
 def test_heartbeats_to_a_peer_that_is_away_become_fewer() -> None:

@@ -72,7 +72,7 @@ def test_a_handover_waits_until_the_files_are_there_too(pair):
         pair.clock.advance(0.5)
     assert pair.serving("primary") == "primary"
     waiting = "; ".join(pair.servers["primary"].index.note("waiting")["voicemail"])
-    assert "what came to secondary to be in its files, and its store to be looked at" in waiting
+    assert "what came to secondary to be in its files, or its store to be looked at" in waiting
     pair.turns(6)  # the next intake ends in time
     assert pair.serving("primary") == "secondary"
 

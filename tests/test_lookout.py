@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import zlib
 from typing import TYPE_CHECKING
 
 import pytest
 from wire import SETTLE, Wire, tone
 
 from vmctl import lookout
+from vmctl.gate import Gate
 from vmctl.lookout import Lookout
+from vmctl.status import gather
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +42,7 @@ def drop(wire: Wire, box: str, ident: str) -> Path:
     """An application puts a message into a mailbox at the primary."""
     folder = wire.root() / f"mailboxes/{box}/messages"
     folder.mkdir(exist_ok=True)
-    shutil.move(tone(wire.directory / "dropped.wav", seed=abs(hash(ident)) % 10_000), folder / f"{ident}.wav")
+    shutil.move(tone(wire.directory / "dropped.wav", seed=zlib.crc32(ident.encode()) % 10_000), folder / f"{ident}.wav")
     (folder / f"{ident}.json").write_text('{"from": "+4930123", "received": "2026-06-01T12:00:00Z", "status": "new"}\n')
     return folder
 
@@ -145,7 +149,7 @@ def test_a_look_does_not_answer_what_was_asked_after_it_began(wire: Wire, lookin
     """What a person changed before asking may lie where it has looked already: the next look answers."""
     looking.request()
     assert not turn(wire, looking)
-    looking.want({"full": True})
+    looking.want({"full": True, "until": wire.clock.wall() + 10**9})
     while looking.goes_on:
         assert not turn(wire, looking)
     assert looking.is_awaited
@@ -156,6 +160,49 @@ def test_a_look_does_not_answer_what_was_asked_after_it_began(wire: Wire, lookin
             wire.clock.advance(SETTLE + 0.1)
     assert 1 == answers
     assert not turn(wire, looking)
+
+
+def test_a_look_that_was_to_be_a_full_one_is_one_also_where_the_first_was_cut_off(
+    wire: Wire, looking: Lookout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What went wrong in the middle grants nothing; what went wrong elsewhere does not even cut it off."""
+    looked: list[bool] = []
+    parts = wire.a.parts
+    monkeypatch.setattr(wire.a, "parts", lambda **how: looked.append(how["full"]) or parts(**how))
+    through(wire, looking)
+    looking.want({"full": True, "until": wire.clock.wall() + 10**9})
+    turn(wire, looking)
+    looking.put_off()
+    assert looking.goes_on
+    with monkeypatch.context() as patch:
+        patch.setattr(wire.a.store, "messages", lambda _folder: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            through(wire, looking)
+    looking.put_off()
+    wire.clock.advance(SETTLE + 0.1)
+    through(wire, looking)
+    assert looked == [False, True, True]
+    assert not looking.is_awaited
+
+
+def test_one_file_that_is_put_back_counts_as_an_edit(wire: Wire, looking: Lookout) -> None:
+    """It is older than what was there, as nobody can mean of many: found before the first pause, it is judged once."""
+    wire.in_step()
+    path = wire.root() / "mailboxes/2003/messages/m20031.json"
+    former, before = path.read_bytes(), path.stat().st_mtime_ns - 10**12
+    wire.desk().mark("2003", "m20031", "saved")
+    wire.in_step()
+    beside = path.with_name("former.tmp")
+    beside.write_bytes(former)
+    os.utime(beside, ns=(before, before))
+    beside.rename(path)
+    wire.tick()
+    wire.clock.advance(SETTLE + 0.1)
+    looking.begin()
+    assert through(wire, looking) > 1
+    assert not wire.a.report.again
+    wire.in_step()
+    assert "new" == wire.b.store.document("message/2003/m20031")["status"]
 
 
 def test_a_look_that_fails_is_begun_again(wire: Wire, looking: Lookout, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,8 +226,15 @@ def test_nobody_is_in_step_with_a_store_that_was_never_looked_at_as_a_whole(wire
         path.unlink()
     wire.open("primary")
     looking.begin()
-    seen: list[bool] = []
-    through(wire, looking, lambda _: seen.append(wire.a.behind))
-    assert seen
-    assert all(seen)
+    gate = Gate(wire.a.index, wire.a.contact, wire.clock, me="primary", peer="secondary", lag=10.0)
+    seen: list[tuple[bool, list[str], bool]] = []
+
+    def look(_: int) -> None:
+        told = gather(wire.config, wire.clock)["in_step"]
+        seen.append((wire.a.behind, gate._own({"mine": 0}), told))
+
+    through(wire, looking, look)
+    assert seen[0] == (True, ["a look at all of the store of primary"], False)
+    assert all(one == seen[0] for one in seen if one[0])
     assert not wire.a.behind
+    assert gate._own({"mine": 0}) != seen[0][1]

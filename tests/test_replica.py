@@ -512,20 +512,20 @@ def takes_five_in_three_goes(wire):
 
 
 def test_an_intake_of_many_edits_ends_when_patience_does(wire, box, recording, monkeypatch):
-    """Each waits for the disk by itself: the peer is not kept waiting for all of them."""
+    """What there was time to write takes its place, and the peer is not kept waiting for the rest."""
     idents = [wire.desk().leave("2001", recording()) for _ in range(5)]
     wire.in_step()
     for ident in idents:
         wire.desk().mark("2001", ident, "saved")
     wire.send("primary")
     wire.deliver(take=False)
-    exchange = durable.exchange
+    stage = durable.stage
 
     def slowly(*values, **words):
         wire.clock.advance(1.0)
-        return exchange(*values, **words)
+        return stage(*values, **words)
 
-    monkeypatch.setattr(durable, "exchange", slowly)
+    monkeypatch.setattr(durable, "stage", slowly)
     takes_five_in_three_goes(wire)
     assert 5 * ["saved"] == [wire.b.store.document(f"message/2001/{ident}")["status"] for ident in idents]
 

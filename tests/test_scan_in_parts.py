@@ -315,7 +315,7 @@ def test_what_has_come_is_acknowledged_while_the_other_end_goes_on(
     dropped: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So an end that finds much need not remember all of it that it has sent, but what is under way."""
-    monkeypatch.setattr(end, "_MOST_OWED", 2 * EACH)
+    monkeypatch.setattr(end, "_MOST_OWED", 2 * EACH - 1)
     ends = {name: End(dropped.config, name, dropped.clock, lambda *_: None) for name in dropped.servers}
     for name, one in ends.items():
         one._post, one._ships, one._bell = InMemory(dropped, name), True, Bell()  # type: ignore[assignment]
@@ -323,7 +323,7 @@ def test_what_has_come_is_acknowledged_while_the_other_end_goes_on(
     remembered: list[int] = []
 
     def pause(_number: int) -> None:
-        finder._ship_found()
+        finder._between_parts()
         finder._arrived()
         moments = iter([False, True])
         taker.take_until(lambda _bell: next(moments))

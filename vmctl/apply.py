@@ -9,6 +9,7 @@ deleted goes by `removing`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -159,32 +160,49 @@ class Applier:
 
     def _apply_others(self, keys: list[str], done: Applied, deadline: Deadline | None) -> None:
         """Write what is not new until the deadline; what replaces a file and what is deleted all at once."""
+
+        def each(key: str) -> AbstractContextManager[None]:
+            return self._one_of_many(key, done)
+
+        changes, dying, full = self._plan(keys, done, deadline)
+        for several, act in (
+            (len(changes), functools.partial(self._replacing.replace, changes, each, deadline)),
+            (len(dying), functools.partial(self._removing.remove, dying, each, deadline)),
+        ):
+            try:
+                ended = act() if several else {}
+            except DiskFull as error:  # what there was room for is where it belongs, and makes some, perhaps
+                full = error
+                continue
+            for key, shows in ended.items():
+                with each(key):
+                    self._ended(key, done, shows=shows)
+            done.more = done.more or (len(ended) < several and deadline is not None and deadline.over)
+        if full is not None:
+            raise full
+
+    def _plan(
+        self, keys: list[str], done: Applied, deadline: Deadline | None
+    ) -> tuple[list[Replacement], list[Entry], DiskFull | None]:
+        """Begin with records, until the deadline or the disk ends that; what is to be replaced, and what to be removed."""
         changes: list[Replacement] = []
         dying: list[Entry] = []
         for at, key in enumerate(keys):
             if at > 0 and deadline is not None and deadline.over:
                 done.more = True
                 break
-            with self._one_of_many(key, done):
-                begun = self._begin(key, marked=True)
-                if isinstance(begun, Replacement):
-                    changes.append(begun)
-                elif isinstance(begun, Entry):
-                    dying.append(begun)
-                else:
-                    self._ended(key, done, shows=begun)
-
-        def each(key: str) -> AbstractContextManager[None]:
-            return self._one_of_many(key, done)
-
-        for all_of_them, ended in (
-            (len(changes), self._replacing.replace(changes, each, deadline) if changes else {}),
-            (len(dying), self._removing.remove(dying, each, deadline) if dying else {}),
-        ):
-            for key, shows in ended.items():
-                with each(key):
-                    self._ended(key, done, shows=shows)
-            done.more = done.more or (len(ended) < all_of_them and deadline is not None and deadline.over)
+            try:
+                with self._one_of_many(key, done):
+                    begun = self._begin(key, marked=True)
+                    if isinstance(begun, Replacement):
+                        changes.append(begun)
+                    elif isinstance(begun, Entry):
+                        dying.append(begun)
+                    else:
+                        self._ended(key, done, shows=begun)
+            except DiskFull as error:
+                return changes, dying, error
+        return changes, dying, None
 
     def _ended(self, key: str, done: Applied, *, shows: bool) -> None:
         if shows:
@@ -194,7 +212,7 @@ class Applier:
     def _stage_some(
         self, keys: list[str], done: Applied, together: Together, deadline: Deadline | None, *, begun: bool
     ) -> tuple[list[_New], list[str], DiskFull | None]:
-        """Write new files beside their places, until the deadline or the disk ends that; the keys of all that is not new."""
+        """Stage new files, until the deadline or the disk ends that; the keys of all that is not new."""
         new: list[_New] = []
         others: list[str] = []
         with beneath.holding():
@@ -219,7 +237,7 @@ class Applier:
             for one in late:  # somebody was quicker: what lies there is looked at first
                 key = one.entry.record.key
                 with self._one_of_many(key, done):
-                    (done.written if self._apply(key, marked=True) else done.waiting).append(key)
+                    self._ended(key, done, shows=self._apply(key, marked=True))
             together.close()
         done.written += [one.entry.record.key for one in new]
 
@@ -254,6 +272,8 @@ class Applier:
         """Write the file of one record; tells whether it shows the record now."""
         marked = not self._index.in_transaction  # what is not committed is not written again after a crash
         shows = self._apply(key, marked=marked)
+        if shows:
+            self._bury_if_need_be(key)
         if marked:
             self._placing.noted()
         return shows
@@ -264,15 +284,12 @@ class Applier:
             shows = self._replacing.replace([shows], lambda _: contextlib.nullcontext())[key]
         elif isinstance(shows, Entry):
             shows = self._removing.remove([shows], lambda _: contextlib.nullcontext())[key]
-        if shows:
-            self._bury_if_need_be(key)
         return shows
 
     def _begin(self, key: str, *, marked: bool) -> bool | Replacement | Entry:
-        """Write the file of one record; tells whether it shows the record now.
+        """Whether the file of a record shows it now, or what is to be done for that: to replace it, or to remove a dead one.
 
-        What is to take the place of a file is told instead of being written, and a dead record instead of being removed:
-        many of these are cheaper at a time.
+        That is cheaper for many at a time. All else is written at once.
         """
         if not self._as_last_seen(key):
             self._scanner.look_at(key)
@@ -290,7 +307,7 @@ class Applier:
     # New files, many at a time
 
     def _stage(self, key: str, together: Together) -> _New | None:
-        """Write the files of a record beside their places, where nothing has these yet; None for any other record."""
+        """Stage the files of a record, where nothing has these yet; None for any other record."""
         entry = self._index.get(key)
         if entry is None or entry.shown is not None or not entry.record.lives or not entry.todo:
             return None

@@ -246,11 +246,12 @@ class Daemon:
         """Delete and purge what is due for its age, when there is nothing else to do; what is more waits for a turn."""
         now = self._clock.steady()
         busy = self._mails is not None or self._on_its_way is not None or self._lookout.is_busy(now)
-        accept = self._lookout.accepted
-        if self._lookout.goes_on or (not accept and (busy or now < self._next_housekeeping)):
+        if self._lookout.goes_on:
+            return
+        accept = self._lookout.take_accepted()
+        if not accept and (busy or now < self._next_housekeeping):
             return
         kept = Housekeeper(post.replica).run(accept=accept)
-        self._lookout.accepted = False
         self._next_housekeeping = now + (_SHORTEST_RETRY if kept.more else self._config.housekeeping.every)
         if kept.changed:
             self._wake.set()

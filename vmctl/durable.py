@@ -44,9 +44,8 @@ _AT_CWD, _NO_REPLACE, _EXCHANGE = -100, 1, 2  # of renameat2(2)
 
 _CHUNK = 1 << 20
 _MOST_SINGLY = 100  # files: more are made durable by one sync of everything
-_LONGEST_PAUSE = (
-    0.002  # seconds: who does much in many parts gives a lock free for some milliseconds between two of them
-)
+# Seconds between two tries to get a lock: who does much in many parts gives it free for some milliseconds between two.
+_LONGEST_PAUSE = 0.002
 _TOLD = 1024  # bytes that a lock holds
 _ENDED_WELL = "nobody: the last one ended well"
 _ENDED_ILL = "nobody: the last one ended with an error"
@@ -135,10 +134,10 @@ def _temp_name() -> str:
     return TEMP_PREFIX + os.urandom(8).hex()
 
 
-def temporary(root: Path) -> Iterator[Path]:
-    """The files under `root` that have such a name: being written at this moment, or left by a killed process."""
+def temporary(root: Path) -> Iterator[list[Path]]:
+    """The files in each folder under `root` that have such a name: being written at this moment, or left by a killed process."""
     for folder, _, names in os.walk(root):  # follows no links, and who removes a file looks again
-        yield from (root / folder / name for name in names if name.startswith(TEMP_PREFIX))
+        yield [root / folder / name for name in names if name.startswith(TEMP_PREFIX)]
 
 
 def write(path: Path, data: bytes, *, mode: int = 0o600) -> None:
@@ -424,11 +423,10 @@ def keep(paths: Iterable[str], root: Path) -> None:
 
     Paths are relative to `root`. One that is gone meanwhile is left out.
     """
-    names = list(paths)
-    if len(names) > _MOST_SINGLY:
-        keep_all()
+    files = [root / name for name in paths]
+    if len(files) > _MOST_SINGLY:
+        _keep_disks({path.parent for path in files})
         return
-    files = [root / name for name in names]
     folders = {folder for path in files for folder in path.parents if folder.is_relative_to(root)}
     for path in [*files, *sorted(folders, reverse=True)]:
         try:
@@ -440,6 +438,28 @@ def keep(paths: Iterable[str], root: Path) -> None:
                 _fsync(fd)
             finally:
                 os.close(fd)
+
+
+def _keep_disks(folders: Iterable[Path]) -> None:
+    """Make all of the file systems durable in which folders are; all of the machine's, where that cannot be had."""
+    disks: dict[int, tuple[int, Path]] = {}
+    try:
+        for folder in folders:
+            with contextlib.suppress(OSError):  # it went with all that was in it
+                fd = beneath.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+                device = os.fstat(fd).st_dev
+                if device in disks:
+                    os.close(fd)
+                else:
+                    disks[device] = fd, folder
+        if all(map(can_keep_disk, disks)):
+            for fd, folder in disks.values():
+                keep_disk(fd, folder)
+        else:
+            keep_all()
+    finally:
+        for fd, _ in disks.values():
+            os.close(fd)
 
 
 def remove_empty(folder: Path) -> bool:

@@ -142,22 +142,28 @@ class End:
         self._newest = self.post.replica.index.last_number
         self._ships = ships
         report = self.post.replica.scan_settled(
-            wait, full=full, accept_deletions=accept_deletions, pause=self._ship_found
+            wait, full=full, accept_deletions=accept_deletions, pause=self._between_parts
         )
         self._arrived()
         self.post.replica.outbox.left_now()
         self.tally.scanned = len(set(report.changed))
         self.tally.held = report.held
-        return self.came if over is None else self.take_until(over)
+        came = self.came if over is None else self.take_until(over)
+        self._ships = False
+        return came
+
+    def _between_parts(self) -> None:
+        """Take in what has come while a scan goes on, which are acknowledgements, and send what it has found since the last time."""
+        if self.mail_came.is_set():
+            self.mail_came.clear()
+            self.take()
+        self._ship_found()
 
     def _ship_found(self) -> None:
-        """Send what a scan that goes on has found since the last time. A peer that does not take it gets it afterwards.
+        """Send what a scan that goes on has found. A peer that does not take it gets it afterwards.
 
         One that is still at its own scan has its spool filled to a bound, and no more.
         """
-        if self.mail_came.is_set():  # with acknowledgements: what has been there need not be remembered any more
-            self.mail_came.clear()
-            self.take()
         peer = self.post.peer.store
         if not self._ships or (peer and len(Spool(peer / STATE).waiting()) >= _MOST_WAITING):
             return
@@ -244,7 +250,7 @@ class End:
 
     def _acknowledge(self) -> None:
         """Say what is here by now, where the other end may be long before its end and waits for nothing."""
-        if self._ships and self.post.replica.index.replies.count() >= _MOST_OWED:
+        if self._ships and self.post.replica.index.replies.are_more_than(_MOST_OWED):
             try:
                 self.ship(always=False, anew=False)
             except SyncError:

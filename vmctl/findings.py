@@ -34,7 +34,7 @@ class Report:
 
 
 class Findings:
-    """The findings of one look after the other. Call inside a transaction of the index."""
+    """The findings of one look. Call inside a transaction of the index."""
 
     def __init__(self, store: Format, index: Index, clock: Clock) -> None:
         self._store = store
@@ -44,13 +44,6 @@ class Findings:
         self._before: set[str] = set()  # what was at fault when the look began
         self._new: list[str] = []
         self.report = Report()
-
-    def begin(self) -> Report:
-        """A new look begins; what it finds is in this report."""
-        self._faulty.clear()
-        self._new.clear()
-        self.report = Report()
-        return self.report
 
     @property
     def unwell(self) -> int:

@@ -91,7 +91,7 @@ class Gate:
 
     def _theirs(self, mark: dict[str, Any], facts: dict[str, Any]) -> list[str]:
         if facts.get("behind") is True:  # it has said that it has them, and they are not in its files yet
-            return [f"what came to {self._peer} to be in its files, and its store to be looked at"]
+            return [f"what came to {self._peer} to be in its files, or its store to be looked at"]
         owed = facts.get("pending", 0) - facts.get("parked", 0)
         if owed <= 0:
             return []

@@ -1,7 +1,8 @@
 """When a daemon looks at its store: at what somebody hints at, when it is time, and when a person or the peer asks for it.
 
 A look at the whole store is made in parts of a moment each, and the daemon does all else between them: in a store of a
-million messages a full one takes minutes, in which no heartbeat may be missing.
+million messages a full one takes minutes, in which no heartbeat may be missing. The walk over its mailboxes at the beginning
+is one part, however many there are.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _MOST_FOLDERS = 100  # that are looked into by themselves: with more a look at the whole store is as quick
 _PART = 0.25  # seconds
+_OVER = object()
 _A_LITTLE_MORE = 0.01  # seconds: a file has stood still for `settle` then
 
 
@@ -47,7 +49,7 @@ class Lookout:
         self._look: _Look | None = None
         self._wanted: dict[str, Any] = {}
         self._requests = self._granted = 0
-        self.accepted = False  # whether a person has let deletions go; until whoever deletes for age has done so, too
+        self._accepted = False
 
     def begin(self) -> None:
         """The store was opened, anew perhaps: it is looked at with the next turn."""
@@ -82,13 +84,17 @@ class Lookout:
 
     def put_off(self) -> None:
         """The store could not be used: not at once again."""
-        self._look = None
         self._next = self._clock.steady() + self._scan.settle
 
     @property
     def goes_on(self) -> bool:
         """Whether a look is between two of its parts."""
         return self._look is not None
+
+    def take_accepted(self) -> bool:
+        """Whether a person has let deletions go since this was asked last: then what goes for its age need not wait, either."""
+        accepted, self._accepted = self._accepted, False
+        return accepted
 
     def is_busy(self, now: float) -> bool:
         """Whether there is something to look at."""
@@ -115,27 +121,28 @@ class Lookout:
                 return False
             self._look = self._begin(replica)
         look, self._look = self._look, None  # where it ends by an error, the next one begins anew
-        for _ in look.parts:
-            self._look = look
-            return False
-        return self._ended(replica, look)
+        if next(look.parts, _OVER) is _OVER:
+            return self._ended(replica, look)
+        self._look = look
+        return False
 
     def _begin(self, replica: Replica) -> _Look:
         self._debounce.clear()
         if self._clock.wall() >= self._wanted.get("until", 0):
             self._wanted = {}
-        accept = bool(self._wanted.get("accept"))
-        self.accepted = self.accepted or accept
-        parts = replica.parts(full=bool(self._wanted.pop("full", False)), accept_deletions=accept, seconds=_PART)
+        full, accept = (bool(self._wanted.get(name)) for name in ("full", "accept"))
+        parts = replica.parts(full=full, accept_deletions=accept, seconds=_PART)
         return _Look(parts, self._wanted, self._requests)
 
     def _ended(self, replica: Replica, look: _Look) -> bool:
         """Say when the next look is due. What was asked for since this one began is not granted by it."""
-        again = replica.report.again
+        again, mine = replica.report.again, self._wanted is look.wanted
+        self._accepted = self._accepted or bool(look.wanted.get("accept"))
         self._next = self._clock.steady() + (self._scan.settle + _A_LITTLE_MORE if again else self._scan.every)
         if again:
+            look.wanted.pop("full", None)  # what has to stand still is seen without that
             return False
-        if self._wanted is look.wanted:
+        if mine:
             self._wanted = {}
         before, self._granted = self.is_awaited, look.request
         return before and not self.is_awaited

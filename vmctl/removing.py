@@ -52,7 +52,7 @@ class Removing:
         done: dict[str, bool] = {}
         out: list[tuple[Entry, list[str]]] = []
         with Together(self._store.state) as together:
-            for entry in self._dig(entries, each, together):
+            for entry in self._dig(entries, each, together, deadline):
                 key = entry.record.key
                 if out and deadline is not None and deadline.over:
                     break
@@ -73,11 +73,14 @@ class Removing:
         return done
 
     def _dig(
-        self, entries: list[Entry], each: Callable[[str], AbstractContextManager[object]], together: Together
-    ) -> list[Entry]:
-        """Say durably that they are dead; those of which that could be said."""
+        self, entries: list[Entry], each: Callable[[str], AbstractContextManager[object]], together: Together,
+        deadline: Deadline | None,
+    ) -> list[Entry]:  # fmt: skip
+        """Say durably that they are dead, until the deadline; those of which that could be said."""
         staged: list[tuple[Entry, str, str]] = []
         for entry in entries:
+            if staged and deadline is not None and deadline.over:
+                break
             with each(entry.record.key):
                 tomb = str(self._graves.tomb(entry.record.key))
                 staged.append((entry, together.write(tomb, self._graves.text(entry.record)), tomb))

@@ -43,10 +43,14 @@ class Replacement(NamedTuple):
     path: str
     data: bytes
 
-    @property
-    def digest(self) -> str:
-        """Of these bytes."""
-        return hashlib.sha256(self.data).hexdigest()
+
+class _Exchanged(NamedTuple):
+    """What has taken a place: its digest, that of what was expected there, and where that is now, if there was anything."""
+
+    change: Replacement
+    digest: str
+    expected: str
+    aside: Path | None
 
 
 class Replacing:
@@ -72,26 +76,20 @@ class Replacing:
         """Replace files, and look at what was replaced; by key whether it was, of those that were come to.
 
         False where somebody saved into one in the moment before. What went wrong with one is for `each(key)`. After the
-        deadline no more are replaced. `noted` is to be called after the commit.
+        deadline no more are written. `noted` is to be called after the commit. Raises DiskFull when what there was room for
+        is in its place.
         """
         done: dict[str, bool] = {}
-        exchanged: list[tuple[Replacement, Path | None]] = []
-        full: DiskFull | None = None
+        exchanged: list[_Exchanged] = []
         with Together(self._store.state) as together:
-            staged: list[tuple[Replacement, str]] = []
-            for change in changes:
-                with each(change.entry.record.key):
-                    path = f"{self._store.root}/{change.path}"
-                    staged.append((change, together.write(path, change.data, instead=True)))
+            staged, full = self._stage(changes, each, together, deadline)
             together.settle()
             try:
                 for change, waiting in staged:
-                    if exchanged and deadline is not None and deadline.over:
-                        break
                     key = change.entry.record.key
                     with each(key):
                         if self._as_last_seen(key):
-                            exchanged.append((change, self._exchange(change, waiting, together)))
+                            exchanged.append(self._exchange(change, waiting, together))
                         else:
                             done[key] = False
             except DiskFull as error:
@@ -99,10 +97,10 @@ class Replacing:
             together.close()
             together.drop()
         with self._index.transaction():
-            for change, aside in exchanged:
-                key = change.entry.record.key
+            for one in exchanged:
+                key = one.change.entry.record.key
                 with each(key):
-                    self._look(change, aside)
+                    self._look(one)
                     done[key] = True
         if not self._index.in_transaction:
             self.noted()
@@ -110,27 +108,43 @@ class Replacing:
             raise full
         return done
 
-    def _exchange(self, change: Replacement, waiting: str, together: Together) -> Path | None:
-        """Have a file take the place of what is there; where that is now, if there was anything."""
-        aside = self._aside(change.path, self._expected(change.path), change.digest)
-        return aside if together.exchange(waiting, f"{self._store.root}/{change.path}", str(aside)) else None
+    def _stage(
+        self, changes: list[Replacement], each: Callable[[str], AbstractContextManager[object]], together: Together,
+        deadline: Deadline | None,
+    ) -> tuple[list[tuple[Replacement, str]], DiskFull | None]:  # fmt: skip
+        """Write new files, until the deadline or the disk ends that, and where each waits."""
+        staged: list[tuple[Replacement, str]] = []
+        for change in changes:
+            if staged and deadline is not None and deadline.over:
+                break
+            try:
+                with each(change.entry.record.key):
+                    path = f"{self._store.root}/{change.path}"
+                    staged.append((change, together.write(path, change.data, instead=True)))
+            except DiskFull as error:
+                return staged, error
+        return staged, None
 
-    def _expected(self, path: str) -> str:
-        known = self._index.looks.file(path)
-        return known[1] if known else "unknown"
+    def _exchange(self, change: Replacement, waiting: str, together: Together) -> _Exchanged:
+        """Have a file take the place of what is there."""
+        known = self._index.looks.file(change.path)
+        expected, digest = known[1] if known else "unknown", hashlib.sha256(change.data).hexdigest()
+        aside = self._aside(change.path, expected, digest)
+        there = together.exchange(waiting, f"{self._store.root}/{change.path}", str(aside))
+        return _Exchanged(change, digest, expected, aside if there else None)
 
-    def _look(self, change: Replacement, aside: Path | None) -> None:
+    def _look(self, one: _Exchanged) -> None:
         """Note what has come of one, once its name is durable."""
-        entry, path, _ = change
+        entry, path, _ = one.change
         late = settled = False
-        if aside is not None:
-            late, settled = self._merge_late(entry, path, aside, self._expected(path))
-        self._index.looks.set_file(path, self._store.look_now(path), change.digest)
+        if one.aside is not None:
+            late, settled = self._merge_late(entry, path, one.aside, one.expected)
+        self._index.looks.set_file(path, self._store.look_now(path), one.digest)
         if not late:
             self._index.show(entry, self._clock.wall())
         self._index.faults.drop(path)
-        if settled and aside is not None:
-            self._asides.append(aside)
+        if settled and one.aside is not None:
+            self._asides.append(one.aside)
 
     def noted(self) -> None:
         """What was found in the files aside is committed: not before that, as one may hold the only copy of an edit."""

@@ -31,7 +31,7 @@ from vmctl.spool import Spool
 from vmctl.store.native import NativeStore
 from vmctl.store.pool import Pool
 from vmctl.strays import Strays
-from vmctl.sweep import PART, Sweeper
+from vmctl.sweep import PART, WITHOUT_END, Sweeper
 from vmctl.writing import Writer
 
 if TYPE_CHECKING:
@@ -170,14 +170,14 @@ class Replica:
 
         With `pause`, which is called now and then where much is found, others need not wait for the end of it.
         """
-        size = float("inf") if pause is None else PART
+        size = WITHOUT_END if pause is None else PART
         for _ in self.parts(full=full, accept_deletions=accept_deletions, size=size):
             if pause is not None:
                 pause()
         return self.report
 
     def parts(
-        self, *, full: bool, accept_deletions: bool, size: float = float("inf"), seconds: float = float("inf")
+        self, *, full: bool, accept_deletions: bool, size: float = WITHOUT_END, seconds: float = WITHOUT_END
     ) -> Iterator[None]:  # fmt: skip
         """The same in parts of so many records, or seconds; between two of them the store is free. `report` is what it found."""
         full = full or self._full_is_due()
@@ -185,20 +185,20 @@ class Replica:
         while True:
             with self.locked():
                 if next(parts, _OVER) is _OVER:
-                    self._scanned(full=full)
-                    return
+                    self._scanned()
+                    break
             yield
+        if full:
+            yield from self._clear_leftovers(seconds)
 
     @property
     def report(self) -> Report:
         """What the newest scan has found."""
         return self._sweeper.report
 
-    def _scanned(self, *, full: bool) -> None:
-        """What follows on a scan: files are written, what was left half-written goes."""
+    def _scanned(self) -> None:
+        """What follows on a scan: files are written."""
         self.applier.apply_all(self._deadline())
-        if full:
-            self._clear_leftovers()
         if self.report.held != (self.index.note("held") or []):
             self.index.set_note("held", self.report.held)
 
@@ -210,14 +210,19 @@ class Replica:
                 self.applier.apply_all(self._deadline())
         return report
 
-    def _clear_leftovers(self) -> None:
-        """Remove what killed processes left half-written; what is written at this moment is younger."""
+    def _clear_leftovers(self, seconds: float) -> Iterator[None]:
+        """Remove what killed processes left half-written; what is written at this moment is younger, so nobody need wait."""
         before = (self.clock.wall() - _LONGEST_WRITING) * 1000
-        for path in durable.temporary(self.store.root):
-            look = self.store.look(path.relative_to(self.store.root).as_posix())
-            if look is not None and look.mtime < before:
-                with contextlib.suppress(StoreUnusable):  # it does no harm
-                    durable.discard(path)
+        deadline = Deadline(self.clock, seconds)
+        for paths in durable.temporary(self.store.root):
+            for path in paths:
+                look = self.store.look(path.relative_to(self.store.root).as_posix())
+                if look is not None and look.mtime < before:
+                    with contextlib.suppress(StoreUnusable):  # it does no harm
+                        durable.discard(path)
+            if deadline.over:
+                yield
+                deadline = Deadline(self.clock, seconds)
 
     def scan_settled(
         self, wait: Callable[[float], object], *, full: bool = False, accept_deletions: bool = False,
@@ -242,7 +247,7 @@ class Replica:
 
     def _full_is_due(self) -> bool:
         last = int(self.index.meta("full_scan", "0"))
-        return not 0 <= self.clock.wall() - last < self.config.scan.full * 1_000_000
+        return not self.index.was_scanned or not 0 <= self.clock.wall() - last < self.config.scan.full * 1_000_000
 
     # From the peer into the store
 

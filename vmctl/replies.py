@@ -51,9 +51,12 @@ class Replies:
             FROM acks LEFT JOIN records USING (key) WHERE ifnull(NOT {WAITS}, 1) ORDER BY acks.key LIMIT ?"""  # noqa: S608 - our own words; values are parameters
         return [Ack(*row) for row in self._run(query, (most,))]
 
-    def count(self) -> int:
-        """How many versions are to be acknowledged, now or when their recordings have come."""
-        return int(self._run("SELECT count(*) FROM acks").fetchone()[0])
+    def are_more_than(self, number: int) -> bool:
+        """Whether more versions than so many are to be acknowledged now."""
+        if self._run("SELECT 1 FROM acks LIMIT 1 OFFSET ?", (number,)).fetchone() is None:
+            return False  # as nearly always: of all there are, and some wait for their recordings
+        query = f"SELECT 1 FROM acks LEFT JOIN records USING (key) WHERE ifnull(NOT {WAITS}, 1) LIMIT 1 OFFSET ?"  # noqa: S608 - our own words; values are parameters
+        return self._run(query, (number,)).fetchone() is not None
 
     def ack_of(self, key: str) -> str | None:
         """The version of a record that is to be acknowledged, now or when its recording has come."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 PART = 500  # records: a mail of them
 # A directory changed as lately as this before it was listed may change again without a new mtime.
 _RACY_NS = 2_000_000_000
-_WITHOUT_END = float("inf")
+WITHOUT_END = float("inf")
 
 
 class Sweeper:
@@ -53,7 +53,7 @@ class Sweeper:
         return self.report
 
     def parts(
-        self, *, full: bool, accept_deletions: bool, size: float = _WITHOUT_END, seconds: float = _WITHOUT_END
+        self, *, full: bool, accept_deletions: bool, size: float = WITHOUT_END, seconds: float = WITHOUT_END
     ) -> Iterator[None]:  # fmt: skip
         """The same in parts, each of so many records that are found, or of so many seconds. What is gone is judged in the last."""
         findings = self._scanner.begin()
@@ -92,6 +92,7 @@ class _Sweep:
         self._accept = accept
         self._listings: dict[str, tuple[int, dict[str, os.stat_result]]] = {}
         self._late = False  # whether others may have put something back since that was looked for
+        self._older: set[str] = set()  # paths of what was found to be so then, be it held or taken as an edit
 
     def interrupted(self) -> None:
         """Others may have used the store."""
@@ -157,6 +158,7 @@ class _Sweep:
                 waiting.append(folder)
                 self._listings[folder] = looked, listing.there
             yield
+        self._older = set(found)
         self._hold(many(found))
         return waiting
 
@@ -213,10 +215,10 @@ class _Sweep:
 
     def _set_back_since(self, folder: str, found: dict[str, os.stat_result]) -> set[str]:
         """What was put back from a backup after this look has looked for that: the next one is to judge it, with all else."""
-        if not self._late or self._index.is_new:
+        if not self._late or self._accept or self._index.is_new:
             return set()
         listing = Listing(folder, found, self._index.looks.files_in(folder))
-        return older(self._store, self._index, listing).keys() - self._scanner.set_back.keys()
+        return older(self._store, self._index, listing).keys() - self._older
 
     def _end(self, absences: Absences, listed: set[str]) -> Iterator[None]:
         """Judge what is gone, now that all has been looked at."""

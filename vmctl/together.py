@@ -1,4 +1,4 @@
-"""Many new files take their places together: one wait for the disk for the bytes of all of them, and one for their names.
+"""Many files take their places together: one wait for the disk for the bytes of all of them, and one for their names.
 
 Each is written into a folder of vmctl's own, `.vmctl/placing`. Once the bytes of all are durable, each gets its name by a
 rename: so nobody ever reads half of one, and a power cut at any moment leaves each whole or not there. Names are durable
@@ -26,7 +26,7 @@ _FEW = 16  # files, or folders: more of them cost more than all of their file sy
 
 
 class Together:
-    """The new files of one store that are written now; for a `with`. Each method raises DiskFull or StoreUnusable.
+    """The files of one store that are written now; for a `with`. Each method raises DiskFull or StoreUnusable.
 
     Paths are texts: they are put together for each file of thousands.
     """
