@@ -234,6 +234,43 @@ def test_a_full_disk_while_taking_a_mail_is_only_a_delay(wire, box, recording, m
     assert [ident] == wire.messages("2001")
 
 
+@pytest.mark.parametrize(
+    "save", [in_place, by_rename, lambda path, _text: path.unlink()], ids=["write", "rename", "remove"]
+)
+def test_what_a_person_does_to_a_file_that_was_just_replaced_counts(wire, box, monkeypatch, save):
+    """While others are replaced, and before the index says so: it is an edit, or a deletion, of what stands there."""
+    files = [box]
+    for number in range(2002, 2008):
+        wire.desk().create_mailbox(str(number), {"name": "Ada"})
+        files.append(wire.root() / f"mailboxes/{number}/mailbox.yaml")
+    wire.in_step()
+    for number in range(2001, 2008):
+        wire.desk("secondary").set_mailbox(str(number), {"language": "en-GB"})
+    wire.send("secondary")
+    wire.deliver(take=False)
+    swap, swapped = durable._swap, []
+
+    def and_then_saved(aside, target):
+        swap(aside, target)
+        swapped.append(target)
+        if len(swapped) == 4:
+            assert str(box) in swapped
+            save(box, box.read_text().replace("Ada", "Eve"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "_swap", and_then_saved)
+        wire.a.take()
+    assert len(swapped) == len(files)
+    assert [] == list((wire.root() / ".vmctl/replaced").iterdir())
+    assert set() == wire.faults()
+    wire.scan(accept_deletions=True)
+    wire.in_step()
+    if box.exists():
+        assert "Eve" == wire.b.store.document("mailbox/2001")["name"]
+    else:
+        assert not wire.lives("mailbox/2001", "secondary")
+
+
 def test_what_there_is_room_for_takes_its_place(wire, box, recording, monkeypatch):
     """A greeting that does not fit keeps no mailbox from being written, nor one mailbox another."""
     peer = wire.desk("secondary")

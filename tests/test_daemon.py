@@ -305,6 +305,38 @@ def test_a_daemon_speaks_and_listens_while_it_looks_at_a_large_store(net: Net, t
     assert "resilience" not in net.moves("secondary")
 
 
+LONG_LOOKS = """
+import time
+from vmctl import lookout
+from vmctl.sweep import _Sweep
+steps = _Sweep.steps
+def slowly(sweep, absences):
+    for _ in range(20):
+        time.sleep(0.1)
+        yield
+    yield from steps(sweep, absences)
+lookout._PART, _Sweep.steps = 0.0, slowly
+"""
+
+
+def test_a_round_is_answered_however_often_it_is_asked_for(net: Net) -> None:
+    """A look that takes ten heartbeats, each of which asks again, answers what was asked before it began."""
+    with net.daemon("primary"), net.daemon("secondary", LONG_LOOKS):
+        until(lambda: net.status()["in_step"], what="in step")
+        net.do("sync", "--timeout", "15")
+
+
+def test_a_handover_waits_for_what_a_look_finds(net: Net) -> None:
+    """What a person has saved at the server that hands over is at the other one before that serves."""
+    with net.daemon("primary", LONG_LOOKS), net.daemon("secondary"):
+        until(lambda: net.service()["state"] == "normal" and net.status()["in_step"], what="normal operation")
+        path = net.path("primary", "mailboxes/2001/mailbox.yaml")
+        path.write_text(path.read_text().replace("Ada", "Eve"))
+        net.do("failover")
+        until(lambda: net.service()["serving"] == "secondary", what="the handover")
+        assert "Eve" in net.path("secondary", "mailboxes/2001/mailbox.yaml").read_text()
+
+
 def test_heartbeats_to_a_peer_that_is_away_become_fewer() -> None:
     """Behind mail servers each waits twice as long as the one before, up to ten minutes; what is slower stays as it is."""
     assert [10.0, 20.0, 40.0] == [until_next_beat(10.0, in_vain) for in_vain in range(3)]

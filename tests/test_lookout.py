@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from wire import SETTLE, Wire, tone
@@ -16,7 +16,7 @@ from vmctl.lookout import Lookout
 from vmctl.status import gather
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 BOXES = ("2001", "2002", "2003", "2004")
@@ -145,21 +145,70 @@ def test_what_vanishes_between_two_parts_is_gone_at_a_second_look_only(wire: Wir
     assert "m20040" not in wire.messages("2004", "secondary")
 
 
+def test_a_file_that_goes_before_it_is_read_is_no_fault(wire: Wire, looking: Lookout) -> None:
+    """It was there when the walk came by; the next look sees that it is gone, and the one after that for good."""
+    wire.in_step()
+    for box in BOXES:
+        path = wire.root() / f"mailboxes/{box}/mailbox.yaml"
+        path.write_text(f"name: other {box}\n")
+    wire.desk().set_callflow("main", "greet: hello\n")
+    wire.in_step()
+    flow = wire.root() / "callflows/main.yaml"
+    for at, path in enumerate([flow, *(wire.root() / f"mailboxes/{box}/mailbox.yaml" for box in BOXES)]):
+        path.write_text(path.read_text() + f"# {at}\n")
+    wire.tick()
+    wire.clock.advance(SETTLE + 0.1)
+    looking.begin()
+
+    def act(part: int) -> None:
+        if part == 1:
+            flow.unlink(missing_ok=True)
+            (wire.root() / "mailboxes/2004/mailbox.yaml").unlink()
+
+    through(wire, looking, act)
+    assert set() == wire.faults()
+    assert wire.a.report.again
+
+
 def test_a_look_does_not_answer_what_was_asked_after_it_began(wire: Wire, looking: Lookout) -> None:
     """What a person changed before asking may lie where it has looked already: the next look answers."""
-    looking.request()
+    first = looking.request()
     assert not turn(wire, looking)
-    looking.want({"full": True, "until": wire.clock.wall() + 10**9})
+    second = looking.request({"full": True, "until": wire.clock.wall() + 10**9})
     while looking.goes_on:
-        assert not turn(wire, looking)
-    assert looking.is_awaited
-    answers = 0
-    while looking.is_awaited:
-        answers += turn(wire, looking)
-        if not looking.goes_on:
-            wire.clock.advance(SETTLE + 0.1)
-    assert 1 == answers
+        granted = turn(wire, looking)
+    assert granted
+    assert looking.is_granted(first)
+    assert not looking.is_granted(second)
+    while not looking.is_granted(second):
+        turn(wire, looking)
     assert not turn(wire, looking)
+
+
+def test_what_a_person_wants_is_not_lost_by_what_another_one_wants(
+    wire: Wire, looking: Lookout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither `--full` nor `--accept-deletions`, which come while a look goes on, and then one without either."""
+    how: list[tuple[bool, bool]] = []
+    parts = wire.a.parts
+
+    def noted(**words: Any) -> Iterator[None]:
+        how.append((words["full"], words["accept_deletions"]))
+        return parts(**words)
+
+    monkeypatch.setattr(wire.a, "parts", noted)
+    until = wire.clock.wall() + 10**9
+    turn(wire, looking)
+    looking.request({"full": True, "accept": True, "until": until})
+    looking.request({"full": False, "accept": False, "until": until})
+    while looking.goes_on or looking.is_awaited:
+        turn(wire, looking)
+    assert how == [(False, False), (True, True)]
+    assert looking.take_accepted()
+    assert not looking.take_accepted()
+    looking.begin()
+    through(wire, looking)
+    assert how[2:] == [(False, False)]
 
 
 def test_a_look_that_was_to_be_a_full_one_is_one_also_where_the_first_was_cut_off(
@@ -168,9 +217,14 @@ def test_a_look_that_was_to_be_a_full_one_is_one_also_where_the_first_was_cut_of
     """What went wrong in the middle grants nothing; what went wrong elsewhere does not even cut it off."""
     looked: list[bool] = []
     parts = wire.a.parts
-    monkeypatch.setattr(wire.a, "parts", lambda **how: looked.append(how["full"]) or parts(**how))
+
+    def noted(**how: Any) -> Iterator[None]:
+        looked.append(how["full"])
+        return parts(**how)
+
+    monkeypatch.setattr(wire.a, "parts", noted)
     through(wire, looking)
-    looking.want({"full": True, "until": wire.clock.wall() + 10**9})
+    looking.request({"full": True, "until": wire.clock.wall() + 10**9})
     turn(wire, looking)
     looking.put_off()
     assert looking.goes_on

@@ -69,6 +69,8 @@ class Daemon:
         self._not_before = 0.0
         self._failures = self._in_vain = 0
         self._asking: str | None = None
+        self._asked_look = 0  # the request that it waits for
+        self._owed: dict[str, int] = {}  # what the peer has asked, and the request that the answer waits for
         self._drained: set[str] = set()
         self._trouble: Trouble | None = None
         self._unreached: str | None = None
@@ -196,11 +198,11 @@ class Daemon:
             self._round.clear()  # a handover waits for all that is here to be there
             self._drained = set(post.failover.draining)
             self._asking, self._ask_until = secrets.token_hex(8), now + _ASK_FOR
-            self._lookout.want(post.replica.index.note(ASK_SCAN) or {})
+            self._asked_look = self._lookout.request(post.replica.index.note(ASK_SCAN))
             post.replica.index.set_note(ASK_SCAN, None)
         news = [taken for taken in intake.taken if not taken.again]  # what is played again makes no work
-        if any(taken.request.get("round") for taken in news):
-            self._lookout.request()
+        for nonce in post.asked - self._owed.keys():
+            self._owed[nonce] = self._lookout.request()
         if any(_starting(taken.status) for taken in news):
             self._next_beat = min(self._next_beat, now + _ANSWER_TO_A_START)
         if any(taken.status.get("asks") for taken in news):  # both may ask: no faster than this
@@ -208,6 +210,7 @@ class Daemon:
         if self._lookout.turn(post.replica, now):
             self._next_beat = 0.0  # the answer
         self._probes.tick(post.failover.recovering)
+        post.failover.awaits_look = not self._lookout.is_granted(self._asked_look)
         moved = post.tick(automatic=self._may_take_over(post))
         post.teller.tick(post.serving())
         self._tell(post)
@@ -286,14 +289,16 @@ class Daemon:
             return
         begun = self._mails is None
         if self._mails is None:
-            awaited = self._lookout.is_awaited  # what is asked and answered comes after what that look finds
-            asking = {"round": self._asking} if self._asking and not awaited else {}
+            # what is asked and answered comes after what the look that it waits for has found
+            asking = {"round": self._asking} if self._asking and self._lookout.is_granted(self._asked_look) else {}
+            answers = {nonce for nonce, request in self._owed.items() if self._lookout.is_granted(request)}
+            self._owed = {nonce: request for nonce, request in self._owed.items() if nonce not in answers}
             proof = post.replica.index.note(ASK_PROOF)
             if proof and beat:
                 asking["verify"] = proof  # with each heartbeat until the peer has answered
             if beat:
                 self._next_beat, self._last_beat = now + self._beat(post), now
-            self._mails = post.parcels(always=beat, request=asking, answer=not awaited)
+            self._mails = post.parcels(always=beat, request=asking, answers=answers)
         self._on_its_way = next(self._mails, None)
         if self._on_its_way is None:
             self._mails = None

@@ -72,6 +72,7 @@ class Failover:
         self.mode = config.mode  # as of the last tick
         self.due = 0.0  # the steady time of the next tick that the passing of time asks for
         self.draining: set[str] = set()  # the orders whose handover waits for the peer to hold everything
+        self.awaits_look = False  # whether a look at the store goes on that a person asked for, or a handover
         self.recovering: list[str] = []  # the services that this server serves until they go home
 
     def start(self) -> None:
@@ -349,6 +350,8 @@ class Failover:
         service, heard = view.service, self._contact.heard
         facts = self._contact.facts() if heard else {}
         progress = self._gate.progress(service)
+        if self.awaits_look:
+            progress = progress._replace(lacks=(f"a look at the store of {self._me}", *progress.lacks))
         seen = Evidence(
             me=self._me,
             peer=self._replica.peer.name,

@@ -26,10 +26,10 @@ _A_LITTLE_MORE = 0.01  # seconds: a file has stood still for `settle` then
 
 
 class _Look(NamedTuple):
-    """A look at the whole store that goes on: its parts, what a person wants of it, and which request was the last before it."""
+    """A look at the whole store that goes on: its parts, what persons want of it, and which request was the last before it."""
 
     parts: Iterator[None]
-    wanted: dict[str, Any]
+    wanted: list[dict[str, Any]]
     request: int
 
 
@@ -47,7 +47,7 @@ class Lookout:
         self._debounce = Debounce(scan.debounce, scan.debounce_max)
         self._next = 0.0
         self._look: _Look | None = None
-        self._wanted: dict[str, Any] = {}
+        self._wanted: list[dict[str, Any]] = []
         self._requests = self._granted = 0
         self._accepted = False
 
@@ -68,14 +68,19 @@ class Lookout:
                 self._written.add(folder)
         self._wake()
 
-    def request(self) -> None:
-        """Somebody waits for the end of a look that begins from now on."""
-        self._requests += 1
+    def request(self, words: dict[str, Any] | None = None) -> int:
+        """Somebody waits for the end of a look that begins from now on; the number by which it `is_granted`.
 
-    def want(self, words: dict[str, Any]) -> None:
-        """The same, and a person says how: `full`, `accept` (deletions), and `until` which time (microseconds) that counts."""
-        self._wanted = words
-        self.request()
+        A person says how: `full`, `accept` (deletions), and `until` which time (microseconds) that counts.
+        """
+        if words:
+            self._wanted.append(words)
+        self._requests += 1
+        return self._requests
+
+    def is_granted(self, request: int) -> bool:
+        """Whether the look that this request waits for is over."""
+        return self._granted >= request
 
     @property
     def is_awaited(self) -> bool:
@@ -111,7 +116,7 @@ class Lookout:
         yield from self._look_again.values()
 
     def turn(self, replica: Replica, now: float) -> bool:
-        """Look at what there is to be looked at; tells whether what was awaited is over."""
+        """Look at what there is to be looked at; tells whether something was granted."""
         self._look_at_written(replica, now)
         if self._hinted.is_set():
             self._hinted.clear()
@@ -128,24 +133,24 @@ class Lookout:
 
     def _begin(self, replica: Replica) -> _Look:
         self._debounce.clear()
-        if self._clock.wall() >= self._wanted.get("until", 0):
-            self._wanted = {}
-        full, accept = (bool(self._wanted.get(name)) for name in ("full", "accept"))
+        wall = self._clock.wall()
+        self._wanted = [words for words in self._wanted if wall < words.get("until", 0)]
+        full, accept = (any(words.get(name) for words in self._wanted) for name in ("full", "accept"))
         parts = replica.parts(full=full, accept_deletions=accept, seconds=_PART)
-        return _Look(parts, self._wanted, self._requests)
+        return _Look(parts, list(self._wanted), self._requests)
 
     def _ended(self, replica: Replica, look: _Look) -> bool:
         """Say when the next look is due. What was asked for since this one began is not granted by it."""
-        again, mine = replica.report.again, self._wanted is look.wanted
-        self._accepted = self._accepted or bool(look.wanted.get("accept"))
+        again = replica.report.again
+        self._accepted = self._accepted or any(words.get("accept") for words in look.wanted)
         self._next = self._clock.steady() + (self._scan.settle + _A_LITTLE_MORE if again else self._scan.every)
         if again:
-            look.wanted.pop("full", None)  # what has to stand still is seen without that
+            for words in look.wanted:
+                words.pop("full", None)  # what has to stand still is seen without that
             return False
-        if mine:
-            self._wanted = {}
-        before, self._granted = self.is_awaited, look.request
-        return before and not self.is_awaited
+        self._wanted = [words for words in self._wanted if not any(words is done for done in look.wanted)]
+        before, self._granted = self._granted, look.request
+        return before != self._granted
 
     def _look_at_written(self, replica: Replica, now: float) -> None:
         """Look into the message folders into which something was put: a message is complete or not, and need not settle."""

@@ -76,7 +76,7 @@ class Post:
         self.receiver: Receiver | None = None
         self._known = self.peer.identities(clock.wall())
         self._carriage: Carriage | None = None
-        self._answers: list[str] = []
+        self.asked: set[str] = set()  # by the peer, and not answered yet
         self._noted: float | None = None
         self.journal_trouble: Trouble | None = None
         self.refused_at: float | None = None  # when a mail was last refused for a fault of this server
@@ -179,7 +179,7 @@ class Post:
             if taken.fresh:
                 self.failover.hear_orders(taken.status.get("orders"))
             if not taken.again and isinstance(taken.request.get("round"), str):
-                self._answers.append(taken.request["round"])
+                self.asked.add(taken.request["round"])
             if not taken.again and isinstance(taken.request.get("verify"), str):
                 self.to_verify = taken.request["verify"]
             if taken.fresh and isinstance(taken.status.get("proof"), dict):
@@ -237,14 +237,13 @@ class Post:
 
     def parcels(
         self, *, always: bool = False, anew: bool = False, eager: bool = False, request: dict[str, Any] | None = None,
-        answer: bool = True,
+        answers: set[str] | None = None,
     ) -> Iterator[Parcel]:  # fmt: skip
-        """The mails that are due, with what the peer must know of the roles and, with `answer`, the answer it waits for."""
-        answers: list[str] = []
-        if answer:
-            answers, self._answers = self._answers, []
+        """The mails that are due, with what the peer must know of the roles, and the answers it waits for, these or all of them."""
+        answered = sorted(self.asked if answers is None else self.asked & answers)
+        self.asked.difference_update(answered)
         proof, self.proof = self.proof, None
-        extra = ({"answers": answers} if answers else {}) | ({"proof": proof} if proof else {})
+        extra = ({"answers": answered} if answered else {}) | ({"proof": proof} if proof else {})
         yield from self.replica.outbox.parcels(
             always=always or bool(extra), anew=anew, eager=eager, request=request,
             status=lambda: self.failover.facts() | extra,

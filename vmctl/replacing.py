@@ -19,7 +19,7 @@ from vmctl import beneath, durable
 from vmctl.audio import digest_of
 from vmctl.errors import DiskFull, RecordError
 from vmctl.model import MESSAGE, message_key
-from vmctl.store.format import Walk
+from vmctl.store.format import Walk, look_of
 from vmctl.together import Together
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from vmctl.clock import Clock, Deadline
     from vmctl.edits import Edits
-    from vmctl.entry import Entry
+    from vmctl.entry import Entry, Look
     from vmctl.index import Index
     from vmctl.store.format import Format
 
@@ -45,10 +45,14 @@ class Replacement(NamedTuple):
 
 
 class _Exchanged(NamedTuple):
-    """What has taken a place: its digest, that of what was expected there, and where that is now, if there was anything."""
+    """What has taken a place: its digest, that of what was expected there, and where that is now, if there was anything.
+
+    `look` is how it looked then; None where it was another one's already.
+    """
 
     change: Replacement
     digest: str
+    look: Look | None
     expected: str
     aside: Path | None
 
@@ -130,8 +134,12 @@ class Replacing:
         known = self._index.looks.file(change.path)
         expected, digest = known[1] if known else "unknown", hashlib.sha256(change.data).hexdigest()
         aside = self._aside(change.path, expected, digest)
+        before = look_of(beneath.status(waiting))
         there = together.exchange(waiting, f"{self._store.root}/{change.path}", str(aside))
-        return _Exchanged(change, digest, expected, aside if there else None)
+        look = self._store.look(change.path)
+        # who saves into it, or another over it, from now on is found by the next scan; who has done so before this look, too
+        ours = look is not None and (look.size, look.mtime, look.inode) == (before.size, before.mtime, before.inode)
+        return _Exchanged(change, digest, look if ours else None, expected, aside if there else None)
 
     def _look(self, one: _Exchanged) -> None:
         """Note what has come of one, once its name is durable."""
@@ -139,7 +147,10 @@ class Replacing:
         late = settled = False
         if one.aside is not None:
             late, settled = self._merge_late(entry, path, one.aside, one.expected)
-        self._index.looks.set_file(path, self._store.look_now(path), one.digest)
+        if one.look is None:
+            self._index.looks.drop_file(path)
+        else:
+            self._index.looks.set_file(path, one.look, one.digest)
         if not late:
             self._index.show(entry, self._clock.wall())
         self._index.faults.drop(path)

@@ -146,7 +146,10 @@ class Scanner:
         try:
             document, digest = self._read(key, path)
         except (RecordError, StoreUnusable) as error:
-            self.findings.fault(path, error.words, error.hint)
+            if isinstance(error.__cause__, FileNotFoundError):
+                self.findings.report.unsettled.add(path)  # it went since the walk: the next one sees what that means
+            else:
+                self.findings.fault(path, error.words, error.hint)
             return
         if self._store.look(path) != look:
             self.findings.report.unsettled.add(path)
