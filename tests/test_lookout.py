@@ -211,6 +211,28 @@ def test_what_a_person_wants_is_not_lost_by_what_another_one_wants(
     assert how[2:] == [(False, False)]
 
 
+def test_what_is_urgent_waits_for_no_full_look(wire: Wire, looking: Lookout) -> None:
+    """A handover has some seconds: a look at what has changed does, and the full one that was due comes after it."""
+    through(wire, looking)
+    wire.clock.advance(wire.config.scan.full + 1)
+    looking.begin()
+    turn(wire, looking)
+    assert looking.goes_on
+    folder = drop(wire, "2002", "late")
+    wire.tick()
+    wire.clock.advance(SETTLE + 0.1)
+    before = int(wire.a.index.meta("full_scan"))
+    request = looking.request(urgent=True)
+    while not looking.is_granted(request):
+        turn(wire, looking)
+    assert before == int(wire.a.index.meta("full_scan"))
+    assert (folder / "late.json").exists()
+    assert wire.a.index.get("message/2002/late") is not None
+    looking.begin()
+    through(wire, looking)
+    assert before < int(wire.a.index.meta("full_scan"))
+
+
 def test_a_look_that_was_to_be_a_full_one_is_one_also_where_the_first_was_cut_off(
     wire: Wire, looking: Lookout, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -194,11 +194,12 @@ class Daemon:
             self._wake.set()
         if any(taken.fresh for taken in intake.taken):
             self._not_before = 0.0  # it has just been heard: it may take mail again, too
-        if self._round.is_set() or not post.failover.draining <= self._drained:
-            self._round.clear()  # a handover waits for all that is here to be there
+        drains = not post.failover.draining <= self._drained  # a handover waits for all that is here to be there
+        if self._round.is_set() or drains:
+            self._round.clear()
             self._drained = set(post.failover.draining)
             self._asking, self._ask_until = secrets.token_hex(8), now + _ASK_FOR
-            self._asked_look = self._lookout.request(post.replica.index.note(ASK_SCAN))
+            self._asked_look = self._lookout.request(post.replica.index.note(ASK_SCAN), urgent=drains)
             post.replica.index.set_note(ASK_SCAN, None)
         news = [taken for taken in intake.taken if not taken.again]  # what is played again makes no work
         for nonce in post.asked - self._owed.keys():

@@ -49,6 +49,7 @@ class Lookout:
         self._look: _Look | None = None
         self._wanted: list[dict[str, Any]] = []
         self._requests = self._granted = 0
+        self._in_haste = False  # whether what is asked for must not wait for a full look that is due
         self._accepted = False
 
     def begin(self) -> None:
@@ -68,13 +69,17 @@ class Lookout:
                 self._written.add(folder)
         self._wake()
 
-    def request(self, words: dict[str, Any] | None = None) -> int:
+    def request(self, words: dict[str, Any] | None = None, *, urgent: bool = False) -> int:
         """Somebody waits for the end of a look that begins from now on; the number by which it `is_granted`.
 
-        A person says how: `full`, `accept` (deletions), and `until` which time (microseconds) that counts.
+        A person says how: `full`, `accept` (deletions), and `until` which time (microseconds) that counts. Where it is
+        `urgent`, and nobody has asked for more, one that goes on is left, and that a full one is due has time.
         """
         if words:
             self._wanted.append(words)
+        if urgent and not self._wanted:
+            self._look = None
+            self._in_haste = True
         self._requests += 1
         return self._requests
 
@@ -136,7 +141,8 @@ class Lookout:
         wall = self._clock.wall()
         self._wanted = [words for words in self._wanted if wall < words.get("until", 0)]
         full, accept = (any(words.get(name) for words in self._wanted) for name in ("full", "accept"))
-        parts = replica.parts(full=full, accept_deletions=accept, seconds=_PART)
+        how = None if self._in_haste and not full else full
+        parts = replica.parts(full=how, accept_deletions=accept, seconds=_PART)
         return _Look(parts, list(self._wanted), self._requests)
 
     def _ended(self, replica: Replica, look: _Look) -> bool:
@@ -149,6 +155,7 @@ class Lookout:
                 words.pop("full", None)  # what has to stand still is seen without that
             return False
         self._wanted = [words for words in self._wanted if not any(words is done for done in look.wanted)]
+        self._in_haste = self._in_haste and self._requests != look.request
         before, self._granted = self._granted, look.request
         return before != self._granted
 

@@ -177,10 +177,13 @@ class Replica:
         return self.report
 
     def parts(
-        self, *, full: bool, accept_deletions: bool, size: float = WITHOUT_END, seconds: float = WITHOUT_END
+        self, *, full: bool | None, accept_deletions: bool, size: float = WITHOUT_END, seconds: float = WITHOUT_END
     ) -> Iterator[None]:  # fmt: skip
-        """The same in parts of so many records, or seconds; between two of them the store is free. `report` is what it found."""
-        full = full or self._full_is_due()
+        """The same in parts of so many records, or seconds; between two of them the store is free. `report` is what it found.
+
+        Without a word on `full` also one that is due waits for the next scan, but the first one of all.
+        """
+        full = (not self.index.was_scanned) if full is None else (full or self._full_is_due())
         parts = self._sweeper.parts(full=full, accept_deletions=accept_deletions, size=size, seconds=seconds)
         while True:
             with self.locked():
