@@ -114,6 +114,7 @@ def test_many_messages_that_are_marked_or_deleted(wire: Wire, dropped: Any, coun
             wire.desk().mark(box, ident, "saved") if act == "marked" else wire.desk().delete_message(box, ident)
         _, taking, _ = first_copy(wire, counting)
         found.append(taking["waits"])
+        assert wire.scan("secondary", full=True).opened <= 2  # the mailboxes: what was just written is known
         wire.in_step()
     assert found[1] <= found[0] <= 14
 

@@ -19,7 +19,7 @@ from vmctl import beneath, durable
 from vmctl.audio import digest_of
 from vmctl.errors import DiskFull, RecordError
 from vmctl.model import MESSAGE, message_key
-from vmctl.store.format import Walk, look_of
+from vmctl.store.format import Walk
 from vmctl.together import Together
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class Replacing:
         known = self._index.looks.file(change.path)
         expected, digest = known[1] if known else "unknown", hashlib.sha256(change.data).hexdigest()
         aside = self._aside(change.path, expected, digest)
-        before = look_of(beneath.status(waiting))
+        before = self._store.look_now(waiting.removeprefix(f"{self._store.root}/"))
         there = together.exchange(waiting, f"{self._store.root}/{change.path}", str(aside))
         look = self._store.look(change.path)
         # who saves into it, or another over it, from now on is found by the next scan; who has done so before this look, too
