@@ -103,7 +103,7 @@ class Site:
     def _mailbox(self, extension: str, number: int, incarnation: str) -> None:
         box = self.primary / "mailboxes" / extension
         (box / "messages").mkdir(parents=True)
-        (box / "mailbox.yaml").write_text(f"name: Subscriber {extension}\n")
+        (box / "mailbox.yaml").write_text(f"name: Subscriber {extension}\nquota: 1000\n")
         for at in range(self.shape.messages):
             write_message(box / "messages", extension, number * self.shape.messages + at, self.shape.size, incarnation)
 
