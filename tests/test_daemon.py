@@ -285,7 +285,7 @@ lookout._PART, NativeStore.messages = 0.0, slowly
 
 def test_a_daemon_speaks_and_listens_while_it_looks_at_a_large_store(net: Net, tmp_path: Path) -> None:
     """The first look takes longer than silence may; the peer takes nothing over, and what comes from it is written at once."""
-    for number in range(3000, 3060):
+    for number in range(3000, 3120):
         net.path("primary", f"mailboxes/{number}/messages").mkdir(parents=True)
         net.path("primary", f"mailboxes/{number}/mailbox.yaml").write_text("name: Ada\n")
 
@@ -300,8 +300,8 @@ def test_a_daemon_speaks_and_listens_while_it_looks_at_a_large_store(net: Net, t
         until(net.path("primary", f"mailboxes/2001/messages/{ident}.json").exists, what="the message")
         assert not was_scanned()
         assert not net.status()["in_step"]
-        until(was_scanned, what="the end of the look")
-        until(lambda: net.status()["in_step"], what="in step")
+        until(was_scanned, within=60, what="the end of the look")
+        until(lambda: net.status()["in_step"], within=60, what="in step")
     assert "resilience" not in net.moves("secondary")
 
 
@@ -322,8 +322,8 @@ lookout._PART, _Sweep.steps = 0.0, slowly
 def test_a_round_is_answered_however_often_it_is_asked_for(net: Net) -> None:
     """A look that takes ten heartbeats, each of which asks again, answers what was asked before it began."""
     with net.daemon("primary"), net.daemon("secondary", LONG_LOOKS):
-        until(lambda: net.status()["in_step"], what="in step")
-        net.do("sync", "--timeout", "15")
+        until(lambda: net.status()["in_step"], within=60, what="in step")
+        net.do("sync", "--timeout", "30")
 
 
 def test_a_handover_waits_for_what_a_look_finds(net: Net) -> None:
