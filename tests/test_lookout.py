@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import zlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,7 +16,6 @@ from vmctl.status import gather
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 BOXES = ("2001", "2002", "2003", "2004")
 EACH = 3  # messages
@@ -32,19 +30,10 @@ def looking(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> Lookout:
     wire.in_step()
     for box in BOXES:
         for number in range(EACH):
-            drop(wire, box, f"m{box}{number}")
+            wire.drop(box, f"m{box}{number}")
     wire.tick()
     wire.clock.advance(SETTLE + 0.1)
     return Lookout(wire.config.scan, wire.clock, lambda: None)
-
-
-def drop(wire: Wire, box: str, ident: str) -> Path:
-    """An application puts a message into a mailbox at the primary."""
-    folder = wire.root() / f"mailboxes/{box}/messages"
-    folder.mkdir(exist_ok=True)
-    shutil.move(tone(wire.directory / "dropped.wav", seed=zlib.crc32(ident.encode()) % 10_000), folder / f"{ident}.wav")
-    (folder / f"{ident}.json").write_text('{"from": "+4930123", "received": "2026-06-01T12:00:00Z", "status": "new"}\n')
-    return folder
 
 
 def turn(wire: Wire, looking: Lookout) -> bool:
@@ -78,7 +67,7 @@ def test_what_comes_from_the_peer_between_two_parts_is_taken_in_and_stays(wire: 
     wire.in_step()
     (known,) = (ident for ident in wire.messages("2004") if not ident.startswith("m"))
     for box in BOXES:
-        drop(wire, box, f"late{box}")
+        wire.drop(box, f"late{box}")
     wire.tick()
     wire.clock.advance(SETTLE + 0.1)
     looking.begin()
@@ -127,7 +116,7 @@ def test_what_is_dropped_in_between_two_parts_is_looked_at_at_once(wire: Wire, l
 def test_what_vanishes_between_two_parts_is_gone_at_a_second_look_only(wire: Wire, looking: Lookout) -> None:
     """As at any other time: the look during which it goes owes another one."""
     wire.in_step()
-    folder = drop(wire, "2004", "new")
+    folder = wire.drop("2004", "new")
     wire.tick()
     wire.clock.advance(SETTLE + 0.1)
     looking.begin()
@@ -137,7 +126,7 @@ def test_what_vanishes_between_two_parts_is_gone_at_a_second_look_only(wire: Wir
             for suffix in (".json", ".wav"):
                 (folder / f"m20040{suffix}").unlink()
 
-    drop(wire, "2003", "other")
+    wire.drop("2003", "other")
     assert through(wire, looking, act) > 1
     assert wire.a.report.again
     assert wire.lives("message/2004/m20040")
@@ -218,7 +207,7 @@ def test_what_is_urgent_waits_for_no_full_look(wire: Wire, looking: Lookout) -> 
     looking.begin()
     turn(wire, looking)
     assert looking.goes_on
-    folder = drop(wire, "2002", "late")
+    folder = wire.drop("2002", "late")
     wire.tick()
     wire.clock.advance(SETTLE + 0.1)
     before = int(wire.a.index.meta("full_scan"))

@@ -20,7 +20,6 @@ from vmctl.packing import Load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from vmctl.errors import SyncError
     from vmctl.outbox import Parcel
@@ -38,19 +37,11 @@ def dropped(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> Wire:
         wire.desk().create_mailbox(box, {"name": box})
     wire.in_step()
     for box in BOXES:
-        folder = wire.root() / f"mailboxes/{box}/messages"
-        folder.mkdir(exist_ok=True)
         for number in range(EACH):
-            drop(wire, folder, f"m{box}{number}", seed=int(box) * 10 + number)
+            wire.drop(box, f"m{box}{number}")
     wire.tick()
     wire.clock.advance(SETTLE + 0.1)
     return wire
-
-
-def drop(wire: Wire, folder: Path, ident: str, seed: int) -> None:
-    """A recording and a document that names no recording."""
-    shutil.move(tone(wire.directory / "dropped.wav", seed=seed), folder / f"{ident}.wav")
-    (folder / f"{ident}.json").write_text('{"from": "+4930123", "received": "2026-06-01T12:00:00Z", "status": "new"}\n')
 
 
 def known(wire: Wire) -> int:
@@ -136,16 +127,16 @@ def test_what_is_put_back_from_a_backup_in_between_is_held(dropped: Wire) -> Non
     dropped.in_step()
     box = dropped.root() / "mailboxes/2006/messages"
     for number in range(EACH, 25):
-        drop(dropped, box, f"m2006{number}", seed=20060 + number)
+        dropped.drop("2006", f"m2006{number}")
     dropped.in_step()
     backup = dropped.directory / "backup"
     shutil.copytree(box, backup, copy_function=shutil.copy2)
     for path in box.glob("*.json"):
         dropped.desk().mark("2006", path.stem, "saved")
     dropped.in_step()
-    drop(dropped, box, "new", seed=1)
+    dropped.drop("2006", "new")
     for number in range(EACH, 3 * EACH):
-        drop(dropped, dropped.root() / "mailboxes/2001/messages", f"m2001{number}", seed=20010 + number)
+        dropped.drop("2001", f"m2001{number}")
     dropped.tick()
     dropped.clock.advance(SETTLE + 0.1)
 
@@ -212,7 +203,7 @@ def test_the_next_one_goes_on_where_one_was_cut_off(dropped: Wire) -> None:
     (gone / "m20041.wav").unlink()
     for box in BOXES:
         for number in range(EACH, 2 * EACH):
-            drop(dropped, dropped.root() / f"mailboxes/{box}/messages", f"m{box}{number}", seed=int(box) * 10 + number)
+            dropped.drop(box, f"m{box}{number}")
     dropped.tick()
     dropped.clock.advance(SETTLE + 0.1)
 

@@ -7,6 +7,7 @@ import shutil
 import struct
 import time
 import wave
+import zlib
 
 from vmctl import config, network, proof
 from vmctl.clock import Clock
@@ -185,6 +186,15 @@ class Wire:
             found.append("the digests differ")
         one, other = (proof.read_store(replica.store).digests for replica in (self.a, self.b))
         return found + [f"they differ: {difference}" for difference in proof.compare(one, other)]
+
+    def drop(self, box, ident):
+        """An application puts a message that names no recording into a mailbox at the primary, beside its recording."""
+        folder = self.root() / f"mailboxes/{box}/messages"
+        folder.mkdir(exist_ok=True)
+        shutil.move(tone(self.directory / "dropped.wav", seed=zlib.crc32(ident.encode())), folder / f"{ident}.wav")
+        words = '{"from": "+4930123", "received": "2026-06-01T12:00:00Z", "status": "new"}\n'
+        (folder / f"{ident}.json").write_text(words)
+        return folder
 
     def in_step(self):
         """Scan both, exchange until there is nothing left to say, and check that both hold the same."""

@@ -29,7 +29,7 @@ from vmctl import beneath, rights
 from vmctl.errors import DiskFull, RecordError, StoreBusy, StoreUnusable, SyncError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from vmctl.rights import Rights
@@ -43,7 +43,7 @@ _CANNOT_RENAME_FREE = (*_CANNOT_SWAP, errno.EPERM)  # a container may not be let
 _AT_CWD, _NO_REPLACE, _EXCHANGE = -100, 1, 2  # of renameat2(2)
 
 _CHUNK = 1 << 20
-_MOST_SINGLY = 100  # files: more are made durable by one sync of everything
+_MOST_SINGLY = 100  # files: more are made durable by their file systems
 # Seconds between two tries to get a lock: who does much in many parts gives it free for some milliseconds between two.
 _LONGEST_PAUSE = 0.002
 _TOLD = 1024  # bytes that a lock holds
@@ -259,6 +259,15 @@ def keep_disk(fd: int, path: Path | str) -> None:
         _syncfs(fd)
 
 
+def keep_disks(disks: Mapping[int, tuple[int, Path | str]]) -> bool:
+    """The same for each of some, by device; False, and nothing done, where that would not tell of faults."""
+    if not all(map(can_keep_disk, disks)):
+        return False
+    for fd, path in disks.values():
+        keep_disk(fd, path)
+    return True
+
+
 @functools.cache
 def can_keep_disk(device: int) -> bool:
     """Whether one call makes all of a file system durable and tells of every fault: on Linux since 5.8, but not by FUSE."""
@@ -442,7 +451,7 @@ def keep(paths: Iterable[str], root: Path) -> None:
 
 def _keep_disks(folders: Iterable[Path]) -> None:
     """Make all of the file systems durable in which folders are; all of the machine's, where that cannot be had."""
-    disks: dict[int, tuple[int, Path]] = {}
+    disks: dict[int, tuple[int, Path | str]] = {}
     try:
         for folder in folders:
             with contextlib.suppress(OSError):  # it went with all that was in it
@@ -452,10 +461,7 @@ def _keep_disks(folders: Iterable[Path]) -> None:
                     os.close(fd)
                 else:
                     disks[device] = fd, folder
-        if all(map(can_keep_disk, disks)):
-            for fd, folder in disks.values():
-                keep_disk(fd, folder)
-        else:
+        if not keep_disks(disks):
             keep_all()
     finally:
         for fd, _ in disks.values():

@@ -40,10 +40,8 @@ if TYPE_CHECKING:
 
 FORMAT: Final = 6
 _SAME = "="
-_REMEMBERED, _BESIDES = (
-    2_000_000,
-    500,
-)  # characters of records, and for each one besides: in memory it is some times as much
+# Characters of records, and for each one besides: in memory it is some times as much.
+_REMEMBERED, _BESIDES = 2_000_000, 500
 # The order of shipping: what a server needs to answer calls at all comes before what callers left.
 _RANK = {SETTINGS: 0, CALLFLOW: 0, MAILBOX: 0, PROMPT: 1, GREETING: 1, MESSAGE: 3}
 _OTHER_RANK = 2

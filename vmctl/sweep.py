@@ -46,16 +46,19 @@ class Sweeper:
         self._absences = Absences(store, index, clock, settle)
         self.report: Report = scanner.findings.report  # of the newest look
 
-    def sweep(self, *, full: bool = False, accept_deletions: bool = False) -> Report:
-        """One look, in one transaction of the index. With `full` no folder is trusted to be as it was for its times."""
-        for _ in self.parts(full=full, accept_deletions=accept_deletions):
+    def sweep(self) -> Report:
+        """One look, in one transaction of the index."""
+        for _ in self.parts(full=False, accept_deletions=False):
             pass
         return self.report
 
     def parts(
         self, *, full: bool, accept_deletions: bool, size: float = WITHOUT_END, seconds: float = WITHOUT_END
     ) -> Iterator[None]:  # fmt: skip
-        """The same in parts, each of so many records that are found, or of so many seconds. What is gone is judged in the last."""
+        """The same in parts, each of so many records that are found, or of so many seconds. What is gone is judged in the last.
+
+        With `full` no folder is trusted to be as it was for its times.
+        """
         findings = self._scanner.begin()
         self.report = findings.report
         sweep = _Sweep(self._store, self._index, self._clock, self._scanner, full=full, accept=accept_deletions)

@@ -41,7 +41,7 @@ class Together:
         self._folders: set[str] = set()  # in which names were given that are not durable yet
         self._left: set[str] = set()  # out of which names went
         self._known: dict[str, Rights] = {}
-        self._disks: dict[int, tuple[int, str]] = {}  # by device: open since before anything was written there
+        self._disks: dict[int, tuple[int, Path | str]] = {}  # by device: open since before anything was written there
 
     def __enter__(self) -> Self:
         return self
@@ -99,7 +99,7 @@ class Together:
         if len(self._fresh) == len(self._open):
             for fd, path in zip(self._open, self._fresh, strict=True):
                 durable.keep_open(fd, path)
-        elif not self._keep_disks():
+        elif not durable.keep_disks(self._disks):
             for path in self._fresh:
                 durable.keep_file(path)
         for fd in self._open:
@@ -140,19 +140,11 @@ class Together:
 
     def close(self) -> None:
         """Wait until all names are durable; what was moved is so in its new place before it is gone from the old one."""
-        if len(self._folders | self._left) <= _FEW or not self._keep_disks():
+        if len(self._folders | self._left) <= _FEW or not durable.keep_disks(self._disks):
             for folder in (*sorted(self._folders, reverse=True), *sorted(self._left - self._folders, reverse=True)):
                 durable.keep_names(folder)
         self._folders.clear()
         self._left.clear()
-
-    def _keep_disks(self) -> bool:
-        """Wait for the file systems as a whole; False where that would not tell of faults."""
-        if not all(map(durable.can_keep_disk, self._disks)):
-            return False
-        for fd, folder in self._disks.values():
-            durable.keep_disk(fd, folder)
-        return True
 
     def drop(self) -> None:
         """Remove what has taken no place, as far as that can be done."""
