@@ -49,6 +49,7 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Callable[[], contextlib.Abstrac
         count(durable, name, "waits")
     count(database.Connection, "execute", "statements")
     count(native, "_listed", "listings")
+    count(native, "_names_in", "listings")
     count(beneath, "reach", "paths")
     count(beneath, "_into", "walks")
 

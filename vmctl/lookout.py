@@ -1,8 +1,7 @@
 """When a daemon looks at its store: at what somebody hints at, when it is time, and when a person or the peer asks for it.
 
 A look at the whole store is made in parts of a moment each, and the daemon does all else between them: in a store of a
-million messages a full one takes minutes, in which no heartbeat may be missing. The walk over its mailboxes at the beginning
-is one part, however many there are.
+million messages a full one takes minutes, in which no heartbeat may be missing.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from vmctl.replica import Replica
 
 _MOST_FOLDERS = 100  # that are looked into by themselves: with more a look at the whole store is as quick
-_PART = 0.25  # seconds
+_PART = 0.1  # seconds
 _OVER = object()
 _A_LITTLE_MORE = 0.01  # seconds: a file has stood still for `settle` then
 

@@ -9,6 +9,7 @@ again before anything is made of it, and one that is gone before that counts.
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from vmctl import beneath
@@ -17,6 +18,7 @@ from vmctl.clock import Deadline
 from vmctl.errors import StoreUnusable
 from vmctl.model import MAILBOX, parse_key
 from vmctl.setback import Listing, many, older, older_files
+from vmctl.store.format import Walk
 
 if TYPE_CHECKING:
     import os
@@ -107,19 +109,22 @@ class _Sweep:
         self._findings.remember_faults()
         before = {} if self._full else self._index.looks.listed()
         looked = self._clock.wall() * 1000
+        yield
 
-        def known_names(folder: str, status: os.stat_result) -> list[str] | None:
+        def known_names(folder: str, look: Look) -> list[str] | None:
             seen = before.get(folder)
-            return None if seen is None or _changed(status, seen[0]) else seen[1]
+            return None if seen is None or _changed(look, seen[0]) else seen[1]
 
-        self._walk = self._store.walk(known_names)
-        for path, why in {**self._walk.odd, **self._walk.unread}.items():
+        self._walk = Walk()
+        yield from self._store.walking(self._walk, known_names)
+        odd = {path: why for path, why in self._walk.odd.items() if not self._is_gone(path)}
+        for path, why in {**odd, **self._walk.unread}.items():
             self._findings.fault(path, why, "move it out of the store, or mend its name or permissions")
         folders = self._folders_to_list()
-        known = self._index.looks.files(self._walk.files)
+        known = yield from self._known_files()
         waiting = yield from self._find_set_back(folders, known)
         yield from self._files(known)
-        self._remember_listed(looked, before)
+        yield from self._remember_listed(looked, before)
         while waiting:
             with beneath.holding():
                 self._message_folder(waiting.popleft())
@@ -127,13 +132,29 @@ class _Sweep:
                 yield
         yield from self._end(absences, {*folders, *(self._index.looks.folders().keys() - self._walk.folders.keys())})
 
+    def _is_gone(self, path: str) -> bool:
+        """Whether somebody has taken it away since the walk."""
+        try:
+            return self._store.look(path) is None
+        except StoreUnusable:
+            return False
+
     def _folders_to_list(self) -> list[str]:
         known = self._index.looks.folders()
         return [
             folder
-            for folder, (_, status) in self._walk.folders.items()
-            if self._full or _changed(status, known.get(folder))
+            for folder, (_, look) in self._walk.folders.items()
+            if self._full or _changed(look, known.get(folder))
         ]
+
+    def _known_files(self) -> Generator[None, None, dict[str, tuple[Look, str]]]:
+        """What the index has of the files of the walk."""
+        known: dict[str, tuple[Look, str]] = {}
+        paths = iter(self._walk.files)
+        while some := list(islice(paths, PART)):
+            known |= self._index.looks.files(some)
+            yield
+        return known
 
     def _find_set_back(
         self, folders: list[str], known: dict[str, tuple[Look, str]]
@@ -145,7 +166,8 @@ class _Sweep:
         if self._accept or self._index.is_new:
             self._hold({})
             return deque(folders)
-        found = older_files(self._index, self._walk.files, known)
+        found = self._older_files(known)
+        self._late = False
         waiting: deque[str] = deque()
         for folder in folders:
             looked = self._clock.wall() * 1000
@@ -165,30 +187,42 @@ class _Sweep:
         self._hold(many(found))
         return waiting
 
+    def _older_files(self, known: dict[str, tuple[Look, str]]) -> dict[str, str]:
+        """What was put back of what people edit. Since the walk others may have written newer files, or have deleted some."""
+        index, found = self._index, older_files(self._index, self._walk.files, known)
+        looks = {path: (key, look) for path, key in found.items() if (look := self._store.look(path)) is not None}
+        return older_files(index, looks, index.looks.files(looks)) if found else {}
+
     def _files(self, known: dict[str, tuple[Look, str]]) -> Iterator[None]:
         """Look at what people edit."""
         held, settled = self._scanner.set_back, self._scanner.settled
         for path, (key, look) in self._walk.files.items():
             if path in held:
                 continue
-            if path not in known or known[path][0] != look or (self._full and settled(look)):
+            changed = path not in known or known[path][0] != look
+            if (changed and not self._is_known_now(path)) or (not changed and self._full and settled(look)):
                 self._scanner.hand_file(key, path, look)
-                yield
+            yield
+
+    def _is_known_now(self, path: str) -> bool:
+        """Whether a file is known as it is: others may have written it since the walk, or have deleted it."""
+        known = self._index.looks.file(path)
+        return self._store.look(path) == (None if known is None else known[0])
 
     def _remember_listed(
         self, looked: int, before: dict[str, tuple[tuple[int, int, int, int], list[str]]]
-    ) -> None:  # fmt: skip
+    ) -> Iterator[None]:  # fmt: skip
         """Remember the folders that need not be listed again: those of which all is known as it is."""
         looks, walk = self._index.looks, self._walk
-        for folder, (status, names) in walk.listed.items():
-            look = (status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-            if folder in before and before[folder][0][:3] == look and not _changed(status, before[folder][0]):
+        for folder, (look, names) in walk.listed.items():
+            yield
+            if folder in before and not _changed(look, before[folder][0]):
                 continue
             files = [f"{folder}/{name}" for name in names if f"{folder}/{name}" in walk.files]
             if names and all(
                 (known := looks.file(path)) is not None and known[0] == walk.files[path][1] for path in files
             ):
-                looks.set_listed(folder, (*look, looked), names)
+                looks.set_listed(folder, (look.mtime, look.ctime, look.inode, looked), names)
             elif folder in before:
                 looks.drop_listed(folder)
         for folder in before.keys() - walk.listed.keys():
@@ -213,8 +247,8 @@ class _Sweep:
 
     def _seen(self, folder: str, looked: int) -> None:
         """A folder looked so when it was walked, and at `looked` (nanoseconds; 0: never) all in it was known as it is."""
-        status = self._walk.folders[folder][1]
-        self._index.looks.set_folder(folder, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, looked)
+        look = self._walk.folders[folder][1]
+        self._index.looks.set_folder(folder, look.mtime, look.ctime, look.inode, looked)
 
     def _set_back_since(self, folder: str, found: dict[str, os.stat_result]) -> set[str]:
         """What was put back from a backup after this look has looked for that: the next one is to judge it, with all else."""
@@ -270,7 +304,7 @@ class _Sweep:
             edits.bring_back(box, missing.again | set(missing.held))
 
 
-def _changed(status: os.stat_result, before: tuple[int, int, int, int] | None) -> bool:
+def _changed(look: Look, before: tuple[int, int, int, int] | None) -> bool:
     """Whether a folder is another than at the last look, or may have changed at that very moment."""
-    mtime, ctime = status.st_mtime_ns, status.st_ctime_ns
-    return before is None or before[:3] != (mtime, ctime, status.st_ino) or before[3] - max(mtime, ctime) <= _RACY_NS
+    times = look.mtime, look.ctime
+    return before is None or before[:3] != (*times, look.inode) or before[3] - max(times) <= _RACY_NS

@@ -41,20 +41,18 @@ class Walk:
     """What is in a store: files that people edit, message folders, and what belongs to nothing."""
 
     files: dict[str, tuple[str, Look]] = field(default_factory=dict)  # path -> key, look
-    folders: dict[str, tuple[str, os.stat_result]] = field(default_factory=dict)  # path -> extension, stat
+    folders: dict[str, tuple[str, Look]] = field(default_factory=dict)  # path -> extension, look
     odd: dict[str, str] = field(default_factory=dict)  # path -> why
     unread: dict[str, str] = field(default_factory=dict)  # folders that could not be read -> why
-    listed: dict[str, tuple[os.stat_result, list[str]]] = field(
-        default_factory=dict
-    )  # folders that may be left out next
+    listed: dict[str, tuple[Look, list[str]]] = field(default_factory=dict)  # folders that may be left out next
 
 
 def look_of(status: os.stat_result) -> Look:
-    """What stat says of a file, as the index keeps it."""
+    """What stat says of a file or folder, as the index keeps it."""
     return Look(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
-Known = Callable[[str, "os.stat_result"], "list[str] | None"]
+Known = Callable[[str, Look], "list[str] | None"]
 
 
 class Format(Protocol):
@@ -96,10 +94,13 @@ class Format(Protocol):
 
     # How it looks. None opens a file.
 
-    def walk(self, known: Known | None = None) -> Walk:
-        """Everything in the store but the insides of message folders; never raises for what is in the store.
+    def walk(self) -> Walk:
+        """Everything in the store but the insides of message folders; never raises for what is in the store."""
 
-        `known(folder, status)` gives the names in a folder that looks as it did when it was listed last, or None: then it
+    def walking(self, walk: Walk, known: Known | None = None) -> Iterator[None]:
+        """The same into `walk`, in steps of a mailbox: after each it may be left for a while.
+
+        `known(folder, look)` gives the names in a folder that looks as it did when it was listed last, or None: then it
         need not be listed again. `Walk.listed` has those that were, with their names, and that hold nothing odd.
         """
 

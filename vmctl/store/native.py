@@ -16,7 +16,7 @@ import contextlib
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from vmctl import beneath
 from vmctl.durable import TEMP_PREFIX
@@ -40,7 +40,7 @@ from vmctl.store import documents
 from vmctl.store.format import STATE, Known, Part, Walk, look_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from vmctl.entry import Look
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 FOLDERS = ("callflows", "prompts", "mailboxes")
 _YAML, _JSON = ".yaml", "json"
+_T = TypeVar("_T")
 
 
 _lstat, _names_in = beneath.status, beneath.listing
@@ -56,11 +57,11 @@ _lstat, _names_in = beneath.status, beneath.listing
 _peek = os.lstat
 
 
-def _nothing_known(_folder: str, _status: os.stat_result) -> None:
+def _nothing_known(_folder: str, _look: Look) -> None:
     """Every folder is listed."""
 
 
-def _listed(folder: Path) -> list[tuple[str, os.stat_result]]:
+def _listed(folder: Path | str) -> list[tuple[str, os.stat_result]]:
     return [each for each in beneath.entries(folder) if _ours(each[0])]
 
 
@@ -256,9 +257,15 @@ class NativeStore:
         except OSError as error:
             raise StoreUnusable(f"cannot read {folder}", why=error.strerror or str(error)) from error
 
-    def walk(self, known: Known | None = None) -> Walk:
+    def walk(self) -> Walk:
         """Everything in the store but the insides of message folders."""
         walk = Walk()
+        for _ in self.walking(walk):
+            pass
+        return walk
+
+    def walking(self, walk: Walk, known: Known | None = None) -> Iterator[None]:
+        """The same into `walk`, a mailbox at each step."""
         for name, status in self._entries("", walk):
             if name == "settings.yaml":
                 self._file(walk, name, SETTINGS_KEY, status)
@@ -270,14 +277,21 @@ class NativeStore:
             self._file(walk, f"callflows/{name}", key, status)
         for name, status in self._entries("prompts", walk):
             self._file(walk, f"prompts/{name}", self._audio_key(Key(PROMPT, None, ""), name), status)
-        for name, status in self._entries("mailboxes", walk):
+        yield
+        for name, status in self._mailboxes(walk):
             if is_extension(name) and stat.S_ISDIR(status.st_mode):
-                self._mailbox(walk, name, status, known or _nothing_known)
+                self._mailbox(walk, name, look_of(status), known or _nothing_known)
             else:
                 walk.odd[f"mailboxes/{name}"] = "only folders named by an extension belong here"
-        return walk
+            yield
 
-    def _mailbox(self, walk: Walk, extension: str, there: os.stat_result, known: Known) -> None:
+    def _mailboxes(self, walk: Walk) -> Iterator[tuple[str, os.stat_result]]:
+        """Names and stats as of `_entries`; each is looked at in its turn, as there may be very many."""
+        for name in self._or_unread("mailboxes", walk, lambda folder: sorted(filter(_ours, _names_in(folder)))):
+            for status in self._or_unread(f"mailboxes/{name}", walk, lambda path: [_peek(path)]):
+                yield name, status
+
+    def _mailbox(self, walk: Walk, extension: str, there: Look, known: Known) -> None:
         base = f"mailboxes/{extension}"
         odd = len(walk.odd)
         found = self._inside(base, there, known, walk)
@@ -285,15 +299,15 @@ class NativeStore:
             if name == "mailbox.yaml":
                 self._file(walk, f"{base}/{name}", mailbox_key(extension), status)
             elif name == "messages" and stat.S_ISDIR(status.st_mode):
-                walk.folders[f"{base}/{name}"] = (extension, status)
+                walk.folders[f"{base}/{name}"] = (extension, look_of(status))
             elif name == "greetings" and stat.S_ISDIR(status.st_mode):
-                self._greetings(walk, extension, status, known)
+                self._greetings(walk, extension, look_of(status), known)
             else:
                 walk.odd[f"{base}/{name}"] = "vmctl keeps nothing of this name here"
         if odd == len(walk.odd):
             walk.listed[base] = there, [name for name, _ in found]
 
-    def _greetings(self, walk: Walk, extension: str, there: os.stat_result, known: Known) -> None:
+    def _greetings(self, walk: Walk, extension: str, there: Look, known: Known) -> None:
         base = f"mailboxes/{extension}/greetings"
         odd = len(walk.odd)
         found = self._inside(base, there, known, walk)
@@ -303,7 +317,7 @@ class NativeStore:
         if odd == len(walk.odd):
             walk.listed[base] = there, [name for name, _ in found]
 
-    def _inside(self, folder: str, there: os.stat_result, known: Known, walk: Walk) -> list[tuple[str, os.stat_result]]:
+    def _inside(self, folder: str, there: Look, known: Known, walk: Walk) -> list[tuple[str, os.stat_result]]:
         """What is in a folder: each by its own stat where the names are known, else by listing it."""
         names = known(folder, there)
         if names is not None:
@@ -329,14 +343,17 @@ class NativeStore:
 
     def _entries(self, folder: str, walk: Walk) -> Iterator[tuple[str, os.stat_result]]:
         """Names and stats in a folder; leaves out our own temporary files and what editors hide."""
+        yield from sorted(self._or_unread(folder, walk, _listed))
+
+    def _or_unread(self, path: str, walk: Walk, look: Callable[[str], list[_T]]) -> list[_T]:
+        """What there is to be seen of a path: nothing where it is not there, or where that is a fault, which is named."""
         try:
-            found = _listed(self.root / folder if folder else self.root)
+            return look(f"{self._place}/{path}" if path else self._place)
         except FileNotFoundError:
-            return
+            return []
         except OSError as error:
-            walk.unread[folder or "."] = error.strerror or str(error)
-            return
-        yield from sorted(found)
+            walk.unread[path or "."] = error.strerror or str(error)
+            return []
 
     def tombs(self) -> Iterator[tuple[str, str]]:
         """Path and key of what is left of each deleted message: its JSON, with stamps and presence."""
