@@ -9,6 +9,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from vmctl import beneath
 from vmctl.audio import digest_of
 from vmctl.errors import RecordError, StoreError
 from vmctl.model import MAILBOX, MESSAGE, canonical, message_key, parse_key
@@ -64,18 +65,27 @@ def read_store(store: Format, progress: Callable[[int], None] | None = None) -> 
         if progress:
             progress(reading.files)
     for folder, (extension, _) in walk.folders.items():
-        try:
-            paths = sorted(f"{folder}/{name}" for name in store.messages(folder))
-        except StoreError as error:
-            reading.faults[folder] = error.what
-            continue
-        for path in paths:
-            part = store.part_of(path)
-            if part is not None and part.form is None:
-                _read(reading, store, path, message_key(extension, part.ident))
-                if progress:
-                    progress(reading.files)
+        with beneath.holding():
+            _read_messages(reading, store, folder, extension, progress)
     return reading
+
+
+def _read_messages(
+    reading: Reading, store: Format, folder: str, extension: str, progress: Callable[[int], None] | None
+) -> None:  # fmt: skip
+    try:
+        names = sorted(store.messages(folder))
+    except StoreError as error:
+        reading.faults[folder] = error.what
+        return
+    store.expect(folder, names)
+    for name in names:
+        path = f"{folder}/{name}"
+        part = store.part_of(path)
+        if part is not None and part.form is None:
+            _read(reading, store, path, message_key(extension, part.ident))
+            if progress:
+                progress(reading.files)
 
 
 def _read(reading: Reading, store: Format, path: str, key: str) -> None:

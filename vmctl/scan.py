@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import stat
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from vmctl.audio import digest_of, inspect
@@ -30,12 +31,14 @@ from vmctl.store.format import Format, look_of
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from vmctl.clock import Clock
     from vmctl.index import Index
 
 _LITTER_SECONDS = 60
+_TOGETHER = 128  # files
+_ONE_MESSAGE = 2  # of them
 
 
 class Scanner:
@@ -194,7 +197,7 @@ class Scanner:
             )
         before = self.findings.unwell
         young = False
-        for name, status in there.items():
+        for name, status in self._in_turn(folder, there, known):
             path = f"{folder}/{name}"
             part = self._store.part_of(path)
             if part is None:
@@ -213,6 +216,17 @@ class Scanner:
             elif not self._unchanged(message_key(extension, part.ident), there, known):
                 self._message(message_key(extension, part.ident), there, known)
         return not young and before == self.findings.unwell
+
+    def _in_turn(
+        self, folder: str, there: dict[str, os.stat_result], known: dict[str, tuple[Look, str]]
+    ) -> Iterator[tuple[str, os.stat_result]]:  # fmt: skip
+        """Each file; of some at a time those that are new are brought by the disk together."""
+        files = iter(there.items())
+        while some := list(islice(files, _TOGETHER)):
+            new = [name for name, _ in some if f"{folder}/{name}" not in known]
+            if len(new) > _ONE_MESSAGE:
+                self._store.expect(folder, new)
+            yield from some
 
     def _document_of(self, ident: str, extension: str) -> str:
         return _name(self._store.path(message_key(extension, ident)))

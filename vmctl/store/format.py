@@ -21,7 +21,7 @@ from vmctl.entry import Look
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from vmctl.model import Record
@@ -106,6 +106,9 @@ class Format(Protocol):
 
     def messages(self, folder: str) -> dict[str, os.stat_result]:
         """Names and stats of a message folder's files, without what editors hide. Raises StoreUnusable."""
+
+    def expect(self, folder: str, names: Iterable[str]) -> None:
+        """Have the disk bring these files of a message folder, which are read next. Raises nothing: who reads them will."""
 
     def beside(self, key: str) -> dict[str, os.stat_result]:
         """As `messages`, of one message's own files only, and without listing the folder. Raises StoreUnusable."""

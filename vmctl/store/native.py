@@ -16,7 +16,7 @@ import contextlib
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from vmctl import beneath
 from vmctl.durable import TEMP_PREFIX
@@ -40,7 +40,7 @@ from vmctl.store import documents
 from vmctl.store.format import STATE, Known, Part, Walk, look_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from vmctl.entry import Look
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 
 FOLDERS = ("callflows", "prompts", "mailboxes")
 _YAML, _JSON = ".yaml", "json"
-_T = TypeVar("_T")
 
 
 _lstat, _names_in = beneath.status, beneath.listing
@@ -61,7 +60,7 @@ def _nothing_known(_folder: str, _look: Look) -> None:
     """Every folder is listed."""
 
 
-def _listed(folder: Path | str) -> list[tuple[str, os.stat_result]]:
+def _listed(folder: Path) -> list[tuple[str, os.stat_result]]:
     return [each for each in beneath.entries(folder) if _ours(each[0])]
 
 
@@ -287,8 +286,17 @@ class NativeStore:
 
     def _mailboxes(self, walk: Walk) -> Iterator[tuple[str, os.stat_result]]:
         """Names and stats as of `_entries`; each is looked at in its turn, as there may be very many."""
-        for name in self._or_unread("mailboxes", walk, lambda folder: sorted(filter(_ours, _names_in(folder)))):
-            for status in self._or_unread(f"mailboxes/{name}", walk, lambda path: [_peek(path)]):
+        folder = f"{self._place}/mailboxes"
+        names: list[str] = []
+        with _naming("mailboxes", walk):
+            names = sorted(filter(_ours, _names_in(folder)))
+        for name in names:
+            try:
+                status = _peek(f"{folder}/{name}")
+            except OSError:
+                with _naming(f"mailboxes/{name}", walk):
+                    raise
+            else:
                 yield name, status
 
     def _mailbox(self, walk: Walk, extension: str, there: Look, known: Known) -> None:
@@ -343,17 +351,10 @@ class NativeStore:
 
     def _entries(self, folder: str, walk: Walk) -> Iterator[tuple[str, os.stat_result]]:
         """Names and stats in a folder; leaves out our own temporary files and what editors hide."""
-        yield from sorted(self._or_unread(folder, walk, _listed))
-
-    def _or_unread(self, path: str, walk: Walk, look: Callable[[str], list[_T]]) -> list[_T]:
-        """What there is to be seen of a path: nothing where it is not there, or where that is a fault, which is named."""
-        try:
-            return look(f"{self._place}/{path}" if path else self._place)
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            walk.unread[path or "."] = error.strerror or str(error)
-            return []
+        found: list[tuple[str, os.stat_result]] = []
+        with _naming(folder or ".", walk):
+            found = sorted(_listed(self.root / folder if folder else self.root))
+        yield from found
 
     def tombs(self) -> Iterator[tuple[str, str]]:
         """Path and key of what is left of each deleted message: its JSON, with stamps and presence."""
@@ -371,11 +372,28 @@ class NativeStore:
         except OSError as error:
             raise StoreUnusable(f"cannot read {folder}", why=error.strerror or str(error)) from error
 
+    def expect(self, folder: str, names: Iterable[str]) -> None:
+        """Have the disk bring these files of a message folder, which are read next."""
+        with beneath.holding():
+            for name in names:
+                beneath.expect(f"{self._place}/{folder}/{name}")
+
     def beside(self, key: str) -> dict[str, os.stat_result]:
         """Names and stats of one message's own files, without listing its folder. Raises StoreUnusable."""
         paths = (self.path(key), *(self.audio_path(key, form) for form in self.formats))
         found = ((path.rpartition("/")[2], self._status(path)) for path in paths)
         return {name: status for name, status in found if status is not None}
+
+
+@contextlib.contextmanager
+def _naming(path: str, walk: Walk) -> Iterator[None]:
+    """Name a fault of the disk, where that is why nothing is seen of what is in `path`."""
+    try:
+        yield
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        walk.unread[path] = error.strerror or str(error)
 
 
 def _ours(name: str) -> bool:
