@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -123,3 +124,39 @@ def test_a_link_in_the_way_is_refused_where_folders_stay_open(store: Path, tmp_p
         for path in (store / "linked/file", store / "inner/link"):
             with pytest.raises(OSError, match="link"):
                 beneath.read(path)
+
+
+def test_what_is_asked_of_the_disk_ahead_raises_nothing(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """Neither for what has gone, nor for a link, which is not followed; the names come in order, known or not."""
+    asked: list[Path] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda fd, *_: asked.append(Path(f"/proc/self/fd/{fd}").readlink()))
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"secret")
+    (store / "inner/link").symlink_to(outside)
+    (store / "inner/known").write_bytes(b"two")
+    names = ["link", "known", "gone", "file"]
+    before = descriptors()
+    assert sorted(names) == list(beneath.in_turn(store / "inner", names, {"known"}))
+    assert [store / "inner/file"] == asked
+    assert before == descriptors()
+
+
+def test_a_file_that_goes_while_its_folder_is_listed_hides_no_other(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """It is not among the entries, and all others are."""
+    (store / "inner/going").write_bytes(b"two")
+    scandir = os.scandir
+
+    def going(fd: int) -> os._ScandirIterator[str]:
+        monkeypatch.setattr(os, "scandir", scandir)
+        found = scandir(fd)
+        entries = list(found)
+        found.close()
+        (store / "inner/going").unlink()
+        return cast("os._ScandirIterator[str]", contextlib.nullcontext(entries))
+
+    monkeypatch.setattr(os, "scandir", going)
+    assert ["file"] == [name for name, _ in beneath.entries(store / "inner")]

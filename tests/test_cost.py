@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import os
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,7 +23,6 @@ from vmctl.store import documents, native
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 FRAMES = 100  # of each recording
 RECORDING = 44 + 2 * FRAMES  # bytes
@@ -153,31 +153,41 @@ def test_a_scan_that_finds_much(wire: Wire, counting: Any) -> None:
 def test_the_files_of_new_messages_are_brought_from_the_disk_together(
     wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
-    """All of a folder are asked for before the first is read, once; those that are known are not, nor is one message alone."""
+    """Some at once, each one time and before it is read; none that is known, nor those of one message alone."""
     wire.desk().create_mailbox("2001", {"name": "Ada"})
     wire.in_step()
-    done: list[str] = []
-    for room, name in ((os, "posix_fadvise"), (native.NativeStore, "read")):
-        real = getattr(room, name)
+    done: list[tuple[str, str]] = []
+    advise, read = os.posix_fadvise, native.NativeStore.read
 
-        def noted(*values: Any, real: Any = real, name: str = name) -> Any:
-            done.append(name)
-            return real(*values)
+    def expected(fd: int, *how: int) -> None:
+        done.append(("expected", Path(f"/proc/self/fd/{fd}").readlink().name))
+        advise(fd, *how)
 
-        monkeypatch.setattr(room, name, noted)
+    def noted(store: native.NativeStore, path: str) -> bytes:
+        done.append(("read", path.rpartition("/")[2]))
+        return read(store, path)
+
+    monkeypatch.setattr(os, "posix_fadvise", expected)
+    monkeypatch.setattr(native.NativeStore, "read", noted)
+    monkeypatch.setattr(beneath, "_AT_ONCE", 6)
     for number in (5, 1):
         for each in range(number):
             wire.drop("2001", f"m{number}{each}")
         wire.tick()
         wire.clock.advance(SETTLE + 0.1)
-        wire.scan(full=True)
-    yaml_of_a_full_scan = 1
-    assert done[:-2] == yaml_of_a_full_scan * ["read"] + 2 * 5 * ["posix_fadvise"] + 5 * ["read"]
-    assert done[-2:] == 2 * ["read"]
+        wire.scan()
+    some, more = ("m50", "m51", "m52"), ("m53", "m54")
+    assert done == [
+        (what, f"{ident}.{form}")
+        for idents in (some, more)
+        for what, forms in (("expected", ("json", "wav")), ("read", ("json",)))
+        for ident in idents
+        for form in forms
+    ] + [("read", "m10.json")]
 
 
 def test_a_scan_where_nothing_has_changed(wire: Wire, dropped: Any, counting: Any) -> None:
-    """No folder of a mailbox is listed, and twice as many mailboxes are no more statements."""
+    """No folder of a mailbox is listed, and twice as many mailboxes, of few, are no more statements."""
     found = []
     for boxes in (("2001", "2002"), ("2003", "2004")):
         for box in boxes:

@@ -13,9 +13,12 @@ from vmctl import lookout
 from vmctl.gate import Gate
 from vmctl.lookout import Lookout
 from vmctl.status import gather
+from vmctl.store.native import NativeStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from vmctl.store.format import Walk
 
 BOXES = ("2001", "2002", "2003", "2004")
 EACH = 3  # messages
@@ -55,7 +58,7 @@ def through(wire: Wire, looking: Lookout, act: Callable[[int], object] = lambda 
 
 def test_a_look_has_parts_and_finds_all(wire: Wire, looking: Lookout) -> None:
     """Each mailbox is one of the walk, and its folder one in which something is looked for, is found, and may be gone."""
-    assert through(wire, looking) > 4 * len(BOXES)
+    assert through(wire, looking) >= 6 * len(BOXES)
     assert not wire.a.report.again
     assert len(BOXES) * EACH == wire.a.index.count("kind = 'message'")
     wire.in_step()
@@ -87,7 +90,7 @@ def test_what_comes_from_the_peer_between_two_parts_is_taken_in_and_stays(
         wire.send("secondary")
         wire.deliver(take=False)
 
-    assert through(wire, looking, act) > 2
+    assert through(wire, looking, act) > at + 1
     assert set() == wire.faults()
     wire.in_step()
     for name in wire.servers:
@@ -98,10 +101,33 @@ def test_what_comes_from_the_peer_between_two_parts_is_taken_in_and_stays(
         assert "Eve" == wire.servers[name].store.document("mailbox/2002")["name"]
 
 
+def test_others_get_at_the_store_while_it_is_walked(
+    wire: Wire, looking: Lookout, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """When one mailbox of all was walked, a message of the peer is put into its place."""
+    walked: list[str] = []
+    mailbox = NativeStore._mailbox
+
+    def noted(store: NativeStore, walk: Walk, extension: str, *how: Any) -> None:
+        walked.append(extension)
+        mailbox(store, walk, extension, *how)
+
+    monkeypatch.setattr(NativeStore, "_mailbox", noted)
+    ident = wire.desk("secondary").leave("2003", tone(wire.directory / "one.wav", seed=3))
+    while not walked:
+        turn(wire, looking)
+    wire.send("secondary")
+    wire.deliver()
+    assert walked == [BOXES[0]]
+    assert looking.goes_on
+    assert ident in wire.messages("2003")
+
+
+@pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("act", ["edit", "delete"])
-@pytest.mark.parametrize("at", [1, 12, 24, 30, 60])
+@pytest.mark.parametrize("at", [1, 12, 24, 30, 45, 60])
 def test_much_that_comes_from_the_peer_since_the_walk_was_not_put_back_from_a_backup(
-    wire: Wire, looking: Lookout, at: int, act: str
+    wire: Wire, looking: Lookout, at: int, act: str, full: bool
 ) -> None:  # fmt: skip
     """What the walk saw is older than what is known by now, for good reasons; nor has anything to stand still again."""
     many = [str(number) for number in range(3001, 3026)]
@@ -115,7 +141,9 @@ def test_much_that_comes_from_the_peer_since_the_walk_was_not_put_back_from_a_ba
         else:
             peer.delete_mailbox(box)
     wire.tick()
+    wire.clock.advance(SETTLE + 0.1)
     looking.begin()
+    looking.request({"full": full, "until": wire.clock.wall() + 10**9})
 
     def come(part: int) -> None:
         if part == at:
@@ -131,6 +159,31 @@ def test_much_that_comes_from_the_peer_since_the_walk_was_not_put_back_from_a_ba
         for name in wire.servers:
             document = wire.servers[name].store.document(f"mailbox/{box}")
             assert (None if document is None else document["name"]) == (f"other {box}" if act == "edit" else None)
+
+
+def test_a_file_that_cannot_be_looked_at_any_more_stops_no_look(wire: Wire, looking: Lookout) -> None:
+    """A mailbox that is exchanged for a link since the walk is named, and all else is found."""
+    wire.in_step()
+    for box in BOXES:
+        (wire.root() / f"mailboxes/{box}/mailbox.yaml").write_text(f"name: other {box}\n")
+    wire.tick()
+    wire.clock.advance(SETTLE + 0.1)
+    looking.begin()
+    box, aside = wire.root() / "mailboxes/2003", wire.directory / "aside"
+
+    def act(part: int) -> None:
+        if part == 1 + 1 + len(BOXES):
+            box.rename(aside)
+            box.symlink_to(aside)
+
+    assert through(wire, looking, act) > 2 * len(BOXES)
+    assert wire.faults() <= {f"mailboxes/2003{inner}" for inner in ("", "/mailbox.yaml", "/messages")} != set()
+    assert "other 2004" == wire.a.index.get("mailbox/2004").record.document["name"]
+    assert "2003" == wire.a.index.get("mailbox/2003").record.document["name"]
+    box.unlink()
+    aside.rename(box)
+    wire.in_step()
+    assert "other 2003" == wire.b.store.document("mailbox/2003")["name"]
 
 
 def test_what_is_odd_and_taken_away_before_the_walk_is_over_is_no_fault(wire: Wire, looking: Lookout) -> None:
@@ -181,7 +234,9 @@ def test_what_vanishes_between_two_parts_is_gone_at_a_second_look_only(
                 (folder / f"m20040{suffix}").unlink()
 
     wire.drop("2003", "other")
+    after_all_were_looked_into = 20
     assert through(wire, looking, act) > at
+    assert wire.a.report.again == (at != after_all_were_looked_into)
     assert wire.lives("message/2004/m20040")
     wire.in_step()
     assert "m20040" not in wire.messages("2004", "secondary")
@@ -189,7 +244,10 @@ def test_what_vanishes_between_two_parts_is_gone_at_a_second_look_only(
 
 @pytest.mark.parametrize("at", range(1, 17))
 def test_a_file_that_goes_before_it_is_read_is_no_fault(wire: Wire, looking: Lookout, at: int) -> None:
-    """It may have been there when the walk came by; a second look, or two, see that it is gone for good."""
+    """It may have been there when the walk came by; a second look, or two, see that it is gone for good.
+
+    That a mailbox is gone waits for a word, as always.
+    """
     wire.in_step()
     for box in BOXES:
         path = wire.root() / f"mailboxes/{box}/mailbox.yaml"
@@ -210,6 +268,12 @@ def test_a_file_that_goes_before_it_is_read_is_no_fault(wire: Wire, looking: Loo
 
     assert through(wire, looking, act) > at
     assert set() == wire.faults()
+    for _ in range(3):
+        wire.clock.advance(SETTLE + 0.1)
+        looking.begin()
+        through(wire, looking)
+    assert not wire.lives("callflow/main")
+    assert ["mailbox/2004"] == wire.a.report.held
 
 
 def test_a_look_does_not_answer_what_was_asked_after_it_began(wire: Wire, looking: Lookout) -> None:

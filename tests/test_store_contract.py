@@ -41,7 +41,7 @@ from vmctl.model import (
     message_key,
 )  # fmt: skip
 from vmctl.names import GREETINGS
-from vmctl.store.format import STATE, Walk
+from vmctl.store.format import STATE
 
 # Where a record lies
 
@@ -244,9 +244,7 @@ def test_the_names_are_those_of_the_walk(pair, recording):
     assert [["busy"], [ident]] == [store.names(kind, "2001") for kind in (GREETING, MESSAGE)]
     assert [[], []] == [store.names(kind, "2999") for kind in (GREETING, MESSAGE)]
     walk = store.walk()
-    in_steps = Walk()
-    assert len(list(store.walking(in_steps))) > 1
-    assert walk == in_steps
+    assert len(list(store.walking())) > len(store.names(MAILBOX))
     keys = {"mailbox/2000", "mailbox/2001", "callflow/main", "prompt/welcome", "greeting/2001/busy"}
     assert keys == {key for key, _ in walk.files.values()} - {SETTINGS_KEY}
     assert {"2001"} <= {extension for extension, _ in walk.folders.values()} <= {"2000", "2001"}

@@ -75,7 +75,7 @@ class Absences:
             inside = self._index.keys("mailbox = ? AND kind = 'message' AND shown IS NOT NULL", (extension,))
             if not inside and folder not in walk.folders:  # else it is asked for until it is known to be gone
                 self._index.looks.drop_folder(folder)
-            keys += self._not_among_names(inside, extension) if folder in walk.folders else inside
+            keys += self._not_among_names(inside, extension)
             yield
         return keys
 

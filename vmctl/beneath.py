@@ -20,10 +20,11 @@ import errno
 import os
 import stat
 import threading
+from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO, Final, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Container, Iterable, Iterator
     from pathlib import Path
 
 _FOLDER: Final = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -33,7 +34,9 @@ _OPENAT2, _AT_CWD, _NO_SYMLINKS = 437, -100, 4  # the first one has this number 
 _FEW = 100  # paths: to load what calls openat2 takes as long as to walk some hundreds step by step
 _MOST_KNOWN, _MOST_HELD = 4096, 8  # folders
 _BLOCK = 1 << 24  # bytes
-_BEGINNING = 1 << 16  # bytes: what follows on them the system reads ahead by itself
+_BEGINNING = 1 << 16  # bytes; the rest the system reads ahead by itself, once this is read
+_AT_ONCE = 128  # files
+_ONE_MESSAGE = 2  # files: its document and its recording
 
 
 class _Mine(threading.local):
@@ -87,8 +90,23 @@ def read(path: Path | str, most: int | None = None) -> bytes:
     return b"".join(pieces)
 
 
-def expect(path: Path | str) -> None:
-    """Have the disk bring the beginning of a file that is read soon (posix_fadvise(2)); it brings many sooner than each in turn."""
+def in_turn(folder: Path | str, names: Iterable[str], known: Container[str] = ()) -> Iterator[str]:
+    """The names of files in a folder, in order, to be read in that order, unless they are `known`.
+
+    The disk is asked for some at once before the first of them is read: of a store that is not in memory it brings them
+    sooner than each in its turn.
+    """
+    waiting = iter(sorted(names))
+    while some := list(islice(waiting, _AT_ONCE)):
+        new = [name for name in some if name not in known]
+        if len(new) > _ONE_MESSAGE:
+            for name in new:
+                _expect(f"{folder}/{name}")
+        yield from some
+
+
+def _expect(path: str) -> None:
+    """Ask the disk for the beginning of a file, and wait for nothing (posix_fadvise(2))."""
     with contextlib.suppress(OSError):  # who reads it will say what is wrong with it
         fd = open(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
@@ -134,12 +152,16 @@ def status(path: Path | str) -> os.stat_result:
 
 def entries(folder: Path | str) -> list[tuple[str, os.stat_result]]:
     """The names in a folder, each with what lstat says of it. Raises OSError."""
+    there: list[tuple[str, os.stat_result]] = []
     fd = open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with os.scandir(fd) as found:
-            return [(each.name, each.stat(follow_symlinks=False)) for each in found]
+            for each in found:
+                with contextlib.suppress(FileNotFoundError):  # it went this very moment
+                    there.append((each.name, each.stat(follow_symlinks=False)))
     finally:
         os.close(fd)
+    return there
 
 
 def listing(folder: Path | str) -> list[str]:

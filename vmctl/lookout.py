@@ -1,7 +1,8 @@
 """When a daemon looks at its store: at what somebody hints at, when it is time, and when a person or the peer asks for it.
 
 A look at the whole store is made in parts of a moment each, and the daemon does all else between them: in a store of a
-million messages a full one takes minutes, in which no heartbeat may be missing.
+million messages a full one takes minutes, in which no heartbeat may be missing. The least part is one mailbox's messages, or
+one question to the index about all mailboxes.
 """
 
 from __future__ import annotations

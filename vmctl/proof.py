@@ -6,6 +6,7 @@ It trusts no index, no date and no digest that was taken before: documents are p
 from __future__ import annotations
 
 import hashlib
+import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -74,16 +75,15 @@ def _read_messages(
     reading: Reading, store: Format, folder: str, extension: str, progress: Callable[[int], None] | None
 ) -> None:  # fmt: skip
     try:
-        names = sorted(store.messages(folder))
+        there = store.messages(folder)
     except StoreError as error:
         reading.faults[folder] = error.what
         return
-    store.expect(folder, names)
-    for name in names:
-        path = f"{folder}/{name}"
-        part = store.part_of(path)
-        if part is not None and part.form is None:
-            _read(reading, store, path, message_key(extension, part.ident))
+    no_files = {name for name, status in there.items() if not stat.S_ISREG(status.st_mode)}
+    parts = {name: part for name in there if (part := store.part_of(name)) is not None}
+    for name in beneath.in_turn(f"{store.root}/{folder}", parts, no_files):
+        if parts[name].form is None:
+            _read(reading, store, f"{folder}/{name}", message_key(extension, parts[name].ident))
             if progress:
                 progress(reading.files)
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import stat
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from vmctl import beneath
 from vmctl.audio import digest_of, inspect
 from vmctl.edits import Edits
 from vmctl.entry import Look, audio_of
@@ -31,14 +31,12 @@ from vmctl.store.format import Format, look_of
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from vmctl.clock import Clock
     from vmctl.index import Index
 
 _LITTER_SECONDS = 60
-_TOGETHER = 128  # files
-_ONE_MESSAGE = 2  # of them
 
 
 class Scanner:
@@ -94,7 +92,8 @@ class Scanner:
             for (folder, there, _), look, looked in listings:
                 self._at_once = True
                 try:
-                    well = self.messages(self._store.mailbox_of(folder), folder, there)
+                    with beneath.holding():
+                        well = self.messages(self._store.mailbox_of(folder), folder, there)
                 finally:
                     self._at_once = False
                 self._index.looks.set_folder(folder, look.mtime, look.ctime, look.inode, looked if well else 0)
@@ -148,13 +147,14 @@ class Scanner:
         self.findings.report.opened += 1
         try:
             document, digest = self._read(key, path)
+            moves = self._store.look(path) != look
         except (RecordError, StoreUnusable) as error:
             if isinstance(error.__cause__, FileNotFoundError):
                 self.findings.report.unsettled.add(path)  # it went since the walk: the next one sees what that means
             else:
                 self.findings.fault(path, error.words, error.hint)
             return
-        if self._store.look(path) != look:
+        if moves:
             self.findings.report.unsettled.add(path)
             return
         self.edits.found(key, self._index.get(key), document, look.mtime // 1000)
@@ -197,7 +197,7 @@ class Scanner:
             )
         before = self.findings.unwell
         young = False
-        for name, status in self._in_turn(folder, there, known):
+        for name in beneath.in_turn(f"{self._store.root}/{folder}", there, set(map(_name, known))):
             path = f"{folder}/{name}"
             part = self._store.part_of(path)
             if part is None:
@@ -207,7 +207,7 @@ class Scanner:
             elif part.form is not None:
                 if self._document_of(part.ident, extension) in there or path in known:
                     continue
-                if self._is_litter(status):
+                if self._is_litter(there[name]):
                     self.findings.fault(path, "a recording without its message", "move it away, or write its document")
                 else:
                     young = True  # its message may be on its way
@@ -216,17 +216,6 @@ class Scanner:
             elif not self._unchanged(message_key(extension, part.ident), there, known):
                 self._message(message_key(extension, part.ident), there, known)
         return not young and before == self.findings.unwell
-
-    def _in_turn(
-        self, folder: str, there: dict[str, os.stat_result], known: dict[str, tuple[Look, str]]
-    ) -> Iterator[tuple[str, os.stat_result]]:  # fmt: skip
-        """Each file; of some at a time those that are new are brought by the disk together."""
-        files = iter(there.items())
-        while some := list(islice(files, _TOGETHER)):
-            new = [name for name, _ in some if f"{folder}/{name}" not in known]
-            if len(new) > _ONE_MESSAGE:
-                self._store.expect(folder, new)
-            yield from some
 
     def _document_of(self, ident: str, extension: str) -> str:
         return _name(self._store.path(message_key(extension, ident)))

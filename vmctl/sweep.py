@@ -8,6 +8,7 @@ again before anything is made of it, and one that is gone before that counts.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -18,7 +19,6 @@ from vmctl.clock import Deadline
 from vmctl.errors import StoreUnusable
 from vmctl.model import MAILBOX, parse_key
 from vmctl.setback import Listing, many, older, older_files
-from vmctl.store.format import Walk
 
 if TYPE_CHECKING:
     import os
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from vmctl.store.format import Format
 
 PART = 500  # records: a mail of them
+_PATHS = 500  # in one statement
 # A directory changed as lately as this before it was listed may change again without a new mtime.
 _RACY_NS = 2_000_000_000
 WITHOUT_END = float("inf")
@@ -96,30 +97,31 @@ class _Sweep:
         self._full = full
         self._accept = accept
         self._listings: dict[str, tuple[int, dict[str, os.stat_result]]] = {}
-        self._late = False  # whether others may have put something back since that was looked for
+        self._was_left = False  # whether others may have used the store
+        self._late = False  # whether they may have put something back since that was looked for
         self._older: set[str] = set()  # paths of what was found to be so then, be it held or taken as an edit
 
     def interrupted(self) -> None:
         """Others may have used the store."""
         self._listings.clear()
-        self._late = True
+        self._was_left = self._late = True
 
     def steps(self, absences: Absences) -> Iterator[None]:
         """Look at everything. Each step is inside a transaction, and the store is this process's meanwhile."""
         self._findings.remember_faults()
         before = {} if self._full else self._index.looks.listed()
         looked = self._clock.wall() * 1000
-        yield
 
         def known_names(folder: str, look: Look) -> list[str] | None:
             seen = before.get(folder)
             return None if seen is None or _changed(look, seen[0]) else seen[1]
 
-        self._walk = Walk()
-        yield from self._store.walking(self._walk, known_names)
-        odd = {path: why for path, why in self._walk.odd.items() if not self._is_gone(path)}
-        for path, why in {**odd, **self._walk.unread}.items():
-            self._findings.fault(path, why, "move it out of the store, or mend its name or permissions")
+        yield  # of many mailboxes these rows alone take a moment
+        self._walk = yield from self._store.walking(known_names)
+        for path, why in {**self._walk.odd, **self._walk.unread}.items():
+            if not self._is_gone(path):
+                self._findings.fault(path, why, "move it out of the store, or mend its name or permissions")
+            yield
         folders = self._folders_to_list()
         known = yield from self._known_files()
         waiting = yield from self._find_set_back(folders, known)
@@ -151,7 +153,7 @@ class _Sweep:
         """What the index has of the files of the walk."""
         known: dict[str, tuple[Look, str]] = {}
         paths = iter(self._walk.files)
-        while some := list(islice(paths, PART)):
+        while some := list(islice(paths, _PATHS)):
             known |= self._index.looks.files(some)
             yield
         return known
@@ -188,26 +190,39 @@ class _Sweep:
         return waiting
 
     def _older_files(self, known: dict[str, tuple[Look, str]]) -> dict[str, str]:
-        """What was put back of what people edit. Since the walk others may have written newer files, or have deleted some."""
-        index, found = self._index, older_files(self._index, self._walk.files, known)
-        looks = {path: (key, look) for path, key in found.items() if (look := self._store.look(path)) is not None}
-        return older_files(index, looks, index.looks.files(looks)) if found else {}
+        """What was put back of what people edit, looked at again: others may have written or deleted it since the walk."""
+        found = older_files(self._index, self._walk.files, known)
+        if not found:
+            return found
+        now: dict[str, tuple[str, Look]] = {}
+        for path, key in found.items():
+            with contextlib.suppress(StoreUnusable):  # who reads it names the fault
+                if (look := self._store.look(path)) is not None:
+                    now[path] = key, look
+        return older_files(self._index, now, self._index.looks.files(now))
 
     def _files(self, known: dict[str, tuple[Look, str]]) -> Iterator[None]:
         """Look at what people edit."""
-        held, settled = self._scanner.set_back, self._scanner.settled
         for path, (key, look) in self._walk.files.items():
-            if path in held:
-                continue
-            changed = path not in known or known[path][0] != look
-            if (changed and not self._is_known_now(path)) or (not changed and self._full and settled(look)):
-                self._scanner.hand_file(key, path, look)
+            before = known.get(path)
+            if path not in self._scanner.set_back and (self._full or before is None or before[0] != look):
+                self._file(key, path, look, before)
             yield
 
-    def _is_known_now(self, path: str) -> bool:
-        """Whether a file is known as it is: others may have written it since the walk, or have deleted it."""
-        known = self._index.looks.file(path)
-        return self._store.look(path) == (None if known is None else known[0])
+    def _file(self, key: str, path: str, look: Look, known: tuple[Look, str] | None) -> None:
+        """Look at one file, unless others have written or deleted it since the walk: then what is in it is known."""
+        if self._was_left:
+            try:
+                now = self._store.look(path)
+            except StoreUnusable as error:
+                self._findings.fault(path, error.words, error.hint)
+                return
+            known = self._index.looks.file(path)
+            if now is None and known is None:
+                return
+            look = now or look
+        if known is None or known[0] != look or (self._full and self._scanner.settled(look)):
+            self._scanner.hand_file(key, path, look)
 
     def _remember_listed(
         self, looked: int, before: dict[str, tuple[tuple[int, int, int, int], list[str]]]
@@ -215,16 +230,15 @@ class _Sweep:
         """Remember the folders that need not be listed again: those of which all is known as it is."""
         looks, walk = self._index.looks, self._walk
         for folder, (look, names) in walk.listed.items():
+            if folder not in before or _changed(look, before[folder][0]):
+                files = [f"{folder}/{name}" for name in names if f"{folder}/{name}" in walk.files]
+                if names and all(
+                    (known := looks.file(path)) is not None and known[0] == walk.files[path][1] for path in files
+                ):
+                    looks.set_listed(folder, (look.mtime, look.ctime, look.inode, looked), names)
+                elif folder in before:
+                    looks.drop_listed(folder)
             yield
-            if folder in before and not _changed(look, before[folder][0]):
-                continue
-            files = [f"{folder}/{name}" for name in names if f"{folder}/{name}" in walk.files]
-            if names and all(
-                (known := looks.file(path)) is not None and known[0] == walk.files[path][1] for path in files
-            ):
-                looks.set_listed(folder, (look.mtime, look.ctime, look.inode, looked), names)
-            elif folder in before:
-                looks.drop_listed(folder)
         for folder in before.keys() - walk.listed.keys():
             looks.drop_listed(folder)
 
@@ -306,5 +320,6 @@ class _Sweep:
 
 def _changed(look: Look, before: tuple[int, int, int, int] | None) -> bool:
     """Whether a folder is another than at the last look, or may have changed at that very moment."""
-    times = look.mtime, look.ctime
-    return before is None or before[:3] != (*times, look.inode) or before[3] - max(times) <= _RACY_NS
+    if before is None or before[:3] != (look.mtime, look.ctime, look.inode):
+        return True
+    return before[3] - max(look.mtime, look.ctime) <= _RACY_NS

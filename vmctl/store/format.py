@@ -21,7 +21,7 @@ from vmctl.entry import Look
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterator
     from pathlib import Path
 
     from vmctl.model import Record
@@ -43,7 +43,7 @@ class Walk:
     files: dict[str, tuple[str, Look]] = field(default_factory=dict)  # path -> key, look
     folders: dict[str, tuple[str, Look]] = field(default_factory=dict)  # path -> extension, look
     odd: dict[str, str] = field(default_factory=dict)  # path -> why
-    unread: dict[str, str] = field(default_factory=dict)  # folders that could not be read -> why
+    unread: dict[str, str] = field(default_factory=dict)  # what could not be looked at or into -> why
     listed: dict[str, tuple[Look, list[str]]] = field(default_factory=dict)  # folders that may be left out next
 
 
@@ -97,8 +97,8 @@ class Format(Protocol):
     def walk(self) -> Walk:
         """Everything in the store but the insides of message folders; never raises for what is in the store."""
 
-    def walking(self, walk: Walk, known: Known | None = None) -> Iterator[None]:
-        """The same into `walk`, in steps of a mailbox: after each it may be left for a while.
+    def walking(self, known: Known | None = None) -> Generator[None, None, Walk]:
+        """The same, in steps of a mailbox. After each it may be left for a while: things are as they were at their step.
 
         `known(folder, look)` gives the names in a folder that looks as it did when it was listed last, or None: then it
         need not be listed again. `Walk.listed` has those that were, with their names, and that hold nothing odd.
@@ -106,9 +106,6 @@ class Format(Protocol):
 
     def messages(self, folder: str) -> dict[str, os.stat_result]:
         """Names and stats of a message folder's files, without what editors hide. Raises StoreUnusable."""
-
-    def expect(self, folder: str, names: Iterable[str]) -> None:
-        """Have the disk bring these files of a message folder, which are read next. Raises nothing: who reads them will."""
 
     def beside(self, key: str) -> dict[str, os.stat_result]:
         """As `messages`, of one message's own files only, and without listing the folder. Raises StoreUnusable."""

@@ -40,7 +40,7 @@ from vmctl.store import documents
 from vmctl.store.format import STATE, Known, Part, Walk, look_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterator
     from pathlib import Path
 
     from vmctl.entry import Look
@@ -51,8 +51,8 @@ _YAML, _JSON = ".yaml", "json"
 
 
 _lstat, _names_in = beneath.status, beneath.listing
-# Of a file in a folder that was looked at right before, and found to be none but that folder: who exchanges it for a link
-# in this very moment makes a file look changed, and it is opened by the way that follows no link.
+# Of what is in a folder that was reached by the way that follows no link, a moment before or some steps. Who exchanges it
+# for a link since makes what is in it look changed, or gone: it is opened, or looked at again, by that way.
 _peek = os.lstat
 
 
@@ -258,13 +258,17 @@ class NativeStore:
 
     def walk(self) -> Walk:
         """Everything in the store but the insides of message folders."""
-        walk = Walk()
-        for _ in self.walking(walk):
-            pass
-        return walk
+        steps = self.walking()
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                walk: Walk = end.value
+                return walk
 
-    def walking(self, walk: Walk, known: Known | None = None) -> Iterator[None]:
-        """The same into `walk`, a mailbox at each step."""
+    def walking(self, known: Known | None = None) -> Generator[None, None, Walk]:
+        """The same, a mailbox at each step."""
+        walk = Walk()
         for name, status in self._entries("", walk):
             if name == "settings.yaml":
                 self._file(walk, name, SETTINGS_KEY, status)
@@ -283,21 +287,17 @@ class NativeStore:
             else:
                 walk.odd[f"mailboxes/{name}"] = "only folders named by an extension belong here"
             yield
+        return walk
 
     def _mailboxes(self, walk: Walk) -> Iterator[tuple[str, os.stat_result]]:
         """Names and stats as of `_entries`; each is looked at in its turn, as there may be very many."""
         folder = f"{self._place}/mailboxes"
         names: list[str] = []
-        with _naming("mailboxes", walk):
+        with _unread(walk, "mailboxes"):
             names = sorted(filter(_ours, _names_in(folder)))
         for name in names:
-            try:
-                status = _peek(f"{folder}/{name}")
-            except OSError:
-                with _naming(f"mailboxes/{name}", walk):
-                    raise
-            else:
-                yield name, status
+            with _unread(walk, f"mailboxes/{name}"):
+                yield name, _peek(f"{folder}/{name}")
 
     def _mailbox(self, walk: Walk, extension: str, there: Look, known: Known) -> None:
         base = f"mailboxes/{extension}"
@@ -352,7 +352,7 @@ class NativeStore:
     def _entries(self, folder: str, walk: Walk) -> Iterator[tuple[str, os.stat_result]]:
         """Names and stats in a folder; leaves out our own temporary files and what editors hide."""
         found: list[tuple[str, os.stat_result]] = []
-        with _naming(folder or ".", walk):
+        with _unread(walk, folder or "."):
             found = sorted(_listed(self.root / folder if folder else self.root))
         yield from found
 
@@ -372,12 +372,6 @@ class NativeStore:
         except OSError as error:
             raise StoreUnusable(f"cannot read {folder}", why=error.strerror or str(error)) from error
 
-    def expect(self, folder: str, names: Iterable[str]) -> None:
-        """Have the disk bring these files of a message folder, which are read next."""
-        with beneath.holding():
-            for name in names:
-                beneath.expect(f"{self._place}/{folder}/{name}")
-
     def beside(self, key: str) -> dict[str, os.stat_result]:
         """Names and stats of one message's own files, without listing its folder. Raises StoreUnusable."""
         paths = (self.path(key), *(self.audio_path(key, form) for form in self.formats))
@@ -386,8 +380,8 @@ class NativeStore:
 
 
 @contextlib.contextmanager
-def _naming(path: str, walk: Walk) -> Iterator[None]:
-    """Name a fault of the disk, where that is why nothing is seen of what is in `path`."""
+def _unread(walk: Walk, path: str) -> Iterator[None]:
+    """What is not there is left out; of any other fault of the disk the walk says that the path could not be read."""
     try:
         yield
     except FileNotFoundError:
