@@ -7,6 +7,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from looking import through, turn, until_settled
 from wire import SETTLE, Wire, tone
 
 from vmctl import lookout
@@ -16,7 +17,7 @@ from vmctl.status import gather
 from vmctl.store.native import NativeStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from vmctl.store.format import Walk
 
@@ -37,23 +38,6 @@ def looking(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> Lookout:
     wire.tick()
     wire.clock.advance(SETTLE + 0.1)
     return Lookout(wire.config.scan, wire.clock, lambda: None)
-
-
-def turn(wire: Wire, looking: Lookout) -> bool:
-    """One turn of the daemon, as far as it is about its store."""
-    wire.a.take()
-    return looking.turn(wire.a, wire.clock.steady())
-
-
-def through(wire: Wire, looking: Lookout, act: Callable[[int], object] = lambda _: None) -> int:
-    """A whole look, acting after each of its parts but the last; of how many parts it was."""
-    parts = 1
-    turn(wire, looking)
-    while looking.goes_on:
-        act(parts)
-        turn(wire, looking)
-        parts += 1
-    return parts
 
 
 def test_a_look_has_parts_and_finds_all(wire: Wire, looking: Lookout) -> None:
@@ -368,7 +352,7 @@ def test_a_look_that_was_to_be_a_full_one_is_one_also_where_the_first_was_cut_of
 
 
 def test_one_file_that_is_put_back_counts_as_an_edit(wire: Wire, looking: Lookout) -> None:
-    """It is older than what was there, as nobody can mean of many: found before the first pause, it is judged once."""
+    """It is older than what was there, as nobody can mean of many: a second look finds that it is the only one."""
     wire.in_step()
     path = wire.root() / "mailboxes/2003/messages/m20031.json"
     former, before = path.read_bytes(), path.stat().st_mtime_ns - 10**12
@@ -382,7 +366,8 @@ def test_one_file_that_is_put_back_counts_as_an_edit(wire: Wire, looking: Lookou
     wire.clock.advance(SETTLE + 0.1)
     looking.begin()
     assert through(wire, looking) > 1
-    assert not wire.a.report.again
+    assert {"mailboxes/2003/messages/m20031.json"} == wire.a.report.unsettled
+    until_settled(wire, looking)
     wire.in_step()
     assert "new" == wire.b.store.document("message/2003/m20031")["status"]
 

@@ -54,7 +54,7 @@ class Absences:
         missing = self._missing(candidates, walk)
         self._since = {key: self._since.get(key, now) for key in missing}
         gone = [key for key, since in self._since.items() if now - since >= self._settle]
-        held = set() if accept else set(gone) if distrust else self._suspicious(gone)
+        held = set() if accept else set(gone) if distrust else self._suspicious(gone, missing)
         before, found = self._index.note("file_systems") or {}, self._store.file_systems()
         if gone and not accept and any(found.get(folder) != device for folder, device in before.items()):
             held = set(gone)  # another file system is mounted there, or a folder is gone with all that was in it
@@ -81,7 +81,7 @@ class Absences:
 
     def _missing(self, candidates: list[str], walk: Walk) -> set[str]:
         """Of these keys those whose files are not there now."""
-        missing = {key for key in candidates if not self._is_there(key, walk)}
+        missing = {key for key in candidates if self._is_missing(key, walk)}
         for key in missing:  # to be listed again, by another process too, until the absence is decided
             if parse_key(key).kind == MESSAGE:
                 self._index.looks.set_folder(self._store.folder(str(parse_key(key).mailbox)), 0, 0, 0, 0)
@@ -95,26 +95,30 @@ class Absences:
             return keys
         return [key for key in keys if parse_key(key).name not in names]
 
-    def _is_there(self, key: str, walk: Walk) -> bool:
+    def _is_missing(self, key: str, walk: Walk) -> bool:
+        entry = self._index.get(key)
+        if entry is None or entry.shown is None:
+            return False  # the peer has deleted it since the look began
         path = self._store.path(key)
         if any(path.startswith(f"{folder}/") or folder == "." for folder in walk.unread):
-            return True  # what cannot be read is not known to be absent
+            return False  # what cannot be read is not known to be absent
         try:
-            return self._store.look(file_of(self._store, key, self._index.get(key))) is not None
+            return self._store.look(file_of(self._store, key, entry)) is None
         except StoreError:
-            return True
+            return False
 
-    def _suspicious(self, gone: list[str]) -> set[str]:
-        """The deletions that look like a fault: too many at once, a whole mailbox, or a great part of one."""
-        if len(gone) > _MOST_GONE:
+    def _suspicious(self, gone: list[str], missing: set[str]) -> set[str]:
+        """The deletions that look like a fault: too many at once, a whole mailbox, or a great part of one.
+
+        What is missing for the first time counts, too: a look that takes long sees one and the same fault in portions.
+        """
+        if len(missing) > _MOST_GONE:
             return set(gone)
-        held = set()
+        held = {parts.name for parts in map(parse_key, gone) if parts.kind == MAILBOX}
         boxes: dict[str, list[str]] = {}
-        for key in gone:
+        for key in missing:
             parts = parse_key(key)
-            if parts.kind == MAILBOX:
-                held.add(parts.name)
-            elif parts.kind == MESSAGE:
+            if parts.kind == MESSAGE:
                 boxes.setdefault(str(parts.mailbox), []).append(key)
         for extension, keys in boxes.items():
             before = self._index.count("mailbox = ? AND kind = 'message' AND shown IS NOT NULL", (extension,))

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from vmctl import durable
 from vmctl.fault_list import NO_FILE
-from vmctl.store.format import STATE, Format, Walk
+from vmctl.store.format import STATE, Format
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vmctl.clock import Clock
     from vmctl.entry import Look
     from vmctl.index import Index
@@ -71,16 +73,15 @@ class Findings:
         self._faulty.add(shown)
         self._index.faults.set(shown, why, mend, self._clock.wall())
 
-    def forget_mended(self, walk: Walk, listed: set[str]) -> None:
-        """Forget the faults that a scan has not found again, though it looked where they were.
+    def forget_mended(self, was_looked_at: Callable[[str], bool]) -> None:
+        """Forget the faults that a look has not found again, though it was in their folder.
 
         What others have named since it began is theirs.
         """
         for path in self._before:
-            folder = path.rpartition("/")[0]
             if path.startswith(NO_FILE):
                 continue  # whoever named it knows when it is mended
             if path in self._faulty or (path.startswith(f"{STATE}/") and self._store.look(path) is not None):
                 continue
-            if folder in listed or folder not in walk.folders:
+            if was_looked_at(path.rpartition("/")[0]):
                 self._index.faults.drop(path)

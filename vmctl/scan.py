@@ -31,7 +31,7 @@ from vmctl.store.format import Format, look_of
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable
+    from collections.abc import Collection
 
     from vmctl.clock import Clock
     from vmctl.index import Index
@@ -66,7 +66,7 @@ class Scanner:
         self.edits.changed = []
         return report
 
-    def scan_folders(self, folders: Iterable[str]) -> Report | None:
+    def scan_folders(self, folders: Collection[str]) -> Report | None:
         """One look at some message folders, into which somebody has put something; what is complete need not have stood still.
 
         None, and nothing done, where it takes a look at all of the store to tell what that means: something is gone, or
@@ -74,6 +74,7 @@ class Scanner:
         """
         self.begin()
         with self._index.transaction():
+            self.findings.remember_faults()
             listings: list[tuple[Listing, Look, int]] = []
             for folder in folders:
                 looked = self._clock.wall() * 1000
@@ -97,6 +98,7 @@ class Scanner:
                 finally:
                     self._at_once = False
                 self._index.looks.set_folder(folder, look.mtime, look.ctime, look.inode, looked if well else 0)
+            self.findings.forget_mended(folders.__contains__)
             self.findings.keep_new()
         return self.reported()
 
@@ -215,7 +217,7 @@ class Scanner:
                 young = True  # to be listed again, until somebody says what it is
             elif not self._unchanged(message_key(extension, part.ident), there, known):
                 self._message(message_key(extension, part.ident), there, known)
-        return not young and before == self.findings.unwell
+        return not young and before == self.findings.unwell and found.keys() >= set(map(_name, known))
 
     def _document_of(self, ident: str, extension: str) -> str:
         return _name(self._store.path(message_key(extension, ident)))

@@ -30,6 +30,18 @@ class Listing(NamedTuple):
     known: dict[str, tuple[Look, str]]
 
 
+class Regress:
+    """Remembers between two looks what was older than what had been there."""
+
+    def __init__(self) -> None:
+        self._before: set[str] = set()
+
+    def is_as_before(self, found: dict[str, str]) -> bool:
+        """Whether all that this look has found was found by the last one, too."""
+        before, self._before = self._before, set(found)
+        return self._before <= before
+
+
 def many(found: dict[str, str]) -> dict[str, str]:
     """What was found to be older, where it is that much that nobody can have meant each of it."""
     return found if len(found) > _MOST_BACK else {}

@@ -18,7 +18,7 @@ from vmctl.absence import Absences, Missing
 from vmctl.clock import Deadline
 from vmctl.errors import StoreUnusable
 from vmctl.model import MAILBOX, parse_key
-from vmctl.setback import Listing, many, older, older_files
+from vmctl.setback import Listing, Regress, many, older, older_files
 
 if TYPE_CHECKING:
     import os
@@ -39,7 +39,7 @@ WITHOUT_END = float("inf")
 
 
 class Sweeper:
-    """Looks at one store, again and again; remembers between two looks what was absent at the first."""
+    """Looks at one store, again and again; remembers between two looks what was absent, or older, at the first."""
 
     def __init__(self, store: Format, index: Index, clock: Clock, settle: float, scanner: Scanner) -> None:
         self._store = store
@@ -47,6 +47,7 @@ class Sweeper:
         self._clock = clock
         self._scanner = scanner
         self._absences = Absences(store, index, clock, settle)
+        self._regress = Regress()
         self.report: Report = scanner.findings.report  # of the newest look
 
     def sweep(self) -> Report:
@@ -65,7 +66,7 @@ class Sweeper:
         findings = self._scanner.begin()
         self.report = findings.report
         sweep = _Sweep(self._store, self._index, self._clock, self._scanner, full=full, accept=accept_deletions)
-        steps = sweep.steps(self._absences)
+        steps = sweep.steps(self._absences, self._regress)
         while True:
             self._scanner.findings = findings  # files may have been looked at in between
             deadline = Deadline(self._clock, seconds)
@@ -106,7 +107,7 @@ class _Sweep:
         self._listings.clear()
         self._was_left = self._late = True
 
-    def steps(self, absences: Absences) -> Iterator[None]:
+    def steps(self, absences: Absences, regress: Regress) -> Iterator[None]:
         """Look at everything. Each step is inside a transaction, and the store is this process's meanwhile."""
         self._findings.remember_faults()
         before = {} if self._full else self._index.looks.listed()
@@ -124,7 +125,7 @@ class _Sweep:
             yield
         folders = self._folders_to_list()
         known = yield from self._known_files()
-        waiting = yield from self._find_set_back(folders, known)
+        waiting = yield from self._find_set_back(folders, known, regress)
         yield from self._files(known)
         yield from self._remember_listed(looked, before)
         while waiting:
@@ -159,11 +160,12 @@ class _Sweep:
         return known
 
     def _find_set_back(
-        self, folders: list[str], known: dict[str, tuple[Look, str]]
+        self, folders: list[str], known: dict[str, tuple[Look, str]], regress: Regress
     ) -> Generator[None, None, deque[str]]:  # fmt: skip
         """Hold what was put back from a backup, which takes a list of every folder; those that are to be looked into.
 
-        Of the others all is known as it is. A new index knows of nothing that was there before.
+        Of the others all is known as it is. A new index knows of nothing that was there before. A look that was left may
+        have been where the rest of it lies before that was put back: then it counts at a second look only.
         """
         if self._accept or self._index.is_new:
             self._hold({})
@@ -187,6 +189,9 @@ class _Sweep:
             yield
         self._older = set(found)
         self._hold(many(found))
+        if not regress.is_as_before(found) and self._was_left and not self._scanner.set_back:
+            self._scanner.set_back = found
+            self._findings.report.unsettled |= found.keys()
         return waiting
 
     def _older_files(self, known: dict[str, tuple[Look, str]]) -> dict[str, str]:
@@ -218,9 +223,12 @@ class _Sweep:
                 self._findings.fault(path, error.words, error.hint)
                 return
             known = self._index.looks.file(path)
-            if now is None and known is None:
+            if now is None and known is None and not self._index.is_new:
                 return
-            look = now or look
+            if now is None or (now != look and (known is None or known[0] != now)):
+                self._findings.report.unsettled.add(path)  # what that means takes a look at all else
+                return
+            look = now
         if known is None or known[0] != look or (self._full and self._scanner.settled(look)):
             self._scanner.hand_file(key, path, look)
 
@@ -278,7 +286,7 @@ class _Sweep:
         self._missing((yield from absences.look(walk, listed, accept=self._accept, distrust=distrust)))
         for fault in scanner.edits.clashes():
             self._findings.fault(*fault)
-        self._findings.forget_mended(walk, listed)
+        self._findings.forget_mended(lambda folder: folder in listed or folder not in walk.folders)
         if self._full:
             self._index.set_meta("full_scan", str(self._clock.wall()))
         if self._index.is_new and self._index.was_scanned:
@@ -286,10 +294,10 @@ class _Sweep:
             self._index.set_meta("seen_all", str(int(not walk.unread and not self._is_old_unsettled())))
 
     def _is_old_unsettled(self) -> bool:
-        """Whether a file that has not stood still was there before this index."""
+        """Whether a file that has not stood still, or is away for a moment, may have been there before this index."""
         born = int(self._index.meta("born", "0"))
         looks = (self._store.look(path) for path in self._findings.report.unsettled)
-        return any(look is not None and look.mtime // 1000 < born for look in looks)
+        return any(look is None or look.mtime // 1000 < born for look in looks)
 
     def _hold(self, found: dict[str, str]) -> None:
         """What was put back from a backup is not read: it would undo on both servers what was done since."""
