@@ -310,11 +310,11 @@ import time
 from vmctl import lookout
 from vmctl.sweep import _Sweep
 steps = _Sweep.steps
-def slowly(sweep, absences):
+def slowly(sweep, *remembered):
     for _ in range(20):
         time.sleep(0.1)
         yield
-    yield from steps(sweep, absences)
+    yield from steps(sweep, *remembered)
 lookout._PART, _Sweep.steps = 0.0, slowly
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +14,8 @@ from vmctl.errors import StoreUnusable
 from vmctl.store import native
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from wire import Wire
 
 
@@ -132,15 +135,18 @@ def test_a_folder_that_cannot_be_read_is_not_empty(
     wire: Wire, box: str, monkeypatch: pytest.MonkeyPatch, folder: str
 ) -> None:
     """Permissions, or a bad block: it is named, nothing in it is deleted, and it is well when it can be read again."""
-    listed = native._listed
 
-    def refusing(path: Any) -> list[tuple[str, os.stat_result]]:
-        if path == (wire.root() / folder if folder else wire.root()):
-            raise PermissionError(13, "Permission denied")
-        return listed(path)
+    def refusing(look: Callable[[Any], list[Any]]) -> Callable[[Any], list[Any]]:
+        def refused(path: Any) -> list[Any]:
+            if Path(path) == (wire.root() / folder if folder else wire.root()):
+                raise PermissionError(13, "Permission denied")
+            return look(path)
+
+        return refused
 
     with monkeypatch.context() as patch:
-        patch.setattr(native, "_listed", refusing)
+        for name in ("_listed", "_names_in"):
+            patch.setattr(native, name, refusing(getattr(native, name)))
         wire.tick()
         wire.scan(full=True)
         wire.scan(full=True)

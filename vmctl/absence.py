@@ -81,7 +81,7 @@ class Absences:
 
     def _missing(self, candidates: list[str], walk: Walk) -> set[str]:
         """Of these keys those whose files are not there now."""
-        missing = {key for key in candidates if self._is_missing(key, walk)}
+        missing = {key for key in candidates if self._is_shown(key) and not self._is_there(key, walk)}
         for key in missing:  # to be listed again, by another process too, until the absence is decided
             if parse_key(key).kind == MESSAGE:
                 self._index.looks.set_folder(self._store.folder(str(parse_key(key).mailbox)), 0, 0, 0, 0)
@@ -95,17 +95,19 @@ class Absences:
             return keys
         return [key for key in keys if parse_key(key).name not in names]
 
-    def _is_missing(self, key: str, walk: Walk) -> bool:
+    def _is_shown(self, key: str) -> bool:
+        """Whether a file is still to be there: the peer may have deleted it since the look began."""
         entry = self._index.get(key)
-        if entry is None or entry.shown is None:
-            return False  # the peer has deleted it since the look began
+        return entry is not None and entry.shown is not None
+
+    def _is_there(self, key: str, walk: Walk) -> bool:
         path = self._store.path(key)
         if any(path.startswith(f"{folder}/") or folder == "." for folder in walk.unread):
-            return False  # what cannot be read is not known to be absent
+            return True  # what cannot be read is not known to be absent
         try:
-            return self._store.look(file_of(self._store, key, entry)) is None
+            return self._store.look(file_of(self._store, key, self._index.get(key))) is not None
         except StoreError:
-            return False
+            return True
 
     def _suspicious(self, gone: list[str], missing: set[str]) -> set[str]:
         """The deletions that look like a fault: too many at once, a whole mailbox, or a great part of one.

@@ -120,7 +120,7 @@ class _Sweep:
         yield  # of many mailboxes these rows alone take a moment
         self._walk = yield from self._store.walking(known_names)
         for path, why in {**self._walk.odd, **self._walk.unread}.items():
-            if not self._is_gone(path):
+            if path in self._walk.unread or not self._is_gone(path):
                 self._findings.fault(path, why, "move it out of the store, or mend its name or permissions")
             yield
         folders = self._folders_to_list()

@@ -83,10 +83,12 @@ def main() -> None:
                 site = Site.build(root / shape.name.lower(), smaller(shape, asked.part))
                 for name in rows:
                     show(measured(name, site, 1 if shape.alone else asked.runs))
+        if asked.json is not None:
+            asked.json.write_text(
+                json.dumps({"machine": machine(), "rows": [row.as_json() for row in found]}, indent=1)
+            )
     finally:
         shutil.rmtree(root)
-    if asked.json is not None:
-        asked.json.write_text(json.dumps({"machine": machine(), "rows": [row.as_json() for row in found]}, indent=1))
 
 
 main()
