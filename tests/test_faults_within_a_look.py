@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
-from looking import stand_still, through, turn, until_settled
+from looking import put_back, stand_still, through, turn, until_settled
 from wire import Wire, tone
 
 from vmctl import lookout
 from vmctl.lookout import Lookout
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-LONG_AGO = 10**13  # nanoseconds
+    from collections.abc import Sequence
 
 
 @pytest.fixture
@@ -38,13 +35,13 @@ def mailboxes(wire: Wire, number: int, messages: int = 0) -> list[str]:
     return made
 
 
-def put_back(path: Path, former: bytes) -> None:
-    """As from a backup: with the time of then."""
-    then = path.stat().st_mtime_ns - LONG_AGO
-    beside = path.with_name("former.tmp")
-    beside.write_bytes(former)
-    os.utime(beside, ns=(then, then))
-    beside.rename(path)
+def begin(wire: Wire, looking: Lookout, changed: Sequence[str] = ()) -> None:
+    """A look begins at a store of which all is known but a new message in each of these mailboxes: their folders are listed."""
+    until_settled(wire, looking)
+    for box in changed:
+        wire.drop(box, f"n{box}")
+    stand_still(wire)
+    looking.begin()
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -58,9 +55,7 @@ def test_mailboxes_that_are_put_back_from_a_backup_wait_for_a_word(
     for box in boxes:
         wire.desk("secondary").set_mailbox(box, {"name": "of today"})
     wire.in_step()
-    until_settled(wire, looking)
-    stand_still(wire)
-    looking.begin()
+    begin(wire, looking)
     looking.request({"full": full, "until": wire.clock.wall() + 10**9})
 
     def act(part: int) -> None:
@@ -87,12 +82,7 @@ def test_messages_that_are_put_back_from_a_backup_wait_for_a_word(
     for box in boxes:
         wire.desk("secondary").mark(box, f"m{box}0", "saved")
     wire.in_step()
-    until_settled(wire, looking)
-    if listed:
-        for box in boxes:
-            wire.drop(box, f"n{box}")
-    stand_still(wire)
-    looking.begin()
+    begin(wire, looking, boxes if listed else ())
 
     def act(part: int) -> None:
         if part == at:
@@ -114,12 +104,7 @@ def test_messages_that_are_put_back_from_a_backup_wait_for_a_word(
 def test_many_messages_that_vanish_wait_for_a_word(wire: Wire, looking: Lookout, at: int, listed: bool) -> None:
     """Also where one look sees less of it than is too much, and the next one the rest."""
     boxes = mailboxes(wire, 20, messages=8)
-    until_settled(wire, looking)
-    if listed:
-        for box in boxes[10:]:
-            wire.drop(box, f"n{box}")
-    stand_still(wire)
-    looking.begin()
+    begin(wire, looking, boxes[10:] if listed else ())
 
     def act(part: int) -> None:
         if part == at:
